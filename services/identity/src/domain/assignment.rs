@@ -1,0 +1,178 @@
+//! The managed identities of one workspace.
+
+use std::collections::BTreeSet;
+
+use model::{ManagedIdentityId, WorkspaceId};
+
+/// What is assigned, whether it can still be used or not.
+pub type State = BTreeSet<ManagedIdentityId>;
+
+/// What may be asked of a workspace's assignments.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Assign an identity.
+    Assign {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The identity.
+        identity: ManagedIdentityId,
+        /// Whether the workspace lies below the identity's group.
+        inherited: bool,
+        /// Those assigned of the same type.
+        same_type: Vec<Rival>,
+    },
+    /// Take an identity away.
+    Unassign {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The identity.
+        identity: ManagedIdentityId,
+    },
+}
+
+/// An assigned identity of the same type as one to be assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// Which.
+    pub id: ManagedIdentityId,
+    /// Whether it exists, and is inherited by the workspace.
+    pub usable: bool,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The workspace's jobs may get the identity's credentials.
+    Assigned(WorkspaceId, ManagedIdentityId),
+    /// They no longer may.
+    Unassigned(WorkspaceId, ManagedIdentityId),
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The workspace does not inherit the identity.
+    #[error(
+        "the workspace does not lie below the managed identity's group; only inherited identities can be assigned"
+    )]
+    NotInherited,
+    /// One of a type is all that a workspace may have.
+    #[error(
+        "the workspace has a managed identity of this type already, {0}; unassign that one first"
+    )]
+    TypeTaken(ManagedIdentityId),
+    /// It is not assigned.
+    #[error("the managed identity is not assigned to the workspace")]
+    NotAssigned,
+}
+
+/// Decides a command.
+pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::Assign {
+            inherited: false, ..
+        } => Err(Rejection::NotInherited),
+        Command::Assign { identity, .. } if state.contains(&identity) => Ok(vec![]),
+        Command::Assign {
+            workspace,
+            identity,
+            same_type,
+            ..
+        } => {
+            if let Some(rival) = same_type.iter().find(|rival| rival.usable) {
+                return Err(Rejection::TypeTaken(rival.id));
+            }
+            // One that can't be used any more only stands in the way.
+            let unassigned = same_type
+                .iter()
+                .map(|rival| Event::Unassigned(workspace, rival.id));
+            Ok(unassigned
+                .chain([Event::Assigned(workspace, identity)])
+                .collect())
+        }
+        Command::Unassign {
+            workspace,
+            identity,
+        } if state.contains(&identity) => Ok(vec![Event::Unassigned(workspace, identity)]),
+        Command::Unassign { .. } => Err(Rejection::NotAssigned),
+    }
+}
+
+/// Applies what happened.
+pub fn evolve(state: &mut State, event: &Event) {
+    match event {
+        Event::Assigned(_, identity) => state.insert(*identity),
+        Event::Unassigned(_, identity) => state.remove(identity),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn web() -> WorkspaceId {
+        WorkspaceId::from_uuid(uuid::Uuid::from_u128(1))
+    }
+
+    fn identity(number: u128) -> ManagedIdentityId {
+        ManagedIdentityId::from_uuid(uuid::Uuid::from_u128(number))
+    }
+
+    fn assign(number: u128, inherited: bool, same_type: Vec<Rival>) -> Command {
+        Command::Assign {
+            workspace: web(),
+            identity: identity(number),
+            inherited,
+            same_type,
+        }
+    }
+
+    #[test]
+    fn only_what_is_inherited_is_assigned_and_once() {
+        let mut state = State::default();
+        assert_eq!(
+            decide(&state, assign(2, false, vec![])),
+            Err(Rejection::NotInherited)
+        );
+        let events = decide(&state, assign(2, true, vec![])).expect("allowed");
+        assert_eq!(events, vec![Event::Assigned(web(), identity(2))]);
+        events.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(decide(&state, assign(2, true, vec![])), Ok(vec![]));
+    }
+
+    #[test]
+    fn one_of_a_type_and_the_unusable_one_makes_room() {
+        let state = State::from([identity(2)]);
+        let rival = |usable| {
+            vec![Rival {
+                id: identity(2),
+                usable,
+            }]
+        };
+        assert_eq!(
+            decide(&state, assign(3, true, rival(true))),
+            Err(Rejection::TypeTaken(identity(2)))
+        );
+        assert_eq!(
+            decide(&state, assign(3, true, rival(false))),
+            Ok(vec![
+                Event::Unassigned(web(), identity(2)),
+                Event::Assigned(web(), identity(3))
+            ])
+        );
+    }
+
+    #[test]
+    fn only_what_is_assigned_is_taken_away() {
+        let unassign = |number| Command::Unassign {
+            workspace: web(),
+            identity: identity(number),
+        };
+        let state = State::from([identity(2)]);
+        assert_eq!(
+            decide(&state, unassign(2)),
+            Ok(vec![Event::Unassigned(web(), identity(2))])
+        );
+        assert_eq!(decide(&state, unassign(3)), Err(Rejection::NotAssigned));
+    }
+}

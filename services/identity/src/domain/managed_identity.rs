@@ -1,0 +1,289 @@
+//! A managed identity.
+
+use model::{Description, GroupId, ManagedIdentityId, Name};
+
+use super::MAX_IN_GROUP;
+use super::aws::RoleArn;
+
+/// A managed identity's life so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It was never made.
+    #[default]
+    Absent,
+    /// It exists, as far as its own stream knows: its group may be gone.
+    Live(ManagedIdentity),
+    /// It was deleted.
+    Deleted,
+}
+
+/// A managed identity that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedIdentity {
+    /// Its id, the subject of its tokens.
+    pub id: ManagedIdentityId,
+    /// Its group.
+    pub group: GroupId,
+    /// Unique in the group. Never changes.
+    pub name: Name,
+    /// Free text.
+    pub description: Description,
+    /// What it stands for.
+    pub configuration: Configuration,
+}
+
+/// What a managed identity stands for in its cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// An IAM role.
+    Aws {
+        /// The role.
+        role: RoleArn,
+    },
+}
+
+impl Configuration {
+    /// Whether both are for the same cloud.
+    #[must_use]
+    pub fn same_type(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// What may be asked of a managed identity.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Make it.
+    Create {
+        /// The identity to be.
+        identity: ManagedIdentity,
+        /// Whether an identity of the group has the name.
+        name_taken: bool,
+        /// Identities that the group has already.
+        siblings: i64,
+    },
+    /// Change it.
+    Update {
+        /// The new description, if it changes.
+        description: Option<Description>,
+        /// The new configuration, if it changes.
+        configuration: Option<Configuration>,
+    },
+    /// Delete it.
+    Delete {
+        /// The paths of workspaces that have it; not all, if they are many.
+        assigned: Vec<String>,
+        /// Their assignments end too.
+        force: bool,
+    },
+}
+
+/// What happened to a managed identity. As it is afterwards, or was until its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was made.
+    Created(ManagedIdentity),
+    /// Its description or configuration changed.
+    Updated {
+        /// Which.
+        id: ManagedIdentityId,
+        /// As it is now.
+        description: Description,
+        /// As it is now.
+        configuration: Configuration,
+    },
+    /// It is gone.
+    Deleted {
+        /// Which.
+        id: ManagedIdentityId,
+        /// Where it was.
+        group: GroupId,
+        /// What it was called.
+        name: Name,
+    },
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// There is no such identity.
+    #[error("the managed identity does not exist")]
+    Missing,
+    /// The name is used in the group.
+    #[error("a managed identity with this name exists in the group already; choose another name")]
+    NameTaken,
+    /// The group is full.
+    #[error("the group has {MAX_IN_GROUP} managed identities, more are not allowed")]
+    TooMany,
+    /// The type never changes.
+    #[error("the type of a managed identity never changes; make another one")]
+    OtherType,
+    /// Workspaces have it.
+    #[error("the managed identity is assigned to workspaces; unassign it first, or set force: {}", .0.join(", "))]
+    Assigned(Vec<String>),
+}
+
+/// Decides a command.
+pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
+    match (state, command) {
+        (
+            State::Absent,
+            Command::Create {
+                name_taken: true, ..
+            },
+        ) => Err(Rejection::NameTaken),
+        (State::Absent, Command::Create { siblings, .. }) if siblings >= MAX_IN_GROUP => {
+            Err(Rejection::TooMany)
+        }
+        (State::Absent, Command::Create { identity, .. }) => Ok(vec![Event::Created(identity)]),
+        // Ids are made anew for each identity and never used again.
+        (_, Command::Create { .. }) => Err(Rejection::NameTaken),
+        (State::Absent | State::Deleted, _) => Err(Rejection::Missing),
+        (
+            State::Live(identity),
+            Command::Update {
+                description,
+                configuration,
+            },
+        ) => update(identity, description, configuration),
+        (
+            State::Live(_),
+            Command::Delete {
+                assigned,
+                force: false,
+            },
+        ) if !assigned.is_empty() => Err(Rejection::Assigned(assigned)),
+        (State::Live(identity), Command::Delete { .. }) => Ok(vec![Event::Deleted {
+            id: identity.id,
+            group: identity.group,
+            name: identity.name.clone(),
+        }]),
+    }
+}
+
+fn update(
+    identity: &ManagedIdentity,
+    description: Option<Description>,
+    configuration: Option<Configuration>,
+) -> Result<Vec<Event>, Rejection> {
+    let description = description.unwrap_or_else(|| identity.description.clone());
+    let configuration = configuration.unwrap_or_else(|| identity.configuration.clone());
+    if !configuration.same_type(&identity.configuration) {
+        return Err(Rejection::OtherType);
+    }
+    if description == identity.description && configuration == identity.configuration {
+        return Ok(vec![]);
+    }
+    Ok(vec![Event::Updated {
+        id: identity.id,
+        description,
+        configuration,
+    }])
+}
+
+/// Applies what happened.
+pub fn evolve(state: &mut State, event: &Event) {
+    match event {
+        Event::Created(identity) => *state = State::Live(identity.clone()),
+        Event::Updated {
+            description,
+            configuration,
+            ..
+        } => {
+            if let State::Live(identity) = state {
+                identity.description = description.clone();
+                identity.configuration = configuration.clone();
+            }
+        }
+        Event::Deleted { .. } => *state = State::Deleted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployer() -> ManagedIdentity {
+        ManagedIdentity {
+            id: ManagedIdentityId::from_uuid(uuid::Uuid::from_u128(1)),
+            group: GroupId::from_uuid(uuid::Uuid::from_u128(2)),
+            name: "deployer".parse().expect("a name"),
+            description: Description::default(),
+            configuration: aws("arn:aws:iam::123456789012:role/deployer"),
+        }
+    }
+
+    fn aws(arn: &str) -> Configuration {
+        Configuration::Aws {
+            role: arn.parse().expect("an arn"),
+        }
+    }
+
+    fn live() -> State {
+        let mut state = State::default();
+        evolve(&mut state, &Event::Created(deployer()));
+        state
+    }
+
+    #[test]
+    fn it_is_made_once_and_within_the_limits() {
+        let create = |name_taken, siblings| Command::Create {
+            identity: deployer(),
+            name_taken,
+            siblings,
+        };
+        assert_eq!(
+            decide(&State::Absent, create(false, MAX_IN_GROUP - 1)),
+            Ok(vec![Event::Created(deployer())])
+        );
+        assert_eq!(
+            decide(&State::Absent, create(true, 0)),
+            Err(Rejection::NameTaken)
+        );
+        assert_eq!(
+            decide(&State::Absent, create(false, MAX_IN_GROUP)),
+            Err(Rejection::TooMany)
+        );
+        assert_eq!(decide(&live(), create(false, 0)), Err(Rejection::NameTaken));
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let other = aws("arn:aws:iam::123456789012:role/other");
+        let update = |configuration| Command::Update {
+            description: None,
+            configuration,
+        };
+        let events = decide(&live(), update(Some(other.clone()))).expect("allowed");
+        let mut state = live();
+        events.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(
+            state,
+            State::Live(ManagedIdentity {
+                configuration: other,
+                ..deployer()
+            })
+        );
+        assert_eq!(decide(&live(), update(None)), Ok(vec![]));
+        assert_eq!(
+            decide(&State::Deleted, update(None)),
+            Err(Rejection::Missing)
+        );
+    }
+
+    #[test]
+    fn an_assigned_one_goes_only_by_force() {
+        let delete = |force| Command::Delete {
+            assigned: vec!["acme/web".to_owned()],
+            force,
+        };
+        assert_eq!(
+            decide(&live(), delete(false)),
+            Err(Rejection::Assigned(vec!["acme/web".to_owned()]))
+        );
+        let gone = decide(&live(), delete(true)).expect("allowed");
+        let mut state = live();
+        gone.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(decide(&state, delete(true)), Err(Rejection::Missing));
+    }
+}

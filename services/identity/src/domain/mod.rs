@@ -1,0 +1,9 @@
+//! What may happen to managed identities and their assignments: pure deciders. What they lean on beyond their own
+//! stream comes in with the command; the append checks that it still holds.
+
+pub mod assignment;
+pub mod aws;
+pub mod managed_identity;
+
+/// Managed identities of a group.
+pub const MAX_IN_GROUP: i64 = 1_000;

@@ -1,0 +1,254 @@
+//! Assign managed identities to workspaces, and take them away.
+
+use edge::aggregate;
+use edge::authorization::{find, locate};
+use edge::command::{Decision, Mutation};
+use edge::hierarchy::{Place, identity_type_key};
+use edge::layer::Call;
+use edge::status;
+use edge::status::PreconditionViolation;
+use edge::violations::Violations;
+use eventlog::{Expected, Guard, StreamId};
+use model::{ManagedIdentityId, Reference, WorkspaceId};
+use proto::identity::v1 as pb;
+use tonic::{Request, Response, Status};
+
+use super::{IdentityRpc, assigned_to_prefix, assignments_key, changes, encoded};
+use crate::domain::assignment::{self, Event, Rejection, Rival};
+use crate::wire;
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
+        let refused = |reason: &'static str, subject: &str| {
+            status::failed_precondition(
+                reason,
+                &message,
+                vec![PreconditionViolation::new(reason, subject, &message)],
+            )
+        };
+        match &rejection {
+            Rejection::NotInherited => refused("NOT_INHERITED", "managed_identity"),
+            Rejection::TypeTaken(id) => refused("TYPE_TAKEN", &id.to_string()),
+            Rejection::NotAssigned => refused("NOT_ASSIGNED", "managed_identity"),
+        }
+    }
+}
+
+impl IdentityRpc {
+    pub(super) async fn assign(
+        &self,
+        request: Request<pb::AssignManagedIdentityRequest>,
+    ) -> Result<Response<pb::AssignManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let identity = reference(&message.managed_identity_id)?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let decide = || self.decide_assign(&call, &identity, &message.managed_identity_id);
+        self.commands
+            .carry_out(mutation, decide, |reply, written| {
+                reply.consistency_token = written.token
+            })
+            .await
+    }
+
+    pub(super) async fn unassign(
+        &self,
+        request: Request<pb::UnassignManagedIdentityRequest>,
+    ) -> Result<Response<pb::UnassignManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let identity = reference(&message.managed_identity_id)?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let decide = || self.decide_unassign(&call, &identity, &message.managed_identity_id);
+        self.commands
+            .carry_out(mutation, decide, |reply, written| {
+                reply.consistency_token = written.token
+            })
+            .await
+    }
+
+    async fn decide_assign(
+        &self,
+        call: &Call,
+        reference: &Reference,
+        named: &str,
+    ) -> Result<Decision<pb::AssignManagedIdentityResponse>, Status> {
+        let (workspace, place) = self.workspace(call).await?;
+        let found = find(&self.hierarchy, reference, &call.caller).await?;
+        let identity_place = found.ok_or_else(|| status::not_found(named))?;
+        let identity = identity_id(&identity_place)?;
+        let inherited = inherits(&place, &identity_place);
+        // What the workspace does not inherit, its deployer may not even know of.
+        if !inherited && identity_place.role.is_none() {
+            return Err(status::not_found(named));
+        }
+        let loaded = self.load_assignments(workspace).await?;
+        let same_type = self.rivals(call, &place, identity, &loaded.state).await?;
+        let command = assignment::Command::Assign {
+            workspace,
+            identity,
+            inherited,
+            same_type,
+        };
+        let events = assignment::decide(&loaded.state, command)?;
+        let mut guards = place.guards();
+        guards.extend(identity_place.guards());
+        self.decision(
+            workspace,
+            loaded.version,
+            &events,
+            guards,
+            pb::AssignManagedIdentityResponse::default(),
+        )
+    }
+
+    async fn decide_unassign(
+        &self,
+        call: &Call,
+        reference: &Reference,
+        named: &str,
+    ) -> Result<Decision<pb::UnassignManagedIdentityResponse>, Status> {
+        let (workspace, place) = self.workspace(call).await?;
+        let loaded = self.load_assignments(workspace).await?;
+        // By id, one that is gone can still be taken away.
+        let resolved = self
+            .hierarchy
+            .resolve(reference)
+            .await
+            .map_err(|error| status::database(&error))?;
+        let identity = resolved.ok_or_else(|| status::not_found(named))?;
+        let identity = ManagedIdentityId::try_from(identity).map_err(|_| {
+            Violations::of("managed_identity_id", "must name a managed identity").into_status()
+        })?;
+        let events = assignment::decide(
+            &loaded.state,
+            assignment::Command::Unassign {
+                workspace,
+                identity,
+            },
+        )?;
+        let reply = pb::UnassignManagedIdentityResponse::default();
+        self.decision(workspace, loaded.version, &events, place.guards(), reply)
+    }
+
+    async fn workspace(&self, call: &Call) -> Result<(WorkspaceId, Place), Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or_else(|| status::not_found("the workspace"))?;
+        let id = WorkspaceId::try_from(place.id())
+            .map_err(|_| Violations::of("workspace_id", "must name a workspace").into_status())?;
+        Ok((id, place))
+    }
+
+    async fn load_assignments(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<aggregate::Loaded<assignment::State>, Status> {
+        aggregate::load(
+            self.commands.log(),
+            &stream(workspace),
+            wire::read_assignment,
+            assignment::evolve,
+        )
+        .await
+    }
+
+    /// Those assigned of the same type as an identity.
+    async fn rivals(
+        &self,
+        call: &Call,
+        workspace: &Place,
+        identity: ManagedIdentityId,
+        assigned: &assignment::State,
+    ) -> Result<Vec<Rival>, Status> {
+        let others: Vec<ManagedIdentityId> = assigned
+            .iter()
+            .copied()
+            .filter(|other| *other != identity)
+            .collect();
+        let keys: Vec<String> = others
+            .iter()
+            .chain([&identity])
+            .map(identity_type_key)
+            .collect();
+        let facts = self.facts(&keys).await?;
+        let wanted = facts.get(&identity_type_key(identity));
+        let mut rivals = Vec::new();
+        for other in others {
+            let kind = facts.get(&identity_type_key(other));
+            // One that was deleted has no type any more; it is cleared away whichever it had.
+            if kind.is_none() || kind == wanted {
+                let place = locate(&self.hierarchy, other.into(), &call.caller).await?;
+                let usable = place.is_some_and(|place| inherits(workspace, &place));
+                rivals.push(Rival { id: other, usable });
+            }
+        }
+        Ok(rivals)
+    }
+
+    fn decision<R>(
+        &self,
+        workspace: WorkspaceId,
+        version: u64,
+        events: &[Event],
+        mut guards: Vec<Guard>,
+        reply: R,
+    ) -> Result<Decision<R>, Status> {
+        for event in events {
+            let (identity, by, value) = match event {
+                Event::Assigned(_, identity) => (identity, 1, Some(String::new())),
+                Event::Unassigned(_, identity) => (identity, -1, None),
+            };
+            guards.push(Guard::Count {
+                key: assignments_key(identity),
+                by,
+                min: 0,
+                max: i64::MAX,
+            });
+            guards.push(Guard::Set {
+                key: format!("{}{workspace}", assigned_to_prefix(identity)),
+                value,
+            });
+        }
+        let events: Vec<_> = events.iter().map(wire::write_assignment).collect();
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream(workspace),
+            Expected::Version(version),
+            encoded(events),
+        );
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply,
+        })
+    }
+}
+
+/// Whether a workspace lies below the group of an identity.
+fn inherits(workspace: &Place, identity: &Place) -> bool {
+    identity
+        .parent()
+        .is_some_and(|group| workspace.is_within(group))
+}
+
+fn stream(workspace: WorkspaceId) -> StreamId {
+    StreamId::new("assignment", workspace)
+}
+
+fn reference(text: &str) -> Result<Reference, Status> {
+    text.parse()
+        .map_err(|error| Violations::of("managed_identity_id", error).into_status())
+}
+
+fn identity_id(place: &Place) -> Result<ManagedIdentityId, Status> {
+    ManagedIdentityId::try_from(place.id()).map_err(|_| {
+        Violations::of("managed_identity_id", "must name a managed identity").into_status()
+    })
+}

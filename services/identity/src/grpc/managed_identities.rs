@@ -1,0 +1,379 @@
+//! Create, get, update and delete managed identities.
+
+use edge::aggregate::{self, Loaded};
+use edge::authorization::locate;
+use edge::command::{Decision, Mutation, Written};
+use edge::hierarchy::{Place, identity_name_key};
+use edge::layer::Call;
+use edge::request::etag;
+use edge::status::PreconditionViolation;
+use edge::violations::Violations;
+use edge::{request, status};
+use eventlog::{Expected, Guard, StreamId};
+use model::{Description, GroupId, ManagedIdentityId, ResourceId};
+use proto::identity::v1 as pb;
+use tonic::{Request, Response, Status};
+
+use super::{
+    IdentityRpc, assigned_to_prefix, assignments_key, changes, count, encoded, siblings_key,
+};
+use crate::domain::MAX_IN_GROUP;
+use crate::domain::managed_identity::{self, Configuration, ManagedIdentity, Rejection, State};
+use crate::wire;
+
+/// Workspaces that a refusal names.
+const NAMED: usize = 10;
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
+        let refused = |reason: &'static str| {
+            status::failed_precondition(
+                reason,
+                &message,
+                vec![PreconditionViolation::new(
+                    reason,
+                    "managed_identity",
+                    &message,
+                )],
+            )
+        };
+        match &rejection {
+            Rejection::Missing => status::not_found("the managed identity"),
+            Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
+            Rejection::TooMany => refused("MANAGED_IDENTITY_LIMIT"),
+            Rejection::OtherType => {
+                Violations::of("managed_identity.configuration", message).into_status()
+            }
+            Rejection::Assigned(workspaces) => {
+                let violations = workspaces.iter().map(|path| {
+                    PreconditionViolation::new("ASSIGNED", path, "has the managed identity")
+                });
+                status::failed_precondition(
+                    "MANAGED_IDENTITY_ASSIGNED",
+                    &message,
+                    violations.collect(),
+                )
+            }
+        }
+    }
+}
+
+impl IdentityRpc {
+    pub(super) async fn create(
+        &self,
+        request: Request<pb::CreateManagedIdentityRequest>,
+    ) -> Result<Response<pb::CreateManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let group = GroupId::try_from(call.place()?.id()).map_err(|_| {
+            Violations::of("managed_identity.group_id", "must name a group").into_status()
+        })?;
+        let identity = wire::wanted(
+            message
+                .managed_identity
+                .as_ref()
+                .unwrap_or(&Default::default()),
+            group,
+        )?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::CreateManagedIdentityResponse, written: Written| {
+            if let (Some(identity), Some(time)) = (&mut reply.managed_identity, written.time) {
+                let time = request::timestamp(time);
+                (identity.create_time, identity.update_time) = (Some(time), Some(time));
+            }
+            reply.consistency_token = written.token;
+        };
+        self.commands
+            .carry_out(
+                mutation,
+                || self.decide_create(&call, identity.clone()),
+                answer,
+            )
+            .await
+    }
+
+    pub(super) async fn get(
+        &self,
+        request: Request<pb::GetManagedIdentityRequest>,
+    ) -> Result<Response<pb::GetManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let place = call.place()?;
+        let (_, loaded) = self.load("id", place).await?;
+        let State::Live(identity) = &loaded.state else {
+            return Err(Rejection::Missing.into());
+        };
+        let message = message(place, identity, &loaded);
+        Ok(Response::new(pb::GetManagedIdentityResponse {
+            managed_identity: Some(message),
+        }))
+    }
+
+    pub(super) async fn update(
+        &self,
+        request: Request<pb::UpdateManagedIdentityRequest>,
+    ) -> Result<Response<pb::UpdateManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.managed_identity.clone().unwrap_or_default();
+        let mut violations = Violations::default();
+        let mask = violations.merge(request::update_mask(
+            message.update_mask.as_ref(),
+            &["description", "configuration"],
+        ));
+        let changes = |field| mask.as_ref().is_some_and(|mask| mask.has(field));
+        let description = changes("description")
+            .then(|| violations.check("managed_identity.description", wanted.description.parse()))
+            .flatten();
+        let configuration = changes("configuration")
+            .then(|| wire::configuration(&wanted, &mut violations))
+            .flatten();
+        violations.finish(|| Some(()))?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::UpdateManagedIdentityResponse, written: Written| {
+            if let (Some(identity), Some(time)) = (&mut reply.managed_identity, written.time) {
+                identity.update_time = Some(request::timestamp(time));
+            }
+            reply.consistency_token = written.token;
+        };
+        let decide = || {
+            self.decide_update(
+                &call,
+                &wanted.etag,
+                description.clone(),
+                configuration.clone(),
+            )
+        };
+        self.commands.carry_out(mutation, decide, answer).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        request: Request<pb::DeleteManagedIdentityRequest>,
+    ) -> Result<Response<pb::DeleteManagedIdentityResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let decide = || self.decide_delete(&call, &message.etag, message.force);
+        self.commands
+            .carry_out(mutation, decide, |reply, written| {
+                reply.consistency_token = written.token
+            })
+            .await
+    }
+
+    async fn load(
+        &self,
+        field: &str,
+        place: &Place,
+    ) -> Result<(ManagedIdentityId, Loaded<State>), Status> {
+        let id = ManagedIdentityId::try_from(place.id())
+            .map_err(|_| Violations::of(field, "must name a managed identity").into_status())?;
+        let log = self.commands.log();
+        Ok((
+            id,
+            aggregate::load(
+                log,
+                &stream(id),
+                wire::read_identity,
+                managed_identity::evolve,
+            )
+            .await?,
+        ))
+    }
+
+    async fn decide_create(
+        &self,
+        call: &Call,
+        identity: ManagedIdentity,
+    ) -> Result<Decision<pb::CreateManagedIdentityResponse>, Status> {
+        let group = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or_else(|| status::not_found("the group"))?;
+        let name = identity_name_key(&identity.group.to_string(), identity.name.as_str());
+        let siblings = siblings_key(identity.group);
+        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
+        let command = managed_identity::Command::Create {
+            identity: identity.clone(),
+            name_taken: facts.get(&name).is_some(),
+            siblings: count(&facts, &siblings),
+        };
+        let events: Vec<_> = managed_identity::decide(&State::Absent, command)?
+            .iter()
+            .map(wire::write_identity)
+            .collect();
+        let mut guards = group.guards();
+        guards.push(Guard::Expect {
+            key: name,
+            value: None,
+        });
+        guards.push(Guard::Count {
+            key: siblings,
+            by: 1,
+            min: 0,
+            max: MAX_IN_GROUP,
+        });
+        guards.extend(changes(&events)?);
+        let mut reply = wire::message(&group.path(), &identity);
+        reply.etag = etag(events.len() as u64);
+        let streams = aggregate::append(stream(identity.id), Expected::Version(0), encoded(events));
+        let reply = pb::CreateManagedIdentityResponse {
+            managed_identity: Some(reply),
+            ..Default::default()
+        };
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply,
+        })
+    }
+
+    async fn decide_update(
+        &self,
+        call: &Call,
+        given_etag: &str,
+        description: Option<Description>,
+        configuration: Option<Configuration>,
+    ) -> Result<Decision<pb::UpdateManagedIdentityResponse>, Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or(Rejection::Missing)?;
+        let (id, loaded) = self.load("managed_identity.id", &place).await?;
+        loaded.check_etag("managed_identity.etag", given_etag)?;
+        let command = managed_identity::Command::Update {
+            description,
+            configuration,
+        };
+        let events = managed_identity::decide(&loaded.state, command)?;
+        let mut after = loaded.state.clone();
+        events
+            .iter()
+            .for_each(|event| managed_identity::evolve(&mut after, event));
+        let State::Live(identity) = &after else {
+            return Err(Rejection::Missing.into());
+        };
+        let mut reply = message(&place, identity, &loaded);
+        reply.etag = etag(loaded.version + events.len() as u64);
+        let events: Vec<_> = events.iter().map(wire::write_identity).collect();
+        let mut guards = place.guards();
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream(id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        let reply = pb::UpdateManagedIdentityResponse {
+            managed_identity: Some(reply),
+            ..Default::default()
+        };
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply,
+        })
+    }
+
+    async fn decide_delete(
+        &self,
+        call: &Call,
+        given_etag: &str,
+        force: bool,
+    ) -> Result<Decision<pb::DeleteManagedIdentityResponse>, Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or(Rejection::Missing)?;
+        let (id, loaded) = self.load("id", &place).await?;
+        loaded.check_etag("etag", given_etag)?;
+        let assignments = assignments_key(id);
+        let facts = self.facts(std::slice::from_ref(&assignments)).await?;
+        let assigned = if count(&facts, &assignments) == 0 {
+            vec![]
+        } else {
+            self.assigned_to(call, id).await?
+        };
+        let command = managed_identity::Command::Delete { assigned, force };
+        let events: Vec<_> = managed_identity::decide(&loaded.state, command)?
+            .iter()
+            .map(wire::write_identity)
+            .collect();
+        let mut guards = place.guards();
+        // Nobody assigns it between the look and the append.
+        guards.push(Guard::Expect {
+            value: facts.get(&assignments).map(str::to_owned),
+            key: assignments,
+        });
+        if let Some(group) = place.parent() {
+            guards.push(Guard::Count {
+                key: siblings_key(group),
+                by: -1,
+                min: 0,
+                max: i64::MAX,
+            });
+        }
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream(id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        let reply = pb::DeleteManagedIdentityResponse::default();
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply,
+        })
+    }
+
+    /// The paths of workspaces that exist and have the identity, a few of them.
+    async fn assigned_to(&self, call: &Call, id: ManagedIdentityId) -> Result<Vec<String>, Status> {
+        let prefix = assigned_to_prefix(id);
+        let keys = self
+            .commands
+            .log()
+            .fact_keys(&prefix)
+            .await
+            .map_err(|error| status::log(&error))?;
+        let mut paths = Vec::new();
+        for key in keys {
+            let Some(Ok(workspace)) = key.strip_prefix(&prefix).map(str::parse::<ResourceId>)
+            else {
+                continue;
+            };
+            if let Some(place) = locate(&self.hierarchy, workspace, &call.caller).await? {
+                paths.push(place.path());
+            }
+            if paths.len() == NAMED {
+                break;
+            }
+        }
+        Ok(paths)
+    }
+}
+
+fn stream(id: ManagedIdentityId) -> StreamId {
+    StreamId::new("managed_identity", id)
+}
+
+fn message(
+    place: &Place,
+    identity: &ManagedIdentity,
+    loaded: &Loaded<State>,
+) -> pb::ManagedIdentity {
+    let path = place.path();
+    let group_path = path.rsplit_once('/').map_or("", |(group, _)| group);
+    pb::ManagedIdentity {
+        etag: loaded.etag(),
+        create_time: loaded.create_time.map(request::timestamp),
+        update_time: loaded.update_time.map(request::timestamp),
+        ..wire::message(group_path, identity)
+    }
+}

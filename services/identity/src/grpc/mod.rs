@@ -1,0 +1,124 @@
+//! The rpcs: parse, locate, load, decide, append, convert.
+
+mod assignments;
+mod managed_identities;
+
+use std::fmt;
+
+use edge::command::Commands;
+use edge::hierarchy::{Hierarchy, sets};
+use eventlog::{Facts, Guard};
+use proto::identity::v1 as pb;
+use proto::identity::v1::Event;
+use proto::identity::v1::managed_identity_service_server::ManagedIdentityService;
+use tonic::{Request, Response, Status};
+
+/// Serves managed identities and their assignments.
+#[derive(Clone)]
+pub struct IdentityRpc {
+    commands: Commands,
+    hierarchy: Hierarchy,
+}
+
+impl IdentityRpc {
+    /// On this log and the facts beside it.
+    #[must_use]
+    pub fn new(commands: Commands, hierarchy: Hierarchy) -> Self {
+        Self {
+            commands,
+            hierarchy,
+        }
+    }
+
+    async fn facts(&self, keys: &[String]) -> Result<Facts, Status> {
+        self.commands
+            .log()
+            .facts(keys)
+            .await
+            .map_err(|error| edge::status::log(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl ManagedIdentityService for IdentityRpc {
+    async fn create_managed_identity(
+        &self,
+        request: Request<pb::CreateManagedIdentityRequest>,
+    ) -> Result<Response<pb::CreateManagedIdentityResponse>, Status> {
+        self.create(request).await
+    }
+
+    async fn get_managed_identity(
+        &self,
+        request: Request<pb::GetManagedIdentityRequest>,
+    ) -> Result<Response<pb::GetManagedIdentityResponse>, Status> {
+        self.get(request).await
+    }
+
+    async fn update_managed_identity(
+        &self,
+        request: Request<pb::UpdateManagedIdentityRequest>,
+    ) -> Result<Response<pb::UpdateManagedIdentityResponse>, Status> {
+        self.update(request).await
+    }
+
+    async fn delete_managed_identity(
+        &self,
+        request: Request<pb::DeleteManagedIdentityRequest>,
+    ) -> Result<Response<pb::DeleteManagedIdentityResponse>, Status> {
+        self.delete(request).await
+    }
+
+    async fn assign_managed_identity(
+        &self,
+        request: Request<pb::AssignManagedIdentityRequest>,
+    ) -> Result<Response<pb::AssignManagedIdentityResponse>, Status> {
+        self.assign(request).await
+    }
+
+    async fn unassign_managed_identity(
+        &self,
+        request: Request<pb::UnassignManagedIdentityRequest>,
+    ) -> Result<Response<pb::UnassignManagedIdentityResponse>, Status> {
+        self.unassign(request).await
+    }
+}
+
+/// The key of the count of a group's managed identities.
+fn siblings_key(group: impl fmt::Display) -> String {
+    format!("managed-identities/{group}")
+}
+
+/// The key of the count of a managed identity's assignments.
+fn assignments_key(identity: impl fmt::Display) -> String {
+    format!("assignments/{identity}")
+}
+
+/// The keys of the workspaces that have a managed identity start so.
+fn assigned_to_prefix(identity: impl fmt::Display) -> String {
+    format!("assigned-to/{identity}/")
+}
+
+fn count(facts: &Facts, key: &str) -> i64 {
+    facts
+        .get(key)
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0)
+}
+
+/// What the events change in the facts.
+fn changes(events: &[Event]) -> Result<Vec<Guard>, Status> {
+    let mut guards = Vec::new();
+    for event in events {
+        let changes = edge::hierarchy::identity_changes(event)
+            .map_err(|error| edge::status::internal(&error))?;
+        guards.extend(sets(changes));
+    }
+    Ok(guards)
+}
+
+fn encoded(events: Vec<Event>) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+    events
+        .into_iter()
+        .map(|event| (event.event_type(), event.encode()))
+}

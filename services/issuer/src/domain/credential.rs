@@ -1,0 +1,155 @@
+//! Whether a job gets an identity's credentials, and which.
+
+use model::{JobId, ManagedIdentityId, WorkspaceId};
+use time::{Duration, OffsetDateTime};
+
+/// A token's life. Short, because nobody can call it back: the cloud that got it does not ask us again.
+pub const LIFETIME: Duration = Duration::minutes(15);
+
+/// What is known when a job asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Which job.
+    pub job: JobId,
+    /// Where it runs.
+    pub workspace: WorkspaceId,
+    /// When it is over.
+    pub job_expires: OffsetDateTime,
+    /// Which identity.
+    pub identity: ManagedIdentityId,
+    /// Whether it is assigned to the workspace.
+    pub assigned: bool,
+    /// Whether the workspace lies below the identity's group.
+    pub inherited: bool,
+    /// What the identity's cloud expects as audience.
+    pub audience: String,
+    /// The time.
+    pub now: OffsetDateTime,
+}
+
+/// What the job gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Which job.
+    pub job: JobId,
+    /// Where it runs.
+    pub workspace: WorkspaceId,
+    /// Which identity: the token's subject.
+    pub identity: ManagedIdentityId,
+    /// Who is to accept the token.
+    pub audience: String,
+    /// From when it is valid.
+    pub issued: OffsetDateTime,
+    /// Until when.
+    pub expires: OffsetDateTime,
+}
+
+/// Why the job gets nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The job is over.
+    #[error("the job is over; open another one")]
+    JobOver,
+    /// The workspace does not have the identity.
+    #[error("the managed identity is not assigned to the job's workspace; assign it first")]
+    NotAssigned,
+    /// The workspace lies elsewhere.
+    #[error("the managed identity is not inherited by the job's workspace any more")]
+    NotInherited,
+}
+
+/// Decides.
+pub fn decide(question: Question) -> Result<Grant, Refusal> {
+    let Question {
+        job,
+        workspace,
+        job_expires,
+        identity,
+        assigned,
+        inherited,
+        audience,
+        now,
+    } = question;
+    // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and one without a second to live is none.
+    let issued = now.replace_nanosecond(0).unwrap_or(now);
+    let expires = (issued + LIFETIME).min(job_expires);
+    if expires <= now {
+        Err(Refusal::JobOver)
+    } else if !assigned {
+        Err(Refusal::NotAssigned)
+    } else if !inherited {
+        Err(Refusal::NotInherited)
+    } else {
+        Ok(Grant {
+            job,
+            workspace,
+            identity,
+            audience,
+            issued,
+            expires,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn question() -> Question {
+        Question {
+            job: JobId::from_uuid(Uuid::from_u128(1)),
+            workspace: WorkspaceId::from_uuid(Uuid::from_u128(2)),
+            job_expires: NOON + Duration::hours(1),
+            identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
+            assigned: true,
+            inherited: true,
+            audience: "aws".to_owned(),
+            now: NOON,
+        }
+    }
+
+    #[test]
+    fn a_token_lives_a_quarter_of_an_hour_and_never_past_its_job() {
+        assert_eq!(
+            decide(question()).map(|grant| grant.expires),
+            Ok(NOON + LIFETIME)
+        );
+        let near = NOON + Duration::minutes(3);
+        assert_eq!(
+            decide(Question {
+                job_expires: near,
+                ..question()
+            })
+            .map(|grant| grant.expires),
+            Ok(near)
+        );
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(
+            decide(Question {
+                job_expires: NOON,
+                ..question()
+            }),
+            Err(Refusal::JobOver)
+        );
+        assert_eq!(
+            decide(Question {
+                assigned: false,
+                ..question()
+            }),
+            Err(Refusal::NotAssigned)
+        );
+        assert_eq!(
+            decide(Question {
+                inherited: false,
+                ..question()
+            }),
+            Err(Refusal::NotInherited)
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Jobs, signing keys, and the tokens that clouds exchange for credentials.
+
+pub mod domain;
+mod grpc;
+pub mod http;
+pub mod keys;
+pub mod seal;
+pub mod signing;
+mod wire;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge::authentication::JobTokens;
+use edge::command::Commands;
+use edge::hierarchy::{Hierarchy, Replica};
+use edge::host::{Host, HostError, Peer};
+use edge::server::Services;
+use edge::settings::{Environment, Settings};
+use proto::issuer::v1::credential_service_server::CredentialServiceServer;
+use proto::issuer::v1::job_service_server::JobServiceServer;
+use sqlx::migrate::Migrator;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::grpc::{IssuerRpc, Shared};
+use crate::keys::{KeyError, Keys};
+use crate::seal::{SealError, Sealer};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// What the service is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What every service is told.
+    pub settings: Settings,
+    /// `THARSIS_HTTP_LISTEN`: discovery and keys.
+    pub http_listen: SocketAddr,
+    /// `THARSIS_ISSUER_URL`: the `iss` of every token, byte for byte.
+    pub issuer_url: String,
+    /// `THARSIS_KEY_ENCRYPTION_KEY_FILE`.
+    pub key_encryption_key_file: PathBuf,
+    /// `THARSIS_STALENESS_BOUND_SECONDS`: how old the replica may be for a credential to be issued on it.
+    pub staleness_bound: Duration,
+}
+
+/// The service can't start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// What every service is made of.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The key-encryption key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The signing keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The HTTP server.
+    #[error("discovery can't be served")]
+    Http(#[source] std::io::Error),
+}
+
+impl Config {
+    /// Reads it. `None` if something is wrong with it, which is then noted.
+    pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        let settings = Settings::read(environment);
+        let http_listen = environment.required(
+            "THARSIS_HTTP_LISTEN",
+            "an address and port, such as 127.0.0.1:7105",
+            str::parse,
+        );
+        let issuer_url = environment.required(
+            "THARSIS_ISSUER_URL",
+            "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
+            issuer_url,
+        );
+        let path = |text: &str| text.parse::<PathBuf>();
+        let key_encryption_key_file = environment.required(
+            "THARSIS_KEY_ENCRYPTION_KEY_FILE",
+            "the path of a file with 32 bytes in base64",
+            path,
+        );
+        let staleness_bound = environment.or(
+            "THARSIS_STALENESS_BOUND_SECONDS",
+            "a whole number from 1 to 300",
+            seconds,
+            || Duration::from_secs(10),
+        );
+        Some(Self {
+            settings: settings?,
+            http_listen: http_listen?,
+            issuer_url: issuer_url?,
+            key_encryption_key_file: key_encryption_key_file?,
+            staleness_bound: staleness_bound?,
+        })
+    }
+}
+
+/// Clouds compare the issuer byte for byte, and Azure takes 600 characters at most.
+fn issuer_url(text: &str) -> Result<String, &'static str> {
+    let rest = text.strip_prefix("https://").or_else(|| {
+        let rest = text.strip_prefix("http://")?;
+        let local = ["127.0.0.1", "localhost", "[::1]"]
+            .iter()
+            .any(|host| rest.starts_with(host));
+        local.then_some(rest)
+    });
+    let rest = rest.ok_or("not https")?;
+    let plain = !rest.is_empty() && !rest.ends_with('/') && !rest.contains(['?', '#', '@', ' ']);
+    if plain && text.len() <= 600 {
+        Ok(text.to_owned())
+    } else {
+        Err("not such a URL")
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| (1..=300).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or("not such a number")
+}
+
+/// Serves until told to stop: gRPC on the one listener, discovery on the other.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    http_listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), IssuerError> {
+    let sealer = Sealer::from_file(&config.key_encryption_key_file)?;
+    let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
+    let log = host.open_log("issuer").await?;
+    let keys = Keys::open(&log, &sealer).await?;
+    let fold = Arc::new(Replica);
+    let namespace = host.follow(Peer::Namespace, Arc::clone(&fold)).await?;
+    let identity = host.follow(Peer::Identity, fold).await?;
+    host.accept_job_tokens(JobTokens {
+        issuer: config.issuer_url.clone(),
+        keys: keys.published(),
+    });
+    let rpc = IssuerRpc::new(Shared {
+        commands: Commands::new(log, host.visibility(&[Peer::Projector])),
+        hierarchy: Hierarchy::new(host.pool().clone()),
+        keys: keys.clone(),
+        issuer: config.issuer_url.clone(),
+        replica: vec![("namespace", namespace), ("identity", identity)],
+        staleness_bound: config.staleness_bound,
+    });
+    let services = Services::default()
+        .with(JobServiceServer::new(rpc.clone()))
+        .with(CredentialServiceServer::new(rpc));
+    let http = http::serve(http_listener, &config.issuer_url, keys, stop.clone());
+    let (grpc, http) = tokio::join!(
+        async {
+            let served = host.serve(listener, services).await;
+            stop.cancel();
+            served
+        },
+        async {
+            let served = http.await;
+            stop.cancel();
+            served
+        }
+    );
+    grpc?;
+    http.map_err(IssuerError::Http)
+}

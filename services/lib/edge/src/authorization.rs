@@ -1,0 +1,241 @@
+//! What each rpc needs, read from the contract, and whether a caller has it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use model::{Permission, Principal, Reference, Requirement, ResourceId, Role};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
+use proto::access::v1 as access;
+use tonic::Status;
+
+use crate::caller::Caller;
+use crate::hierarchy::{Hierarchy, Place};
+use crate::layer::Call;
+use crate::status;
+use crate::violations::Violations;
+
+/// What an rpc needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) permission: Permission,
+    /// The path of the request field that names the resource; empty if there is none.
+    pub(crate) resource: String,
+    pub(crate) top_level: access::TopLevel,
+    pub(crate) input: MessageDescriptor,
+}
+
+/// The contract can't be enforced.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidContract {
+    /// The descriptors can't be read.
+    #[error("the contract's descriptors can't be read")]
+    Descriptors(#[from] prost_reflect::DescriptorError),
+    /// An rpc declares no access.
+    #[error("{0} declares no access")]
+    Undeclared(String),
+}
+
+/// The rules of every rpc in the contract, by path: `/tharsis.namespace.v1.GroupService/GetGroup`.
+pub(crate) fn rules() -> Result<HashMap<String, Arc<Rule>>, InvalidContract> {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS)?;
+    let undeclared = |name: &str| InvalidContract::Undeclared(name.to_owned());
+    let option = pool
+        .get_extension_by_name("tharsis.access.v1.access")
+        .ok_or_else(|| undeclared("access"))?;
+    let mut rules = HashMap::new();
+    for method in pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    {
+        let options = method.options();
+        let value = options.get_extension(&option);
+        let access = value
+            .as_message()
+            .and_then(|message| message.transcode_to::<access::Access>().ok());
+        let access = access.ok_or_else(|| undeclared(method.full_name()))?;
+        let rule = Rule {
+            permission: permission(access.permission())
+                .ok_or_else(|| undeclared(method.full_name()))?,
+            top_level: access.top_level(),
+            resource: access.resource,
+            input: method.input(),
+        };
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        rules.insert(path, Arc::new(rule));
+    }
+    Ok(rules)
+}
+
+fn permission(permission: access::Permission) -> Option<Permission> {
+    use access::Permission as Wire;
+    Some(match permission {
+        Wire::Unspecified => return None,
+        Wire::Authenticated => Permission::Authenticated,
+        Wire::EventsRead => Permission::EventsRead,
+        Wire::Job => Permission::Job,
+        Wire::GroupView => Permission::GroupView,
+        Wire::GroupCreate => Permission::GroupCreate,
+        Wire::GroupDelete => Permission::GroupDelete,
+        Wire::WorkspaceView => Permission::WorkspaceView,
+        Wire::WorkspaceCreate => Permission::WorkspaceCreate,
+        Wire::WorkspaceUpdate => Permission::WorkspaceUpdate,
+        Wire::WorkspaceDelete => Permission::WorkspaceDelete,
+        Wire::MembershipView => Permission::MembershipView,
+        Wire::MembershipCreate => Permission::MembershipCreate,
+        Wire::MembershipUpdate => Permission::MembershipUpdate,
+        Wire::MembershipDelete => Permission::MembershipDelete,
+        Wire::ManagedIdentityView => Permission::ManagedIdentityView,
+        Wire::ManagedIdentityCreate => Permission::ManagedIdentityCreate,
+        Wire::ManagedIdentityUpdate => Permission::ManagedIdentityUpdate,
+        Wire::ManagedIdentityDelete => Permission::ManagedIdentityDelete,
+        Wire::JobOpen => Permission::JobOpen,
+        Wire::JobView => Permission::JobView,
+    })
+}
+
+/// The text in a request's field, by its path; empty where something on the way is not set.
+pub(crate) fn field(message: &DynamicMessage, path: &str) -> String {
+    let mut holder = message.clone();
+    for name in path.split('.') {
+        let Some(value) = holder
+            .get_field_by_name(name)
+            .map(std::borrow::Cow::into_owned)
+        else {
+            break;
+        };
+        match value {
+            Value::String(text) => return text,
+            Value::Message(message) => holder = message,
+            _ => break,
+        }
+    }
+    String::new()
+}
+
+impl Rule {
+    /// Whether the caller has what the rpc needs. Answers with the place of the resource, if it names one.
+    pub(crate) async fn authorize(
+        &self,
+        caller: &Caller,
+        hierarchy: &Hierarchy,
+        request: Option<&DynamicMessage>,
+    ) -> Result<Option<Place>, Status> {
+        let allowed = match self.permission.requirement() {
+            Requirement::Role(role) => {
+                return self
+                    .authorize_on_resource(role, caller, hierarchy, request)
+                    .await;
+            }
+            Requirement::Token => true,
+            Requirement::EventReader => caller.event_reader || caller.administrator,
+            Requirement::JobToken => matches!(caller.principal, Principal::Job(_)),
+        };
+        if allowed {
+            Ok(None)
+        } else {
+            Err(self.denied("this service"))
+        }
+    }
+
+    async fn authorize_on_resource(
+        &self,
+        role: Role,
+        caller: &Caller,
+        hierarchy: &Hierarchy,
+        request: Option<&DynamicMessage>,
+    ) -> Result<Option<Place>, Status> {
+        let text = request
+            .map(|request| field(request, &self.resource))
+            .unwrap_or_default();
+        if text.is_empty() {
+            return match self.top_level {
+                access::TopLevel::Anyone => Ok(None),
+                access::TopLevel::Administrators if caller.administrator => Ok(None),
+                access::TopLevel::Administrators => Err(self.denied("the top level")),
+                access::TopLevel::Unspecified => Err(Violations::of(
+                    &self.resource,
+                    "must be set, to an id or a TRN",
+                )
+                .into_status()),
+            };
+        }
+        let reference: Reference = match text.parse() {
+            Ok(reference) => reference,
+            Err(error) => return Err(Violations::of(&self.resource, error).into_status()),
+        };
+        let place = find(hierarchy, &reference, caller)
+            .await?
+            .ok_or_else(|| status::not_found(&text))?;
+        permit(self.permission, role, &place, &text)?;
+        Ok(Some(place))
+    }
+
+    fn denied(&self, resource: &str) -> Status {
+        denied(self.permission, resource)
+    }
+}
+
+fn denied(permission: Permission, resource: &str) -> Status {
+    status::permission_denied(&format!("{permission:?}"), resource)
+}
+
+fn permit(permission: Permission, role: Role, place: &Place, named: &str) -> Result<(), Status> {
+    match place.role {
+        Some(held) if held >= role => Ok(()),
+        Some(_) => Err(denied(permission, named)),
+        // Who has no role here may not know that it exists.
+        None => Err(status::not_found(named)),
+    }
+}
+
+impl Call {
+    /// The place that the access layer found, as it is now, if the caller still has what the rpc needs there: for
+    /// deciding, and for deciding again.
+    pub async fn relocate(&self, hierarchy: &Hierarchy) -> Result<Option<Place>, Status> {
+        let Some(before) = &self.place else {
+            return Ok(None);
+        };
+        let named = before.trn();
+        let place = locate(hierarchy, before.id(), &self.caller).await?;
+        let place = place.ok_or_else(|| status::not_found(&named))?;
+        if let Requirement::Role(role) = self.permission.requirement() {
+            permit(self.permission, role, &place, &named)?;
+        }
+        Ok(Some(place))
+    }
+}
+
+/// The place that a reference names, with the caller's role there; an administrator is an owner everywhere.
+pub async fn find(
+    hierarchy: &Hierarchy,
+    reference: &Reference,
+    caller: &Caller,
+) -> Result<Option<Place>, Status> {
+    let database = |error: sqlx::Error| status::database(&error);
+    let Some(id) = hierarchy.resolve(reference).await.map_err(database)? else {
+        return Ok(None);
+    };
+    let place = locate(hierarchy, id, caller).await?;
+    Ok(place.filter(|place| match reference {
+        Reference::Id(_) => true,
+        Reference::Trn(trn) => place.trn() == trn.to_string(),
+    }))
+}
+
+/// The place of an id, with the caller's role there; an administrator is an owner everywhere.
+pub async fn locate(
+    hierarchy: &Hierarchy,
+    id: ResourceId,
+    caller: &Caller,
+) -> Result<Option<Place>, Status> {
+    let place = hierarchy
+        .locate(id, &caller.principal)
+        .await
+        .map_err(|error| status::database(&error))?;
+    Ok(place.map(|mut place| {
+        if caller.administrator {
+            (place.role, place.granted_by) = (Some(Role::Owner), None);
+        }
+        place
+    }))
+}

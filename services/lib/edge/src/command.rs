@@ -1,0 +1,244 @@
+//! The way of a command: decide, append, decide again if someone came between, answer once it is visible.
+
+use std::future::Future;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use eventlog::{
+    Append, AppendError, Appended, Command, ConsistencyToken, EventLog, Guard, Head, Metadata,
+    StreamAppend,
+};
+use prost::Message;
+use time::OffsetDateTime;
+use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+use crate::consistency::{Visibility, response};
+use crate::layer::Call;
+use crate::{request, status};
+
+/// How often a command is decided before giving up. Each time someone else got through, so the whole advances.
+const ATTEMPTS: usize = 20;
+/// The uuid v5 namespace of command ids: a caller's `request_id` is its own.
+const COMMANDS: Uuid = Uuid::from_u128(0x6f2b_1f0e_9d5c_4c53_8a55_6d1f_3a0c_7e21);
+
+/// What a decider decided.
+#[derive(Debug)]
+pub struct Decision<R> {
+    /// The events, by stream; none if nothing changes.
+    pub streams: Vec<StreamAppend>,
+    /// What it leaned on, and what it changes beside the streams.
+    pub guards: Vec<Guard>,
+    /// What to answer.
+    pub reply: R,
+}
+
+/// A request that changes something, as far as every one is alike.
+pub struct Mutation<'a> {
+    /// What the access layer found.
+    pub call: &'a Call,
+    /// The request's metadata.
+    pub metadata: &'a MetadataMap,
+    /// The request's `request_id`; may be empty.
+    pub request_id: String,
+    /// The request's content, encoded without `request_id` and `consistency_token`.
+    pub content: Vec<u8>,
+}
+
+impl<'a> Mutation<'a> {
+    /// Of a request; `aside` names its `request_id` and `consistency_token`, which are not part of its content.
+    pub fn new<M: Message + Clone>(
+        call: &'a Call,
+        metadata: &'a MetadataMap,
+        message: &M,
+        aside: impl Fn(&mut M) -> [&mut String; 2],
+    ) -> Self {
+        let mut content = message.clone();
+        let [request_id, _] = aside(&mut content).map(std::mem::take);
+        Self {
+            call,
+            metadata,
+            request_id,
+            content: content.encode_to_vec(),
+        }
+    }
+}
+
+/// What a reply is completed with.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The `consistency_token`.
+    pub token: String,
+    /// When it was recorded; none if nothing had to change.
+    pub time: Option<OffsetDateTime>,
+}
+
+/// Carries out the commands of a service. Cheap to clone.
+#[derive(Clone)]
+pub struct Commands {
+    log: EventLog,
+    visibility: Visibility,
+}
+
+impl Commands {
+    /// Appends to this log, and answers once the followers see it.
+    #[must_use]
+    pub fn new(log: EventLog, visibility: Visibility) -> Self {
+        Self { log, visibility }
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    /// Carries out one command. `decide` is called again, and has to load again, whenever another command came
+    /// between; `answer` completes the reply with what is known only once it is written.
+    pub async fn carry_out<R, D, F>(
+        &self,
+        mutation: Mutation<'_>,
+        mut decide: D,
+        answer: impl FnOnce(&mut R, Written),
+    ) -> Result<Response<R>, Status>
+    where
+        R: Message + Default,
+        D: FnMut() -> F,
+        F: Future<Output = Result<Decision<R>, Status>>,
+    {
+        let identity = identity(&mutation)?;
+        let carried = match &identity {
+            Some((id, _)) => self
+                .log
+                .carried_out(*id)
+                .await
+                .map_err(|error| status::log(&error))?,
+            None => None,
+        };
+        let (appended, reply) = match carried {
+            Some(carried)
+                if identity
+                    .as_ref()
+                    .is_some_and(|(_, print)| *print == carried.fingerprint) =>
+            {
+                let reply = replayed(&carried.appended)?.unwrap_or_default();
+                (Some(carried.appended), reply)
+            }
+            Some(_) => return Err(reused()),
+            None => {
+                self.decide_and_append(&mutation, identity.as_ref(), &mut decide)
+                    .await?
+            }
+        };
+        let head = match &appended {
+            Some(appended) => Head {
+                epoch: appended.epoch,
+                position: appended.last,
+            },
+            // Nothing had to change: what the caller asked for is already so, at the latest since the head.
+            None => self.log.head().await.map_err(|error| status::log(&error))?,
+        };
+        let token = ConsistencyToken::of(self.log.name(), head).to_string();
+        let visible = self.visibility.wait(&token, mutation.metadata).await;
+        let mut reply = reply;
+        answer(
+            &mut reply,
+            Written {
+                token,
+                time: appended.map(|appended| appended.recorded_at),
+            },
+        );
+        Ok(response(reply, visible))
+    }
+
+    async fn decide_and_append<R, D, F>(
+        &self,
+        mutation: &Mutation<'_>,
+        identity: Option<&(Uuid, Vec<u8>)>,
+        decide: &mut D,
+    ) -> Result<(Option<Appended>, R), Status>
+    where
+        R: Message + Default,
+        D: FnMut() -> F,
+        F: Future<Output = Result<Decision<R>, Status>>,
+    {
+        for _ in 0..ATTEMPTS {
+            let decision = decide().await?;
+            if decision.streams.is_empty() {
+                return Ok((None, decision.reply));
+            }
+            let append = Append {
+                command: identity.map(|(id, fingerprint)| Command {
+                    id: *id,
+                    fingerprint: fingerprint.clone(),
+                    reply: decision.reply.encode_to_vec(),
+                }),
+                streams: decision.streams,
+                guards: decision.guards,
+                metadata: Metadata {
+                    actor: mutation.call.caller.principal.to_string(),
+                    traceparent: request::traceparent(mutation.metadata),
+                },
+            };
+            match self.log.append(append).await {
+                Ok(appended) => {
+                    let earlier = replayed(&appended)?;
+                    return Ok((Some(appended), earlier.unwrap_or(decision.reply)));
+                }
+                Err(AppendError::VersionConflict { .. } | AppendError::GuardRefused { .. }) => {}
+                Err(AppendError::CommandReused) => return Err(reused()),
+                Err(error @ AppendError::OutcomeUnknown(_)) => {
+                    return Err(status::logged(
+                        &error,
+                        status::unavailable(
+                            "OUTCOME_UNKNOWN",
+                            "whether it was carried out is not known; repeat the request with the same request_id, or \
+                             look before you repeat it",
+                        ),
+                    ));
+                }
+                Err(error @ (AppendError::Database(_) | AppendError::Closed)) => {
+                    return Err(status::logged(
+                        &error,
+                        status::unavailable("LOG_UNAVAILABLE", "nothing was changed; try again"),
+                    ));
+                }
+                Err(error @ AppendError::Empty) => return Err(status::internal(&error)),
+            }
+        }
+        Err(status::aborted(
+            "CONTENTION",
+            "others kept changing the same thing; nothing was changed, try again",
+        ))
+    }
+}
+
+/// The id and fingerprint that make a retry known. The id is derived with the caller, so that nobody can meet another's.
+fn identity(mutation: &Mutation<'_>) -> Result<Option<(Uuid, Vec<u8>)>, Status> {
+    let Some(request_id) = request::request_id(&mutation.request_id)? else {
+        return Ok(None);
+    };
+    let name = format!("{} {request_id}", mutation.call.caller.principal);
+    let content = [mutation.call.method.as_bytes(), b"\n", &mutation.content].concat();
+    let fingerprint = digest(&SHA256, &content).as_ref().to_vec();
+    Ok(Some((
+        Uuid::new_v5(&COMMANDS, name.as_bytes()),
+        fingerprint,
+    )))
+}
+
+fn replayed<R: Message + Default>(appended: &Appended) -> Result<Option<R>, Status> {
+    let Some(reply) = &appended.replayed else {
+        return Ok(None);
+    };
+    R::decode(reply.as_slice())
+        .map(Some)
+        .map_err(|error| status::internal(&error))
+}
+
+fn reused() -> Status {
+    status::already_exists(
+        "REQUEST_ID_REUSED",
+        "the request_id was used for a request with another content; use a new UUID for each new request",
+    )
+}

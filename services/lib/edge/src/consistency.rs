@@ -1,0 +1,225 @@
+//! Read your writes: waiting until this service has followed the logs as far as a token says, and, after a mutation,
+//! until the others have.
+
+use std::time::Duration;
+
+use eventlog::{ConsistencyToken, EventLog, Head, Progress};
+use futures::future::join_all;
+use proto::eventlog::v1 as wire;
+use proto::eventlog::v1::consistency_service_client::ConsistencyServiceClient;
+use proto::eventlog::v1::consistency_service_server::ConsistencyService;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::channel::Channel;
+use crate::status;
+
+/// How long a read waits whose caller gave no deadline.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(5);
+/// How long a mutation waits for its own events to become visible everywhere.
+const VISIBILITY_WAIT: Duration = Duration::from_secs(1);
+/// Request metadata: `none` answers a mutation as soon as it is durable.
+const WAIT_HEADER: &str = "tharsis-wait";
+/// Response metadata of a mutation: whether its events are in the read models.
+const VISIBLE_HEADER: &str = "tharsis-visible";
+
+/// How far this service's own view of the logs has come. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Positions {
+    own: Option<EventLog>,
+    followed: Vec<(&'static str, watch::Receiver<Progress>)>,
+}
+
+/// Why a token's state was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReached {
+    /// Not in the time that there was.
+    #[error(
+        "{log} has been followed up to {reached}, the token asks for {wanted}; try again later"
+    )]
+    Late {
+        /// The log.
+        log: String,
+        /// How far it was followed.
+        reached: u64,
+        /// How far the token asks for.
+        wanted: u64,
+    },
+    /// The token is of a log that was replaced since.
+    #[error(
+        "the consistency_token is of another {log} log: its database was replaced; drop the token"
+    )]
+    OtherEpoch {
+        /// The log.
+        log: String,
+    },
+    /// The follower stands still.
+    #[error("following {log} has halted: {halt}; an operator has to look after it")]
+    Halted {
+        /// The log.
+        log: String,
+        /// Why.
+        halt: eventlog::Halt,
+    },
+}
+
+impl From<NotReached> for Status {
+    fn from(error: NotReached) -> Self {
+        let message = error.to_string();
+        match error {
+            NotReached::Late { .. } => {
+                status::deadline_exceeded("CONSISTENCY_TOKEN_NOT_REACHED", &message)
+            }
+            NotReached::OtherEpoch { .. } => {
+                status::failed_precondition("CONSISTENCY_TOKEN_OTHER_EPOCH", &message, vec![])
+            }
+            NotReached::Halted { .. } => status::unavailable("FOLLOWER_HALTED", &message),
+        }
+    }
+}
+
+impl Positions {
+    /// What a service decides and answers on: its own log, if it has one, and those that it follows.
+    #[must_use]
+    pub fn new(
+        own: Option<EventLog>,
+        followed: Vec<(&'static str, watch::Receiver<Progress>)>,
+    ) -> Self {
+        Self { own, followed }
+    }
+
+    /// Waits until this service has everything up to the token. Logs that it does not follow play no role here.
+    pub async fn reach(
+        &self,
+        token: &ConsistencyToken,
+        patience: Duration,
+    ) -> Result<(), NotReached> {
+        let deadline = tokio::time::Instant::now() + patience;
+        for (log, wanted) in token.logs() {
+            if let Some(own) = self.own.as_ref().filter(|own| own.name() == log) {
+                // What we appended, we see.
+                if own.epoch() != wanted.epoch {
+                    return Err(NotReached::OtherEpoch {
+                        log: log.to_owned(),
+                    });
+                }
+            } else if let Some((_, progress)) = self.followed.iter().find(|(name, _)| *name == log)
+            {
+                let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
+                reach_one(log, wanted, progress.clone(), patience).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn reach_one(
+    log: &str,
+    wanted: Head,
+    mut progress: watch::Receiver<Progress>,
+    patience: Duration,
+) -> Result<(), NotReached> {
+    let reached = progress.wait_for(|progress| {
+        let there = progress.epoch == Some(wanted.epoch) && progress.position >= wanted.position;
+        there
+            || progress.halted.is_some()
+            || progress.epoch.is_some_and(|epoch| epoch != wanted.epoch)
+    });
+    let reached = timeout(patience, reached)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .map(|progress| progress.clone());
+    let now = reached.unwrap_or_else(|| progress.borrow().clone());
+    match now {
+        Progress {
+            epoch: Some(epoch), ..
+        } if epoch != wanted.epoch => Err(NotReached::OtherEpoch {
+            log: log.to_owned(),
+        }),
+        Progress { position, .. } if position >= wanted.position => Ok(()),
+        Progress {
+            halted: Some(halt), ..
+        } => Err(NotReached::Halted {
+            log: log.to_owned(),
+            halt,
+        }),
+        Progress { position, .. } => Err(NotReached::Late {
+            log: log.to_owned(),
+            reached: position,
+            wanted: wanted.position,
+        }),
+    }
+}
+
+/// `ConsistencyService`: the layer in front has waited already, with the token in the request.
+pub struct ConsistencyRpc;
+
+#[tonic::async_trait]
+impl ConsistencyService for ConsistencyRpc {
+    async fn r#await(
+        &self,
+        _request: Request<wire::AwaitRequest>,
+    ) -> Result<Response<wire::AwaitResponse>, Status> {
+        Ok(Response::new(wire::AwaitResponse {}))
+    }
+}
+
+/// The services that have to see a mutation before it is answered.
+#[derive(Clone, Default)]
+pub struct Visibility {
+    followers: Vec<ConsistencyServiceClient<Channel>>,
+}
+
+impl Visibility {
+    /// Those reached by these channels.
+    #[must_use]
+    pub fn new(followers: impl IntoIterator<Item = Channel>) -> Self {
+        Self {
+            followers: followers
+                .into_iter()
+                .map(ConsistencyServiceClient::new)
+                .collect(),
+        }
+    }
+
+    /// Waits until the followers have what was written, for [`VISIBILITY_WAIT`] at most, unless the caller turned it
+    /// off. It never fails: what was written is durable whether seen or not.
+    pub async fn wait(&self, token: &str, metadata: &MetadataMap) -> Option<bool> {
+        if metadata
+            .get(WAIT_HEADER)
+            .is_some_and(|value| value == "none")
+        {
+            return None;
+        }
+        let each = self.followers.iter().map(|follower| {
+            let mut follower = follower.clone();
+            let mut request = Request::new(wire::AwaitRequest {
+                consistency_token: token.to_owned(),
+            });
+            request.set_timeout(VISIBILITY_WAIT);
+            async move {
+                matches!(
+                    timeout(VISIBILITY_WAIT, follower.r#await(request)).await,
+                    Ok(Ok(_))
+                )
+            }
+        });
+        Some(join_all(each).await.into_iter().all(|visible| visible))
+    }
+}
+
+/// An answer that says whether what it tells of is visible, if that was waited for.
+pub fn response<T>(message: T, visible: Option<bool>) -> Response<T> {
+    let mut response = Response::new(message);
+    if let Some(visible) = visible {
+        let value = if visible { "true" } else { "false" };
+        response.metadata_mut().insert(
+            VISIBLE_HEADER,
+            tonic::metadata::MetadataValue::from_static(value),
+        );
+    }
+    response
+}

@@ -1,0 +1,427 @@
+//! The hierarchy as facts: what is above what, what it is called, who has which role where.
+//!
+//! One scheme of keys for the service that owns a thing, which writes its facts in the append's own transaction, and
+//! for those that keep a replica, which write the same facts from the same events. So both decide alike.
+
+use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
+use model::{Kind, Principal, Reference, ResourceId, Role, Trn, trn::Last};
+use proto::access::v1 as access;
+use proto::{identity, namespace};
+use sqlx::{PgConnection, PgPool};
+
+/// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
+#[must_use]
+pub fn node_key(id: impl std::fmt::Display) -> String {
+    format!("node/{id}")
+}
+
+/// The key of the group or workspace of a name in a group; at the top, the parent is empty.
+#[must_use]
+pub fn name_key(parent: &str, name: &str) -> String {
+    format!("name/{parent}/{name}")
+}
+
+/// The key of the managed identity of a name in a group.
+#[must_use]
+pub fn identity_name_key(group: &str, name: &str) -> String {
+    format!("identity-name/{group}/{name}")
+}
+
+/// The key of a principal's membership in a group or workspace: `<role>/<membership id>`.
+#[must_use]
+pub fn member_key(namespace: impl std::fmt::Display, principal: &Principal) -> String {
+    format!("member/{namespace}/{principal}")
+}
+
+/// The key of a managed identity's type: `aws`.
+#[must_use]
+pub fn identity_type_key(id: impl std::fmt::Display) -> String {
+    format!("identity-type/{id}")
+}
+
+/// The key that says that a managed identity is assigned to a workspace.
+#[must_use]
+pub fn assignment_key(
+    workspace: impl std::fmt::Display,
+    identity: impl std::fmt::Display,
+) -> String {
+    format!("assignment/{workspace}/{identity}")
+}
+
+/// An event names something in a way that no writer of ours does.
+#[derive(Debug, thiserror::Error)]
+pub enum MalformedEvent {
+    /// The principal is missing or malformed.
+    #[error("the event has no valid principal")]
+    Principal,
+    /// The role is missing.
+    #[error("the event has no role")]
+    Role,
+    /// The configuration is missing.
+    #[error("the event has no configuration")]
+    Configuration,
+}
+
+/// The role of a message.
+pub fn role(role: access::Role) -> Option<Role> {
+    match role {
+        access::Role::Unspecified => None,
+        access::Role::Viewer => Some(Role::Viewer),
+        access::Role::Deployer => Some(Role::Deployer),
+        access::Role::Owner => Some(Role::Owner),
+    }
+}
+
+/// The principal of a message.
+pub fn principal(principal: Option<&access::Principal>) -> Option<Principal> {
+    match principal?.kind.as_ref()? {
+        access::principal::Kind::User(user) => Principal::user(user).ok(),
+    }
+}
+
+fn node(id: &str, parent: &str, name: &str) -> Change {
+    (node_key(id), Some(format!("{parent}/{name}")))
+}
+
+/// The facts that an event of the `namespace` log changes.
+pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, MalformedEvent> {
+    use namespace::v1::Event;
+    let named = |id: &str, parent: &str, name: &str| {
+        vec![
+            node(id, parent, name),
+            (name_key(parent, name), Some(id.to_owned())),
+        ]
+    };
+    let gone = |id: &str, parent: &str, name: &str| {
+        vec![(node_key(id), None), (name_key(parent, name), None)]
+    };
+    let member = |namespace: &str, of: Option<&access::Principal>| {
+        principal(of)
+            .map(|principal| member_key(namespace, &principal))
+            .ok_or(MalformedEvent::Principal)
+    };
+    let holds = |id: &str, held: access::Role| {
+        role(held)
+            .map(|role| Some(format!("{role}/{id}")))
+            .ok_or(MalformedEvent::Role)
+    };
+    Ok(match event {
+        Event::GroupCreated(event) => named(&event.group_id, &event.parent_id, &event.name),
+        // One event for the subtree: what is below loses its way to the top, and so does not exist any more.
+        Event::GroupDeleted(event) => gone(&event.group_id, &event.parent_id, &event.name),
+        Event::WorkspaceCreated(event) => named(&event.workspace_id, &event.group_id, &event.name),
+        Event::WorkspaceDeleted(event) => gone(&event.workspace_id, &event.group_id, &event.name),
+        Event::MembershipCreated(event) => vec![
+            node(&event.membership_id, &event.namespace_id, ""),
+            (
+                member(&event.namespace_id, event.principal.as_ref())?,
+                holds(&event.membership_id, event.role())?,
+            ),
+        ],
+        Event::MembershipUpdated(event) => vec![(
+            member(&event.namespace_id, event.principal.as_ref())?,
+            holds(&event.membership_id, event.role())?,
+        )],
+        Event::MembershipDeleted(event) => vec![
+            (node_key(&event.membership_id), None),
+            (member(&event.namespace_id, event.principal.as_ref())?, None),
+        ],
+    })
+}
+
+/// The facts that an event of the `identity` log changes.
+pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, MalformedEvent> {
+    use identity::v1::Event;
+    Ok(match event {
+        Event::ManagedIdentityCreated(event) => vec![
+            node(&event.managed_identity_id, &event.group_id, &event.name),
+            (
+                identity_name_key(&event.group_id, &event.name),
+                Some(event.managed_identity_id.clone()),
+            ),
+            (
+                identity_type_key(&event.managed_identity_id),
+                Some(identity_type(event.configuration.as_ref())?.to_owned()),
+            ),
+        ],
+        Event::ManagedIdentityUpdated(_) => vec![],
+        Event::ManagedIdentityDeleted(event) => vec![
+            (node_key(&event.managed_identity_id), None),
+            (identity_name_key(&event.group_id, &event.name), None),
+            (identity_type_key(&event.managed_identity_id), None),
+        ],
+        Event::ManagedIdentityAssigned(event) => {
+            vec![(
+                assignment_key(&event.workspace_id, &event.managed_identity_id),
+                Some(String::new()),
+            )]
+        }
+        Event::ManagedIdentityUnassigned(event) => {
+            vec![(
+                assignment_key(&event.workspace_id, &event.managed_identity_id),
+                None,
+            )]
+        }
+    })
+}
+
+/// The word for a managed identity's type.
+pub fn identity_type(
+    configuration: Option<&identity::v1::Configuration>,
+) -> Result<&'static str, MalformedEvent> {
+    use identity::v1::configuration::Type;
+    match configuration.and_then(|configuration| configuration.r#type.as_ref()) {
+        Some(Type::Aws(_)) => Ok("aws"),
+        None => Err(MalformedEvent::Configuration),
+    }
+}
+
+/// The changes as guards of the append that writes the event.
+pub fn sets(changes: Vec<Change>) -> impl Iterator<Item = Guard> {
+    changes
+        .into_iter()
+        .map(|(key, value)| Guard::Set { key, value })
+}
+
+/// The changes that recorded events make, by the log that they are of.
+pub fn changes(log: &str, events: &[RecordedEvent]) -> Result<Vec<Change>, FoldError> {
+    let mut all = Vec::new();
+    for event in events {
+        let inapplicable =
+            |reason: Box<dyn std::error::Error + Send + Sync>| FoldError::Inapplicable {
+                position: event.position,
+                reason,
+            };
+        let (event_type, payload) = (event.event_type.as_str(), event.payload.as_ref());
+        let changes = match log {
+            "namespace" => namespace::v1::Event::decode(event_type, payload)
+                .map_err(|error| inapplicable(error.into()))
+                .and_then(|event| {
+                    namespace_changes(&event).map_err(|error| inapplicable(error.into()))
+                }),
+            "identity" => identity::v1::Event::decode(event_type, payload)
+                .map_err(|error| inapplicable(error.into()))
+                .and_then(|event| {
+                    identity_changes(&event).map_err(|error| inapplicable(error.into()))
+                }),
+            _ => Ok(vec![]),
+        };
+        all.append(&mut changes?);
+    }
+    Ok(all)
+}
+
+/// Keeps a replica of other services' facts.
+pub struct Replica;
+
+impl Fold for Replica {
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        log: &'static str,
+        events: &[RecordedEvent],
+    ) -> Result<(), FoldError> {
+        Ok(eventlog::write_facts(connection, &changes(log, events)?).await?)
+    }
+}
+
+/// A resource that exists, with everything above it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The resource itself first, then what is above it, to the top.
+    pub nodes: Vec<Node>,
+    /// The asking principal's role here: of the nearest membership.
+    pub role: Option<Role>,
+    /// The fact of that membership; none for a role that the configuration gives.
+    pub granted_by: Option<(String, String)>,
+}
+
+/// A resource in a [`Place`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its id.
+    pub id: ResourceId,
+    /// Its name; empty for what has none.
+    pub name: String,
+}
+
+impl Place {
+    /// The resource itself.
+    #[must_use]
+    pub fn id(&self) -> ResourceId {
+        self.nodes[0].id
+    }
+
+    /// The names from the top, joined by `/`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let names: Vec<&str> = self
+            .nodes
+            .iter()
+            .rev()
+            .map(|node| node.name.as_str())
+            .filter(|name| !name.is_empty())
+            .collect();
+        names.join("/")
+    }
+
+    /// The name that people give it.
+    #[must_use]
+    pub fn trn(&self) -> String {
+        match self.id().kind() {
+            kind @ (Kind::Membership | Kind::Job | Kind::SigningKey) => {
+                format!("trn:{kind}:{}/{}", self.path(), self.id())
+            }
+            kind => format!("trn:{kind}:{}", self.path()),
+        }
+    }
+
+    /// Of the group right above, or of the workspace.
+    #[must_use]
+    pub fn parent(&self) -> Option<ResourceId> {
+        self.nodes.get(1).map(|node| node.id)
+    }
+
+    /// Whether the resource is this one or below it.
+    #[must_use]
+    pub fn is_within(&self, id: ResourceId) -> bool {
+        self.nodes.iter().any(|node| node.id == id)
+    }
+
+    /// What must still hold when the append is made: everything from here to the top is where it was, and the
+    /// membership that gives the role still does.
+    #[must_use]
+    pub fn guards(&self) -> Vec<Guard> {
+        let parents = self
+            .nodes
+            .iter()
+            .skip(1)
+            .map(|node| node.id.to_string())
+            .chain([String::new()]);
+        let nodes = self.nodes.iter().zip(parents);
+        let way_up =
+            nodes.map(|(node, parent)| (node_key(node.id), format!("{parent}/{}", node.name)));
+        way_up
+            .chain(self.granted_by.clone())
+            .map(|(key, value)| Guard::Expect {
+                key,
+                value: Some(value),
+            })
+            .collect()
+    }
+}
+
+/// Reads the hierarchy from a service's facts. Cheap to clone.
+#[derive(Clone)]
+pub struct Hierarchy {
+    pool: PgPool,
+}
+
+/// More than the depth of any hierarchy: a loop in the data must not become one of ours.
+const MAX_DEPTH: i32 = 64;
+
+impl Hierarchy {
+    /// The facts of this database.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// The place of a resource, and the principal's role there. `None` if it does not exist.
+    pub async fn locate(
+        &self,
+        id: ResourceId,
+        principal: &Principal,
+    ) -> sqlx::Result<Option<Place>> {
+        let rows = sqlx::query!(
+            r#"WITH RECURSIVE up (id, value, depth) AS (
+                   SELECT $1::text COLLATE "C", value, 0 FROM facts WHERE key = 'node/' || $1
+                   UNION ALL
+                   SELECT split_part(up.value, '/', 1), above.value, depth + 1
+                   FROM up JOIN facts above ON above.key = 'node/' || split_part(up.value, '/', 1)
+                   WHERE depth < $3
+               )
+               SELECT id AS "id!", value AS "value!",
+                      (SELECT member.value FROM facts member WHERE member.key = 'member/' || up.id || '/' || $2) AS member
+               FROM up ORDER BY depth"#,
+            id.to_string(),
+            principal.to_string(),
+            MAX_DEPTH
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let reaches_top = rows.last().is_some_and(|row| row.value.starts_with('/'));
+        if !reaches_top {
+            return Ok(None);
+        }
+        let nearest = rows
+            .iter()
+            .find_map(|row| row.member.clone().map(|member| (&row.id, member)));
+        let role = nearest
+            .as_ref()
+            .and_then(|(_, member)| member.split_once('/')?.0.parse().ok());
+        let granted_by = nearest.map(|(at, member)| (member_key(at, principal), member));
+        let nodes = rows.iter().map(|row| {
+            let name = row.value.split_once('/').map_or("", |(_, name)| name);
+            row.id.parse().map(|id| Node {
+                id,
+                name: name.to_owned(),
+            })
+        });
+        let nodes: Result<Vec<Node>, _> = nodes.collect();
+        nodes
+            .map(|nodes| {
+                Some(Place {
+                    nodes,
+                    role,
+                    granted_by,
+                })
+            })
+            .map_err(|error| sqlx::Error::Decode(error.into()))
+    }
+
+    /// The id of what a request names. `None` if there is no such thing; an id is not looked up.
+    pub async fn resolve(&self, reference: &Reference) -> sqlx::Result<Option<ResourceId>> {
+        match reference {
+            Reference::Id(id) => Ok(Some(*id)),
+            Reference::Trn(Trn {
+                last: Last::Id(id), ..
+            }) => Ok(Some(*id)),
+            Reference::Trn(trn) => self.walk(trn).await,
+        }
+    }
+
+    async fn walk(&self, trn: &Trn) -> sqlx::Result<Option<ResourceId>> {
+        let Last::Name(last) = &trn.last else {
+            return Ok(None);
+        };
+        let names: Vec<String> = trn
+            .parents
+            .iter()
+            .chain([last])
+            .map(ToString::to_string)
+            .collect();
+        let last_prefix = match trn.kind {
+            Kind::ManagedIdentity => "identity-name/",
+            _ => "name/",
+        };
+        let found = sqlx::query_scalar!(
+            r#"WITH RECURSIVE down (id, depth) AS (
+                   SELECT ''::text COLLATE "C", 0
+                   UNION ALL
+                   SELECT below.value, depth + 1
+                   FROM down JOIN facts below ON below.key =
+                       CASE WHEN depth + 1 = cardinality($1::text[]) THEN $2 ELSE 'name/' END
+                       || down.id || '/' || ($1::text[])[depth + 1]
+               )
+               SELECT id AS "id!" FROM down WHERE depth = cardinality($1::text[])"#,
+            &names,
+            last_prefix
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found
+            .and_then(|id| id.parse::<ResourceId>().ok())
+            .filter(|id| id.kind() == trn.kind))
+    }
+}

@@ -1,0 +1,294 @@
+//! What a service is made of around its own rpcs: database, log and relay, followers, access layer, server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventlog::bus::{self, Bus, BusError};
+use eventlog::{EventLog, EventLogRpc, Fold, Follower, LogError, Owner, Progress, Relay};
+use proto::eventlog::v1::consistency_service_server::ConsistencyServiceServer;
+use proto::eventlog::v1::event_log_service_server::EventLogServiceServer;
+use sqlx::PgPool;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authentication::{Authenticator, ClientError, JobTokens};
+use crate::authorization::InvalidContract;
+use crate::channel::{Channel, ServiceToken};
+use crate::consistency::{ConsistencyRpc, Positions, Visibility};
+use crate::health::Health;
+use crate::hierarchy::Hierarchy;
+use crate::layer::AccessLayer;
+use crate::server::{ServeError, Services, serve};
+use crate::settings::Settings;
+use crate::status::chain;
+
+/// Connections of a process to its database.
+const CONNECTIONS: u32 = 16;
+/// How long a request waits for one of them.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
+/// Between attempts to reach the database at the start.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A service that is being put together.
+pub struct Host {
+    settings: Settings,
+    pool: PgPool,
+    bus: Bus,
+    health: Health,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    log: Option<EventLog>,
+    followed: Vec<(&'static str, watch::Receiver<Progress>)>,
+    job_tokens: Option<JobTokens>,
+}
+
+/// The service can't start, or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The database url is none.
+    #[error("the database url can't be used")]
+    DatabaseUrl(#[source] sqlx::Error),
+    /// The database's tables can't be brought up to date.
+    #[error("the database can't be migrated")]
+    Migrate(#[from] MigrateError),
+    /// The log can't be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// NATS can't be used.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The HTTP client can't be made.
+    #[error("the client for OIDC issuers can't be made")]
+    Client(#[from] ClientError),
+    /// A peer's address can't be used.
+    #[error("a peer's address can't be used")]
+    Peer(#[from] tonic::transport::Error),
+    /// A peer's address is missing.
+    #[error("{0} is not set; it must be the gRPC address of that service")]
+    PeerMissing(&'static str),
+    /// The contract can't be enforced.
+    #[error(transparent)]
+    Contract(#[from] InvalidContract),
+    /// The server failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Told to stop while starting.
+    #[error("stopped while starting")]
+    Stopped,
+}
+
+/// Another service, for its log or to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// `namespace`.
+    Namespace,
+    /// `identity`.
+    Identity,
+    /// `issuer`.
+    Issuer,
+    /// `projector`.
+    Projector,
+}
+
+impl Peer {
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Namespace => "THARSIS_NAMESPACE_URL",
+            Self::Identity => "THARSIS_IDENTITY_URL",
+            Self::Issuer => "THARSIS_ISSUER_GRPC_URL",
+            Self::Projector => "THARSIS_PROJECTOR_URL",
+        }
+    }
+
+    /// The name of its log.
+    fn log(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Identity => "identity",
+            Self::Issuer => "issuer",
+            Self::Projector => "projector",
+        }
+    }
+}
+
+impl Host {
+    /// Connects. The database may come later than we: it is waited for. `schema` is where the tables are, if not in
+    /// the database's default one.
+    pub async fn connect(
+        settings: Settings,
+        schema: Option<&str>,
+        own: Option<&Migrator>,
+        stop: CancellationToken,
+    ) -> Result<Self, HostError> {
+        let options: PgConnectOptions = settings
+            .database_url
+            .reveal()
+            .parse()
+            .map_err(HostError::DatabaseUrl)?;
+        let options = match schema {
+            Some(schema) => options.options([("search_path", schema)]),
+            None => options,
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(CONNECTION_PATIENCE)
+            .connect_lazy_with(options);
+        stop.run_until_cancelled(reach(&pool))
+            .await
+            .ok_or(HostError::Stopped)?;
+        if let Some(schema) = schema {
+            // A name of our own, never of a request.
+            let statement = sqlx::AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+            sqlx::query(statement)
+                .execute(&pool)
+                .await
+                .map_err(MigrateError::from)?;
+        }
+        eventlog::migrate(&pool, own).await?;
+        let bus = Bus::connect(bus::Settings {
+            url: settings.nats_url.reveal().to_owned(),
+            credentials: settings.nats_credentials_file.clone(),
+            prefix: settings.nats_prefix.clone(),
+            replicas: settings.nats_replicas,
+        })
+        .await?;
+        let health = Health::new();
+        let tasks = TaskTracker::new();
+        Ok(Self {
+            settings,
+            pool,
+            bus,
+            health,
+            stop,
+            tasks,
+            log: None,
+            followed: vec![],
+            job_tokens: None,
+        })
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Tells when to stop.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Opens the service's own log, and relays it.
+    pub async fn open_log(&mut self, name: &'static str) -> Result<EventLog, HostError> {
+        let log = EventLog::open(name, self.pool.clone()).await?;
+        let relay = Relay::new(log.clone(), self.bus.clone());
+        // A relay that stands still keeps nobody from being served: followers read the log itself. It says so in its
+        // own log lines.
+        self.tasks.spawn(relay.run(self.stop.clone()));
+        self.log = Some(log.clone());
+        Ok(log)
+    }
+
+    /// Follows the log of another service. A follower that halts makes the service unhealthy.
+    pub async fn follow<F: Fold>(
+        &mut self,
+        peer: Peer,
+        fold: Arc<F>,
+    ) -> Result<watch::Receiver<Progress>, HostError> {
+        let log = peer.log();
+        let owner = Owner::new(self.channel(peer)?);
+        let follower = Follower::new(log, self.pool.clone(), self.bus.clone(), owner, fold);
+        let progress = follower.progress();
+        self.tasks.spawn(follower.run(self.stop.clone()));
+        let condition = format!("follower:{log}");
+        self.health.set(&condition, Ok(())).await;
+        let (health, stop, mut watched) =
+            (self.health.clone(), self.stop.clone(), progress.clone());
+        self.tasks.spawn(async move {
+            let halted = watched.wait_for(|progress| progress.halted.is_some());
+            let halt = match stop.run_until_cancelled(halted).await {
+                Some(Ok(progress)) => progress.halted.clone(),
+                Some(Err(_)) | None => None,
+            };
+            if let Some(halt) = halt {
+                health.set(&condition, Err(halt.to_string())).await;
+            }
+        });
+        self.followed.push((log, progress.clone()));
+        Ok(progress)
+    }
+
+    /// A channel to another service.
+    pub fn channel(&self, peer: Peer) -> Result<Channel, HostError> {
+        let missing = || HostError::PeerMissing(peer.variable());
+        let peers = &self.settings.peers;
+        let address = match peer {
+            Peer::Namespace => &peers.namespace,
+            Peer::Identity => &peers.identity,
+            Peer::Issuer => &peers.issuer,
+            Peer::Projector => &peers.projector,
+        };
+        let file = self
+            .settings
+            .service_token_file
+            .clone()
+            .ok_or_else(missing)?;
+        Ok(Channel::to(
+            address.as_ref().ok_or_else(missing)?,
+            ServiceToken::in_file(file),
+        )?)
+    }
+
+    /// The services that see a mutation before it is answered: those of the peers that are configured.
+    #[must_use]
+    pub fn visibility(&self, peers: &[Peer]) -> Visibility {
+        Visibility::new(peers.iter().filter_map(|peer| self.channel(*peer).ok()))
+    }
+
+    /// Accepts the service's own job tokens.
+    pub fn accept_job_tokens(&mut self, tokens: JobTokens) {
+        self.job_tokens = Some(tokens);
+    }
+
+    /// Serves behind the access layer until told to stop, then ends what runs beside.
+    pub async fn serve(self, listener: TcpListener, services: Services) -> Result<(), HostError> {
+        let Settings {
+            issuers,
+            administrators,
+            event_readers,
+            ..
+        } = self.settings;
+        let authenticator = Authenticator::new(issuers, administrators, event_readers)?;
+        let authenticator = match self.job_tokens {
+            Some(tokens) => authenticator.with_job_tokens(tokens),
+            None => authenticator,
+        };
+        let positions = Positions::new(self.log.clone(), self.followed);
+        let layer = AccessLayer::new(authenticator, Hierarchy::new(self.pool.clone()), positions)?;
+        let services = services.with(ConsistencyServiceServer::new(ConsistencyRpc));
+        let services = match self.log {
+            Some(log) => services.with(EventLogServiceServer::new(EventLogRpc::new(log))),
+            None => services,
+        };
+        tracing::info!(address = ?listener.local_addr().ok(), "serving gRPC");
+        let served = serve(listener, services, layer, self.health, self.stop.clone()).await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.pool.close().await;
+        Ok(served?)
+    }
+}
+
+/// Waits until the database answers.
+async fn reach(pool: &PgPool) {
+    while let Err(error) = pool.acquire().await {
+        tracing::warn!(error = chain(&error), "waiting for the database");
+        tokio::time::sleep(RETRY).await;
+    }
+}

@@ -1,0 +1,294 @@
+//! The one layer in front of every rpc: authenticates, waits for the consistency token, authorizes. What it found goes
+//! to the handler as a [`Call`], so a handler can neither forget nor repeat it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use model::Permission;
+use prost_reflect::DynamicMessage;
+use tonic::body::Body;
+use tonic::{Request, Status};
+use tower::{Layer, Service};
+
+use crate::authentication::Authenticator;
+use crate::authorization::{InvalidContract, Rule, field, rules};
+use crate::caller::Caller;
+use crate::consistency::{DEFAULT_WAIT, Positions};
+use crate::hierarchy::{Hierarchy, Place};
+use crate::status;
+use crate::violations::Violations;
+
+/// Bytes of a request.
+const MAX_REQUEST: usize = 1 << 20;
+const TOKEN_FIELD: &str = "consistency_token";
+
+/// What the layer found out about a request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls.
+    pub caller: Caller,
+    /// The resource that the rpc's access option names, if the request names one.
+    pub place: Option<Place>,
+    /// What the rpc needs.
+    pub permission: Permission,
+    /// The rpc: `/tharsis.namespace.v1.GroupService/GetGroup`.
+    pub method: String,
+}
+
+impl Call {
+    /// Of a request that came through the layer.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let call = request.extensions().get::<Self>().cloned();
+        call.ok_or_else(|| Status::internal("the rpc is served without its access layer"))
+    }
+
+    /// The resource that the access option names.
+    pub fn place(&self) -> Result<&Place, Status> {
+        self.place
+            .as_ref()
+            .ok_or_else(|| Status::internal("the rpc's access option names no resource"))
+    }
+}
+
+/// Puts the access layer in front of a service.
+#[derive(Clone)]
+pub struct AccessLayer {
+    gate: Arc<Gate>,
+}
+
+struct Gate {
+    rules: HashMap<String, Arc<Rule>>,
+    authenticator: Authenticator,
+    hierarchy: Hierarchy,
+    positions: Positions,
+}
+
+impl AccessLayer {
+    /// Fails if the contract can't be enforced.
+    pub fn new(
+        authenticator: Authenticator,
+        hierarchy: Hierarchy,
+        positions: Positions,
+    ) -> Result<Self, InvalidContract> {
+        Ok(Self {
+            gate: Arc::new(Gate {
+                rules: rules()?,
+                authenticator,
+                hierarchy,
+                positions,
+            }),
+        })
+    }
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = Access<S>;
+
+    fn layer(&self, inner: S) -> Access<S> {
+        Access {
+            gate: Arc::clone(&self.gate),
+            inner,
+        }
+    }
+}
+
+/// A service behind the access layer.
+#[derive(Clone)]
+pub struct Access<S> {
+    gate: Arc<Gate>,
+    inner: S,
+}
+
+impl<S> Service<http::Request<Body>> for Access<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // Health and reflection are for everyone; whatever else is not in the contract does not exist.
+        if !request.uri().path().starts_with("/tharsis.") {
+            return Box::pin(self.inner.call(request));
+        }
+        let gate = Arc::clone(&self.gate);
+        let clone = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, clone);
+        Box::pin(async move {
+            match gate.admit(request).await {
+                Ok(request) => ready.call(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+impl Gate {
+    async fn admit(&self, request: http::Request<Body>) -> Result<http::Request<Body>, Status> {
+        let path = request.uri().path().to_owned();
+        let rule = self
+            .rules
+            .get(&path)
+            .ok_or_else(|| Status::unimplemented(format!("there is no rpc {path}")))?;
+        let caller = self
+            .authenticator
+            .authenticate(request.headers())
+            .await
+            .map_err(Status::from)?;
+        let patience = deadline(request.headers());
+        let (mut parts, body) = request.into_parts();
+        let body = Limited::new(body, MAX_REQUEST)
+            .collect()
+            .await
+            .map_err(|_| {
+                status::resource_exhausted(
+                    "REQUEST_TOO_LARGE",
+                    "the request exceeds 1 MiB or broke off",
+                )
+            })?
+            .to_bytes();
+        let message = DynamicMessage::decode(rule.input.clone(), unframed(&body)?)
+            .map_err(|_| Status::invalid_argument("the request is not a message of its type"))?;
+        if rule.input.get_field_by_name(TOKEN_FIELD).is_some() {
+            self.reach(&field(&message, TOKEN_FIELD), patience).await?;
+        }
+        let place = rule
+            .authorize(&caller, &self.hierarchy, Some(&message))
+            .await?;
+        parts.extensions.insert(Call {
+            caller,
+            place,
+            permission: rule.permission,
+            method: path,
+        });
+        Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
+    }
+
+    async fn reach(&self, token: &str, patience: Duration) -> Result<(), Status> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        let token = token
+            .parse()
+            .map_err(|error| Violations::of(TOKEN_FIELD, error).into_status())?;
+        Ok(self.positions.reach(&token, patience).await?)
+    }
+}
+
+/// The message in the frame of a unary request
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: flag, length, message).
+fn unframed(body: &Bytes) -> Result<Bytes, Status> {
+    let (Some(flag), Some(length)) = (body.first(), body.get(1..5)) else {
+        return Err(Status::invalid_argument("the request has no message"));
+    };
+    if *flag != 0 {
+        return Err(Status::unimplemented("requests must not be compressed"));
+    }
+    let length = length
+        .iter()
+        .fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+    let message = body.slice(5..);
+    if message.len() == length {
+        Ok(message)
+    } else {
+        Err(Status::invalid_argument("the request must be one message"))
+    }
+}
+
+/// How long the caller waits, by its `grpc-timeout`, less what the answer takes to get there.
+fn deadline(headers: &http::HeaderMap) -> Duration {
+    let given = headers
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| {
+            let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+            let count: u64 = digits.parse().ok()?;
+            Some(match unit {
+                "H" => Duration::from_secs(count.saturating_mul(3_600)),
+                "M" => Duration::from_secs(count.saturating_mul(60)),
+                "S" => Duration::from_secs(count),
+                "m" => Duration::from_millis(count),
+                "u" => Duration::from_micros(count),
+                "n" => Duration::from_nanos(count),
+                _ => return None,
+            })
+        });
+    given.map_or(DEFAULT_WAIT, |given| {
+        given.mul_f64(0.9).min(DEFAULT_WAIT * 12)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines() {
+        let with = |value: &'static str| {
+            deadline(
+                &[("grpc-timeout", value)]
+                    .into_iter()
+                    .map(|(name, value)| {
+                        (
+                            http::HeaderName::from_static(name),
+                            http::HeaderValue::from_static(value),
+                        )
+                    })
+                    .collect(),
+            )
+        };
+        assert_eq!(with("1S"), Duration::from_millis(900));
+        assert_eq!(with("100m"), Duration::from_millis(90));
+        assert_eq!(with("99999999H"), DEFAULT_WAIT * 12);
+        for odd in ["", "S", "1", "1x", "é"] {
+            let value = http::HeaderValue::from_bytes(odd.as_bytes()).expect("a header");
+            assert_eq!(
+                deadline(
+                    &[(http::HeaderName::from_static("grpc-timeout"), value)]
+                        .into_iter()
+                        .collect()
+                ),
+                DEFAULT_WAIT
+            );
+        }
+    }
+
+    #[test]
+    fn frames() {
+        assert_eq!(
+            unframed(&Bytes::from_static(b"\0\0\0\0\x02ab")).ok(),
+            Some(Bytes::from_static(b"ab"))
+        );
+        for bad in [
+            &b""[..],
+            b"\0\0\0",
+            b"\x01\0\0\0\0",
+            b"\0\0\0\0\x02a",
+            b"\0\0\0\0\x01a\0\0\0\0\0",
+        ] {
+            assert!(unframed(&Bytes::copy_from_slice(bad)).is_err());
+        }
+    }
+
+    #[test]
+    fn every_rpc_has_a_rule() {
+        let rules = rules().expect("the contract is enforceable");
+        assert!(rules.contains_key("/tharsis.issuer.v1.CredentialService/IssueCredential"));
+    }
+}

@@ -1,0 +1,25 @@
+//! What every gRPC server of ours needs around its own rpcs: settings, authentication, authorization, error details,
+//! health, reflection, drain, telemetry. Nothing here knows a service's own rules.
+
+pub mod aggregate;
+pub mod authentication;
+pub mod authorization;
+pub mod caller;
+pub mod channel;
+pub mod clock;
+pub mod command;
+pub mod consistency;
+pub mod health;
+pub mod hierarchy;
+pub mod host;
+pub mod layer;
+pub mod request;
+pub mod rpc;
+pub mod server;
+pub mod settings;
+pub mod shutdown;
+pub mod status;
+pub mod telemetry;
+pub mod violations;
+
+pub use settings::Settings;

@@ -1,0 +1,192 @@
+//! What surrounds every rpc, whatever it does: its deadline, and the one line that the log has about it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::request::traceparent_of;
+use crate::status;
+
+/// How long an rpc may take whose caller gave no deadline, or a longer one.
+pub const MAX_DURATION: Duration = Duration::from_mins(1);
+
+/// Gives rpcs their deadline and logs them.
+#[derive(Clone, Copy, Debug)]
+pub struct RpcLayer;
+
+/// A service whose rpcs have a deadline and are logged.
+#[derive(Clone, Debug)]
+pub struct Rpc<S>(S);
+
+impl<S> Layer<S> for RpcLayer {
+    type Service = Rpc<S>;
+
+    fn layer(&self, inner: S) -> Rpc<S> {
+        Rpc(inner)
+    }
+}
+
+impl<S> Service<http::Request<Body>> for Rpc<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = request.uri().path().to_owned();
+        let trace = traceparent_of(request.headers())
+            .and_then(|text| text.get(3..35))
+            .unwrap_or_default();
+        let span = tracing::info_span!("rpc", method, trace);
+        let patience = deadline(request.headers())
+            .unwrap_or(MAX_DURATION)
+            .min(MAX_DURATION);
+        let mut line = Line {
+            method,
+            started: Instant::now(),
+            code: None,
+        };
+        let response = span.in_scope(|| self.0.call(request));
+        // tonic's own timeout, a little later, would answer CANCELLED.
+        let response = async move {
+            let response = match timeout(patience, response).await {
+                Ok(Ok(response)) => response,
+                Err(_) => late().into_http(),
+            };
+            line.see(response.headers());
+            Ok(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        line.see(trailers);
+                    }
+                    frame
+                }))
+            }))
+        };
+        Box::pin(response.instrument(span))
+    }
+}
+
+fn late() -> tonic::Status {
+    let message = "the rpc took longer than its deadline; what it changes may have been changed: look, or repeat it with \
+                   the same request_id";
+    status::deadline_exceeded("DEADLINE_EXCEEDED", message)
+}
+
+/// How long the caller waits, by its `grpc-timeout`
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: at most 8 digits and a unit).
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u64 = digits.parse().ok().filter(|_| plain)?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3_600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+/// The line about an rpc, written when the rpc is over, however it ends.
+struct Line {
+    method: String,
+    started: Instant,
+    code: Option<Code>,
+}
+
+impl Line {
+    fn see(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get("grpc-status") {
+            self.code = Some(Code::from_bytes(code.as_bytes()));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // Dropped before there was a status: the caller went away.
+        let code = self.code.unwrap_or(Code::Cancelled);
+        let (method, milliseconds) = (&self.method, self.started.elapsed().as_secs_f64() * 1e3);
+        match code {
+            Code::Internal | Code::Unknown | Code::DataLoss => {
+                tracing::error!(method, ?code, milliseconds, "rpc");
+            }
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
+                tracing::warn!(method, ?code, milliseconds, "rpc");
+            }
+            Code::Ok | Code::Cancelled => tracing::debug!(method, ?code, milliseconds, "rpc"),
+            _ => tracing::info!(method, ?code, milliseconds, "rpc"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tower::{ServiceExt as _, service_fn};
+
+    #[tokio::test]
+    async fn an_rpc_past_its_deadline_is_answered() {
+        let never = service_fn(|_: http::Request<Body>| {
+            std::future::pending::<Result<http::Response<Body>, Infallible>>()
+        });
+        let request = http::Request::builder()
+            .uri("/tharsis.x/Y")
+            .header("grpc-timeout", "1m")
+            .body(Body::empty());
+        let Ok(response) = RpcLayer
+            .layer(never)
+            .oneshot(request.expect("a request"))
+            .await;
+        let status = tonic::Status::from_header_map(response.headers()).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn deadlines() {
+        let with = |value: &[u8]| {
+            let value = http::HeaderValue::from_bytes(value).expect("a header");
+            deadline(
+                &[(http::HeaderName::from_static("grpc-timeout"), value)]
+                    .into_iter()
+                    .collect(),
+            )
+        };
+        assert_eq!(with(b"1S"), Some(Duration::from_secs(1)));
+        assert_eq!(with(b"99999999H"), Some(Duration::from_hours(99_999_999)));
+        assert_eq!(with(b"20m"), Some(Duration::from_millis(20)));
+        for odd in [
+            &b""[..],
+            b"S",
+            b"1",
+            b"1x",
+            b"-1S",
+            b"+1S",
+            b"123456789S",
+            "1é".as_bytes(),
+        ] {
+            assert_eq!(with(odd), None, "{odd:?}");
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! Configuration from the environment, read in whole before anything binds. What is wrong is reported all at once.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use http::Uri;
+use model::Principal;
+use tracing_subscriber::EnvFilter;
+
+use crate::authentication::Issuer;
+
+/// What every service is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `THARSIS_GRPC_LISTEN`.
+    pub grpc_listen: SocketAddr,
+    /// `THARSIS_DATABASE_URL`.
+    pub database_url: Secret,
+    /// `THARSIS_NATS_URL`; it may hold a password.
+    pub nats_url: Secret,
+    /// `THARSIS_NATS_CREDENTIALS_FILE`, where the servers ask for one.
+    pub nats_credentials_file: Option<PathBuf>,
+    /// `THARSIS_NATS_PREFIX`: the first word of subjects and stream names, where several sets share a NATS.
+    pub nats_prefix: String,
+    /// `THARSIS_NATS_REPLICAS`: copies of each stream in a cluster.
+    pub nats_replicas: usize,
+    /// `THARSIS_OIDC_ISSUERS`: whose tokens are taken.
+    pub issuers: Vec<Issuer>,
+    /// `THARSIS_ADMINISTRATORS`.
+    pub administrators: BTreeSet<Principal>,
+    /// `THARSIS_EVENT_READERS`.
+    pub event_readers: BTreeSet<Principal>,
+    /// `THARSIS_SERVICE_TOKEN_FILE`; set wherever a peer's address is.
+    pub service_token_file: Option<PathBuf>,
+    /// The other services.
+    pub peers: Peers,
+    /// `THARSIS_LOG` and `THARSIS_LOG_FORMAT`.
+    pub log: LogSettings,
+}
+
+/// The gRPC addresses of the services.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    /// `THARSIS_NAMESPACE_URL`.
+    pub namespace: Option<Uri>,
+    /// `THARSIS_IDENTITY_URL`.
+    pub identity: Option<Uri>,
+    /// `THARSIS_ISSUER_GRPC_URL`.
+    pub issuer: Option<Uri>,
+    /// `THARSIS_PROJECTOR_URL`.
+    pub projector: Option<Uri>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A filter as `tracing_subscriber::EnvFilter` reads it.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Settings {
+    /// Reads what every service is told. `None` if something is wrong with it, which is then noted.
+    pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        let grpc_listen = environment.required(
+            "THARSIS_GRPC_LISTEN",
+            "an address and port, such as 127.0.0.1:7101",
+            str::parse,
+        );
+        let database_url = environment.secret(
+            "THARSIS_DATABASE_URL",
+            "postgres://user@host:port/database",
+            |url| url.starts_with("postgres://") || url.starts_with("postgresql://"),
+        );
+        let nats_url = environment.secret(
+            "THARSIS_NATS_URL",
+            "nats://host:port or tls://host:port",
+            |url| url.starts_with("nats://") || url.starts_with("tls://"),
+        );
+        let nats_credentials_file = environment.optional(
+            "THARSIS_NATS_CREDENTIALS_FILE",
+            "the path of a .creds file",
+            path,
+        );
+        let nats_prefix = environment.or(
+            "THARSIS_NATS_PREFIX",
+            "one word of lowercase letters, digits and _",
+            subject_word,
+            || "tharsis".to_owned(),
+        );
+        let nats_replicas = environment.or("THARSIS_NATS_REPLICAS", "1, 3 or 5", replicas, || 1);
+        let issuers =
+            environment.required("THARSIS_OIDC_ISSUERS", Issuer::SETTING, Issuer::parse_all);
+        let administrators = environment.or(
+            "THARSIS_ADMINISTRATORS",
+            PRINCIPALS,
+            principals,
+            BTreeSet::new,
+        );
+        let event_readers = environment.or(
+            "THARSIS_EVENT_READERS",
+            PRINCIPALS,
+            principals,
+            BTreeSet::new,
+        );
+        let peers = Peers::read(environment);
+        let service_token_file = service_token_file(environment, peers.as_ref());
+        let log = LogSettings::read(environment);
+        Some(Self {
+            grpc_listen: grpc_listen?,
+            database_url: database_url?,
+            nats_url: nats_url?,
+            nats_credentials_file: nats_credentials_file?,
+            nats_prefix: nats_prefix?,
+            nats_replicas: nats_replicas?,
+            issuers: issuers?,
+            administrators: administrators?,
+            event_readers: event_readers?,
+            service_token_file: service_token_file?,
+            peers: peers?,
+            log: log?,
+        })
+    }
+}
+
+impl Peers {
+    fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        let mut peer = |variable| environment.optional(variable, "http(s)://host:port", address);
+        let namespace = peer("THARSIS_NAMESPACE_URL");
+        let identity = peer("THARSIS_IDENTITY_URL");
+        let issuer = peer("THARSIS_ISSUER_GRPC_URL");
+        let projector = peer("THARSIS_PROJECTOR_URL");
+        Some(Self {
+            namespace: namespace?,
+            identity: identity?,
+            issuer: issuer?,
+            projector: projector?,
+        })
+    }
+
+    fn any(&self) -> bool {
+        [
+            &self.namespace,
+            &self.identity,
+            &self.issuer,
+            &self.projector,
+        ]
+        .into_iter()
+        .any(Option::is_some)
+    }
+}
+
+impl LogSettings {
+    fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        let filter = environment.or(
+            "THARSIS_LOG",
+            "a tracing filter, such as info,edge=debug",
+            filter,
+            || "info".to_owned(),
+        );
+        let format = environment.or("THARSIS_LOG_FORMAT", "text or json", log_format, || {
+            LogFormat::Text
+        });
+        Some(Self {
+            filter: filter?,
+            format: format?,
+        })
+    }
+}
+
+const PRINCIPALS: &str = "a comma-separated list of <issuer name>/<subject>";
+
+fn principals(text: &str) -> Result<BTreeSet<Principal>, model::principal::InvalidPrincipal> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(Principal::user)
+        .collect()
+}
+
+fn address(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| error.to_string())?;
+    match (
+        uri.scheme_str(),
+        uri.authority(),
+        uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+    ) {
+        (Some("http" | "https"), Some(_), None | Some("/")) => Ok(uri),
+        _ => Err("not the address of a gRPC service".to_owned()),
+    }
+}
+
+#[expect(clippy::option_option, reason = "wrong and absent are told apart")]
+fn service_token_file(
+    environment: &mut Environment<'_>,
+    peers: Option<&Peers>,
+) -> Option<Option<PathBuf>> {
+    let allowed = "the path of a file with this service's bearer token";
+    if peers.is_some_and(Peers::any) {
+        environment
+            .required("THARSIS_SERVICE_TOKEN_FILE", allowed, path)
+            .map(Some)
+    } else {
+        environment.optional("THARSIS_SERVICE_TOKEN_FILE", allowed, path)
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    text.parse()
+}
+
+fn subject_word(text: &str) -> Result<String, &'static str> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("not a plain word")
+    }
+}
+
+fn replicas(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|count| [1, 3, 5].contains(count))
+        .ok_or("not a number of replicas")
+}
+
+fn filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    EnvFilter::builder().parse(text).map(|_| text.to_owned())
+}
+
+fn log_format(text: &str) -> Result<LogFormat, &'static str> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("not a format"),
+    }
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value. It must not reach a log or an answer.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Variables, and what is wrong with those that were read.
+pub struct Environment<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<Problem>,
+}
+
+/// What is wrong with a variable.
+#[derive(Debug, PartialEq, Eq)]
+struct Problem {
+    variable: &'static str,
+    found: Found,
+    allowed: &'static str,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Hidden,
+    Text { text: String, why: String },
+}
+
+/// The configuration is wrong. Says so for each variable.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct InvalidSettings(Vec<Problem>);
+
+/// Reads the configuration with `build`, from the process's environment.
+pub fn from_process<T>(
+    build: impl FnOnce(&mut Environment<'_>) -> Option<T>,
+) -> Result<T, InvalidSettings> {
+    from(
+        &|variable| Some(std::env::var_os(variable)?.to_string_lossy().into_owned()),
+        build,
+    )
+}
+
+/// Reads the configuration with `build`, which notes what is wrong and answers `None` only then. It should read every
+/// variable before it gives up, so that all problems are reported at once.
+pub fn from<T>(
+    lookup: &dyn Fn(&str) -> Option<String>,
+    build: impl FnOnce(&mut Environment<'_>) -> Option<T>,
+) -> Result<T, InvalidSettings> {
+    let mut environment = Environment {
+        lookup,
+        problems: Vec::new(),
+    };
+    match build(&mut environment) {
+        Some(settings) if environment.problems.is_empty() => Ok(settings),
+        Some(_) | None => Err(InvalidSettings(environment.problems)),
+    }
+}
+
+impl Environment<'_> {
+    /// A variable that must be set.
+    pub fn required<T, E: Display>(
+        &mut self,
+        variable: &'static str,
+        allowed: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let found = self.optional(variable, allowed, parse)?;
+        if found.is_none() {
+            self.problems.push(Problem {
+                variable,
+                found: Found::Nothing,
+                allowed,
+            });
+        }
+        found
+    }
+
+    /// A variable that may be left out. `None` if it is wrong, `Some(None)` if it is not set or empty.
+    pub fn optional<T, E: Display>(
+        &mut self,
+        variable: &'static str,
+        allowed: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Option<T>> {
+        let Some(text) = self.look_up(variable) else {
+            return Some(None);
+        };
+        match parse(&text) {
+            Ok(value) => Some(Some(value)),
+            Err(error) => {
+                let found = Found::Text {
+                    text,
+                    why: error.to_string(),
+                };
+                self.problems.push(Problem {
+                    variable,
+                    found,
+                    allowed,
+                });
+                None
+            }
+        }
+    }
+
+    /// A variable with a default.
+    pub fn or<T, E: Display>(
+        &mut self,
+        variable: &'static str,
+        allowed: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+        default: impl FnOnce() -> T,
+    ) -> Option<T> {
+        self.optional(variable, allowed, parse)
+            .map(|found| found.unwrap_or_else(default))
+    }
+
+    /// A variable that must be set and is never printed.
+    pub fn secret(
+        &mut self,
+        variable: &'static str,
+        allowed: &'static str,
+        valid: impl FnOnce(&str) -> bool,
+    ) -> Option<Secret> {
+        let found = match self.look_up(variable) {
+            Some(text) if valid(&text) => return Some(Secret(text)),
+            Some(_) => Found::Hidden,
+            None => Found::Nothing,
+        };
+        self.problems.push(Problem {
+            variable,
+            found,
+            allowed,
+        });
+        None
+    }
+
+    fn look_up(&self, variable: &str) -> Option<String> {
+        (self.lookup)(variable).filter(|text| !text.is_empty())
+    }
+}
+
+impl Display for InvalidSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is wrong:")?;
+        for Problem {
+            variable,
+            found,
+            allowed,
+        } in &self.0
+        {
+            match found {
+                Found::Nothing => write!(f, "\n  {variable} is not set")?,
+                Found::Hidden => write!(f, "\n  {variable} is set to something else (not shown)")?,
+                Found::Text { text, why } => write!(f, "\n  {variable} is {text:?}: {why}")?,
+            }
+            write!(f, "; it must be {allowed}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[(&str, &str)] = &[
+        ("THARSIS_GRPC_LISTEN", "127.0.0.1:7101"),
+        ("THARSIS_DATABASE_URL", "postgres://u:hunter2@h/d"),
+        ("THARSIS_NATS_URL", "nats://127.0.0.1:7107"),
+        (
+            "THARSIS_OIDC_ISSUERS",
+            r#"[{"name":"dev","url":"http://127.0.0.1:7100","audience":"tharsis"}]"#,
+        ),
+        ("THARSIS_ADMINISTRATORS", "dev/admin, dev/root"),
+        ("THARSIS_PROJECTOR_URL", "http://127.0.0.1:7104"),
+        ("THARSIS_SERVICE_TOKEN_FILE", "/run/token"),
+    ];
+
+    fn read(changes: &[(&str, &str)]) -> Result<Settings, InvalidSettings> {
+        let lookup = |variable: &str| {
+            let find = |pairs: &[(&str, &str)]| {
+                pairs
+                    .iter()
+                    .find(|(name, _)| *name == variable)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            find(changes).or_else(|| find(GOOD))
+        };
+        from(&lookup, Settings::read)
+    }
+
+    #[test]
+    fn good_settings() {
+        let settings = read(&[]).expect("valid");
+        assert_eq!(settings.database_url.reveal(), "postgres://u:hunter2@h/d");
+        assert_eq!(settings.administrators.len(), 2);
+        assert_eq!(
+            settings.log,
+            LogSettings {
+                filter: "info".into(),
+                format: LogFormat::Text
+            }
+        );
+        assert!(settings.peers.projector.is_some() && settings.peers.identity.is_none());
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once_and_secrets_never() {
+        let error = read(&[
+            ("THARSIS_GRPC_LISTEN", "7101"),
+            ("THARSIS_DATABASE_URL", "mysql://u:hunter2@h/d"),
+            ("THARSIS_NATS_URL", ""),
+            ("THARSIS_ADMINISTRATORS", "admin"),
+            ("THARSIS_IDENTITY_URL", "127.0.0.1:7102"),
+            ("THARSIS_LOG_FORMAT", "xml"),
+            ("THARSIS_SERVICE_TOKEN_FILE", ""),
+        ])
+        .expect_err("invalid")
+        .to_string();
+        for part in [
+            "THARSIS_GRPC_LISTEN is \"7101\"",
+            "THARSIS_DATABASE_URL is set to something else (not shown); it must be postgres://",
+            "THARSIS_NATS_URL is not set",
+            "THARSIS_ADMINISTRATORS is \"admin\"",
+            "THARSIS_IDENTITY_URL is \"127.0.0.1:7102\"",
+            "THARSIS_LOG_FORMAT is \"xml\": not a format; it must be text or json",
+        ] {
+            assert!(error.contains(part), "{part} is missing in {error}");
+        }
+        assert!(!error.contains("hunter2"));
+    }
+
+    #[test]
+    fn a_peer_needs_a_token() {
+        let error = read(&[("THARSIS_SERVICE_TOKEN_FILE", "")])
+            .expect_err("invalid")
+            .to_string();
+        assert!(
+            error.contains("THARSIS_SERVICE_TOKEN_FILE is not set"),
+            "{error}"
+        );
+        assert!(
+            read(&[
+                ("THARSIS_SERVICE_TOKEN_FILE", ""),
+                ("THARSIS_PROJECTOR_URL", "")
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn bad_issuers() {
+        for bad in [
+            "dev",
+            "[]",
+            r#"[{"name":"Dev","url":"http://h","audience":"a"}]"#,
+            r#"[{"name":"dev","url":"ftp://h","audience":"a"}]"#,
+            r#"[{"name":"dev","url":"http://h?x","audience":"a"}]"#,
+            r#"[{"name":"dev","url":"http://h","audience":""}]"#,
+            r#"[{"name":"dev","url":"http://h","audience":"a","extra":1}]"#,
+            r#"[{"name":"dev","url":"http://h","audience":"a"},{"name":"dev","url":"http://i","audience":"a"}]"#,
+            r#"[{"name":"dev","url":"http://h","audience":"a"},{"name":"b","url":"http://h","audience":"a"}]"#,
+        ] {
+            assert!(read(&[("THARSIS_OIDC_ISSUERS", bad)]).is_err(), "{bad}");
+        }
+    }
+}

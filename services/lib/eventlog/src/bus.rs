@@ -1,0 +1,237 @@
+//! The connection to NATS, and how an event looks on it: CloudEvents, binary mode
+//! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::{self};
+use async_nats::{Client, HeaderMap};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::event::{Metadata, RecordedEvent};
+
+/// 2.9 ignores `filter_subjects` silently, and 2.10 before this one loses expected-sequence checks in clusters.
+const OLDEST_SERVER: (u32, u32, u32) = (2, 10, 23);
+
+/// Where the bus is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `nats://host:4222`, several separated by commas.
+    pub url: String,
+    /// A `.creds` file, where the servers ask for one.
+    pub credentials: Option<PathBuf>,
+    /// The first word of every subject, and the start of every stream's name: `tharsis`.
+    pub prefix: String,
+    /// Copies of each stream in the cluster.
+    pub replicas: usize,
+}
+
+/// A connection to the bus. Cheap to clone.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) client: Client,
+    settings: Settings,
+}
+
+/// Why the bus can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The credentials can't be read.
+    #[error("the NATS credentials file can't be read")]
+    Credentials(#[source] std::io::Error),
+    /// The url is no address.
+    #[error("the NATS url can't be used")]
+    Address(#[source] async_nats::ConnectError),
+    /// There is no connection at the moment.
+    #[error("NATS is not connected")]
+    Disconnected,
+    /// The server is too old.
+    #[error("nats-server {0} is too old: 2.10.23 or newer is needed")]
+    TooOld(String),
+    /// The server refused, or did not answer.
+    #[error("JetStream failed")]
+    JetStream(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl BusError {
+    pub(crate) fn jetstream(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::JetStream(error.into())
+    }
+}
+
+impl Bus {
+    /// Begins to connect, and goes on trying for ever: NATS may come later than we, and go and come back.
+    pub async fn connect(settings: Settings) -> Result<Self, BusError> {
+        let mut options = async_nats::ConnectOptions::new()
+            .name("tharsis")
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis((50 << attempts.min(5)).min(1_000))
+            });
+        if let Some(path) = &settings.credentials {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(BusError::Credentials)?;
+        }
+        let client = options
+            .connect(&settings.url)
+            .await
+            .map_err(BusError::Address)?;
+        Ok(Self { client, settings })
+    }
+
+    /// Ready for use: connected, and the server not too old.
+    pub(crate) fn jetstream(&self) -> Result<jetstream::Context, BusError> {
+        if self.client.connection_state() != async_nats::connection::State::Connected {
+            return Err(BusError::Disconnected);
+        }
+        let version = self.client.server_info().version;
+        if parse_version(&version).is_none_or(|version| version < OLDEST_SERVER) {
+            return Err(BusError::TooOld(version));
+        }
+        Ok(jetstream::context::ContextBuilder::new()
+            .timeout(Duration::from_secs(2))
+            .ack_timeout(Duration::from_secs(2))
+            .max_ack_inflight(8_192)
+            .backpressure_on_inflight(true)
+            .build(self.client.clone()))
+    }
+
+    /// The stream of a log.
+    pub(crate) fn stream_name(&self, log: &str) -> String {
+        format!("{}_{log}", self.settings.prefix).to_ascii_uppercase()
+    }
+
+    pub(crate) fn stream_config(&self, log: &str) -> Config {
+        Config {
+            name: self.stream_name(log),
+            description: Some(format!("The event log of {log}: sequence == position")),
+            subjects: vec![format!("{}.{log}.>", self.settings.prefix)],
+            storage: StorageType::File,
+            num_replicas: self.settings.replicas,
+            deny_delete: true,
+            allow_direct: true,
+            ..Config::default()
+        }
+    }
+
+    /// `tharsis.<service>.<aggregate>.<id>.<EventName>`.
+    pub(crate) fn subject(&self, log: &str, event: &RecordedEvent) -> String {
+        let name = event
+            .event_type
+            .rsplit('.')
+            .next()
+            .unwrap_or(&event.event_type);
+        format!(
+            "{}.{log}.{}.{name}",
+            self.settings.prefix,
+            event.stream_id.replacen('/', ".", 1)
+        )
+    }
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut numbers = text.split(['.', '-', '+']).map(str::parse);
+    Some((
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+        numbers.next()?.ok()?,
+    ))
+}
+
+/// What the CloudEvents bindings have percent-encoded: all but printable ASCII, and space, `"` and `%` too.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// The headers of an event.
+pub(crate) fn headers(log: &str, epoch: Uuid, event: &RecordedEvent) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut insert = |name: &'static str, value: &str| {
+        headers.insert(name, utf8_percent_encode(value, ENCODED).to_string());
+    };
+    insert("ce-specversion", "1.0");
+    insert("ce-id", &event.id.to_string());
+    insert("ce-source", &format!("urn:tharsis:{log}"));
+    insert("ce-type", &event.event_type);
+    insert("ce-subject", &event.stream_id);
+    insert(
+        "ce-time",
+        &event.recorded_at.format(&Rfc3339).unwrap_or_default(),
+    );
+    insert("ce-position", &event.position.to_string());
+    insert("ce-epoch", &epoch.to_string());
+    insert("ce-streamversion", &event.version.to_string());
+    insert("ce-actor", &event.metadata.actor);
+    if let Some(traceparent) = &event.metadata.traceparent {
+        insert("ce-traceparent", traceparent);
+    }
+    insert("content-type", "application/protobuf");
+    insert("Nats-Msg-Id", &event.id.to_string());
+    headers
+}
+
+/// Reads an event off the bus. `None` if the message is not one of a relay: the owner's log then says what stands there.
+pub(crate) fn read(headers: &HeaderMap, payload: bytes::Bytes) -> Option<(Uuid, RecordedEvent)> {
+    let get = |name: &str| {
+        let value = headers.get(name)?.as_str();
+        percent_decode_str(value)
+            .decode_utf8()
+            .ok()
+            .map(std::borrow::Cow::into_owned)
+    };
+    let event = RecordedEvent {
+        position: get("ce-position")?.parse().ok()?,
+        stream_id: get("ce-subject")?,
+        version: get("ce-streamversion")?.parse().ok()?,
+        id: get("ce-id")?.parse().ok()?,
+        event_type: get("ce-type")?,
+        payload,
+        metadata: Metadata {
+            actor: get("ce-actor")?,
+            traceparent: get("ce-traceparent"),
+        },
+        recorded_at: OffsetDateTime::parse(&get("ce-time")?, &Rfc3339).ok()?,
+    };
+    Some((get("ce-epoch")?.parse().ok()?, event))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(parse_version("2.9.10") < Some(OLDEST_SERVER));
+        assert!(parse_version("2.10.23") == Some(OLDEST_SERVER));
+        assert!(parse_version("2.15.1-preview.2") > Some(OLDEST_SERVER));
+        assert_eq!(parse_version("unknown"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_reads_back_from_its_headers(
+            position in 1u64.., version in 1u64.., id: u128, epoch: u128, actor in "\\PC{0,40}",
+            seconds in 0i64..4_000_000_000, payload: Vec<u8>,
+        ) {
+            let event = RecordedEvent {
+                position,
+                stream_id: "group/grp_1".to_owned(),
+                version,
+                id: Uuid::from_u128(id),
+                event_type: "tharsis.namespace.v1.GroupCreated".to_owned(),
+                payload: payload.into(),
+                metadata: Metadata { actor, traceparent: None },
+                recorded_at: OffsetDateTime::from_unix_timestamp(seconds).expect("in range"),
+            };
+            let epoch = Uuid::from_u128(epoch);
+            let headers = headers("namespace", epoch, &event);
+            prop_assert_eq!(read(&headers, event.payload.clone()), Some((epoch, event)));
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Facts: small keyed values that commands decide on, kept under the head lock.
+
+use std::collections::HashMap;
+
+use sqlx::{PgConnection, PgPool};
+
+/// A change of one fact. `None` takes it away.
+pub type Change = (String, Option<String>);
+
+/// Facts as they were at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts(HashMap<String, String>);
+
+impl Facts {
+    /// Reads those of the keys that there are.
+    pub async fn read(pool: &PgPool, keys: &[String]) -> Result<Self, sqlx::Error> {
+        let rows = sqlx::query!("SELECT key, value FROM facts WHERE key = ANY($1)", keys)
+            .fetch_all(pool)
+            .await?;
+        Ok(rows.into_iter().map(|row| (row.key, row.value)).collect())
+    }
+
+    /// The fact's value.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+}
+
+impl FromIterator<(String, String)> for Facts {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(facts: I) -> Self {
+        Self(facts.into_iter().collect())
+    }
+}
+
+/// Writes facts that replicate another log's, in the transaction that moves the checkpoint. Takes the head row, so
+/// that an append sees either all of it or none; of two changes of one key the later holds.
+pub async fn write(connection: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT position FROM log_head FOR UPDATE")
+        .fetch_one(&mut *connection)
+        .await?;
+    let last: HashMap<&str, Option<&str>> = changes
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .collect();
+    let gone: Vec<String> = last
+        .iter()
+        .filter(|(_, value)| value.is_none())
+        .map(|(key, _)| (*key).to_owned())
+        .collect();
+    let (keys, values): (Vec<String>, Vec<String>) = last
+        .iter()
+        .filter_map(|(key, value)| value.map(|value| ((*key).to_owned(), value.to_owned())))
+        .unzip();
+    sqlx::query!(
+        "WITH gone AS (DELETE FROM facts WHERE key = ANY($1))
+         INSERT INTO facts (key, value) SELECT * FROM UNNEST($2::text[], $3::text[])
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        &gone,
+        &keys,
+        &values
+    )
+    .execute(&mut *connection)
+    .await?;
+    Ok(())
+}

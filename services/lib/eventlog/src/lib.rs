@@ -1,0 +1,27 @@
+//! The event log of a service: append with guards, relay to JetStream, follow another service's log.
+//!
+//! The only code that touches events or NATS. It knows nothing of groups, identities or tokens.
+
+mod append;
+mod appender;
+mod batch;
+pub mod bus;
+mod consistency;
+mod event;
+mod facts;
+mod feed;
+mod follower;
+mod log;
+mod owner;
+mod relay;
+mod rpc;
+
+pub use append::{Append, AppendError, Appended, Command, Expected, Guard, StreamAppend};
+pub use consistency::{ConsistencyToken, InvalidToken};
+pub use event::{Metadata, NewEvent, RecordedEvent, StreamId};
+pub use facts::{Change, Facts, write as write_facts};
+pub use follower::{Fold, FoldError, Follower, Halt, Progress};
+pub use log::{Carried, EventLog, Head, LogError, MIGRATIONS, migrate};
+pub use owner::{Owner, OwnerError};
+pub use relay::{Relay, RelayState};
+pub use rpc::EventLogRpc;

@@ -1,0 +1,256 @@
+//! The relay: the log's events onto its JetStream stream, so that sequence == position.
+//!
+//! The stream's tail is the cursor. Every publish names the sequence before it, so two relays can't hurt each other,
+//! and whatever NATS loses from the tail is filled again with the same sequences.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::bus::{self, Bus, BusError};
+use crate::event::RecordedEvent;
+use crate::log::{EventLog, LogError};
+
+/// Events read at a time.
+const PAGE: u64 = 500;
+/// Publishes without an acknowledgement yet.
+const IN_FLIGHT: usize = 2_000;
+/// How often the log is looked at without being told of an append: another process may have made it.
+const POLL: Duration = Duration::from_millis(50);
+/// Between attempts, while NATS is away.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How the relay is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayState {
+    /// The last position known to be in the stream.
+    pub published: u64,
+    /// Why it stands still, if it does.
+    pub problem: Option<String>,
+}
+
+/// Publishes one log. Any number may run side by side.
+pub struct Relay {
+    log: EventLog,
+    bus: Bus,
+    state: watch::Sender<RelayState>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RelayError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("a publish was not acknowledged")]
+    Publish(#[source] async_nats::jetstream::context::PublishError),
+    #[error("position {position} was stored as sequence {sequence}")]
+    OutOfStep { position: u64, sequence: u64 },
+    #[error(
+        "the stream ends at {sequence}, but the log at {position}: something else published to it, or the database \
+         was restored from a backup; delete the stream {stream} and it is filled again from the log"
+    )]
+    StreamAhead {
+        stream: String,
+        sequence: u64,
+        position: u64,
+    },
+    #[error(
+        "the stream {stream} holds a log of epoch {found}, ours is {epoch}; delete the stream and it is filled again"
+    )]
+    ForeignEpoch {
+        stream: String,
+        found: String,
+        epoch: Uuid,
+    },
+    #[error("the log can't be read any more")]
+    ReaderGone,
+}
+
+impl Relay {
+    /// A relay of this log.
+    #[must_use]
+    pub fn new(log: EventLog, bus: Bus) -> Self {
+        Self {
+            log,
+            bus,
+            state: watch::Sender::default(),
+        }
+    }
+
+    /// Told of each change.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<RelayState> {
+        self.state.subscribe()
+    }
+
+    /// Publishes until told to stop. On any error it begins again from the stream's tail.
+    pub async fn run(self, stop: CancellationToken) {
+        let session = async {
+            loop {
+                let Err(error) = self.publish_from_tail().await;
+                self.report(&error);
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        stop.run_until_cancelled(session).await;
+    }
+
+    fn report(&self, error: &RelayError) {
+        let problem = chain(error);
+        self.state.send_if_modified(|state| {
+            let new = state.problem.as_ref() != Some(&problem);
+            if new {
+                tracing::warn!(log = self.log.name(), %problem, "relay begins again from the stream's tail");
+                state.problem = Some(problem);
+            }
+            new
+        });
+    }
+
+    async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
+        let context = self.bus.jetstream()?;
+        let tail = self.tail(&context).await?;
+        self.state.send_replace(RelayState {
+            published: tail,
+            problem: None,
+        });
+        let (pages, mut events) = mpsc::channel(2);
+        let reader = read_pages(self.log.clone(), tail, pages);
+        let publisher = async {
+            let mut acknowledgements = FuturesOrdered::new();
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(acknowledged) = acknowledgements.next(), if !acknowledgements.is_empty() => {
+                        let position = acknowledged?;
+                        self.state.send_modify(|state| state.published = position);
+                    }
+                    page = events.recv(), if acknowledgements.len() < IN_FLIGHT => {
+                        let page: Vec<RecordedEvent> = page.ok_or(RelayError::ReaderGone)?;
+                        for event in page {
+                            let sent = context
+                                .send_publish(self.bus.subject(self.log.name(), &event), self.message(&event))
+                                .await
+                                .map_err(RelayError::Publish)?;
+                            acknowledgements.push_back(async move {
+                                let acknowledgement = sent.await.map_err(RelayError::Publish)?;
+                                let (position, sequence) = (event.position, acknowledgement.sequence);
+                                if sequence == position {
+                                    Ok(position)
+                                } else {
+                                    Err(RelayError::OutOfStep { position, sequence })
+                                }
+                            });
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            failed = publisher => failed,
+            failed = reader => Err(failed.into()),
+        }
+    }
+
+    fn message(&self, event: &RecordedEvent) -> PublishMessage {
+        PublishMessage::build()
+            .payload(event.payload.clone())
+            .headers(bus::headers(self.log.name(), self.log.epoch(), event))
+            .expected_last_sequence(event.position - 1)
+    }
+
+    /// The stream's last sequence, of a stream that is ours.
+    async fn tail(&self, context: &async_nats::jetstream::Context) -> Result<u64, RelayError> {
+        let config = self.bus.stream_config(self.log.name());
+        let stream = match context.get_stream(&config.name).await {
+            Err(error) if is_missing(&error) => match context.create_stream(&config).await {
+                // Another relay was quicker.
+                Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
+                    context
+                        .get_stream(&config.name)
+                        .await
+                        .map_err(BusError::jetstream)?
+                }
+                created => created.map_err(BusError::jetstream)?,
+            },
+            found => found.map_err(BusError::jetstream)?,
+        };
+        let sequence = stream.cached_info().state.last_sequence;
+        if sequence == 0 {
+            return Ok(0);
+        }
+        // Retained or not, the last message tells whose log it is.
+        if let Ok(last) = stream.get_raw_message(sequence).await {
+            let found = last
+                .headers
+                .get("ce-epoch")
+                .map(|value| value.as_str().to_owned())
+                .unwrap_or_default();
+            if found != self.log.epoch().to_string() {
+                return Err(RelayError::ForeignEpoch {
+                    stream: config.name,
+                    found,
+                    epoch: self.log.epoch(),
+                });
+            }
+        }
+        let position = self.log.head().await?.position;
+        if sequence > position {
+            return Err(RelayError::StreamAhead {
+                stream: config.name,
+                sequence,
+                position,
+            });
+        }
+        Ok(sequence)
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Sends on what stands behind a position, page by page, as it comes. Ends only with an error.
+async fn read_pages(
+    log: EventLog,
+    mut after: u64,
+    pages: mpsc::Sender<Vec<RecordedEvent>>,
+) -> LogError {
+    let mut head = log.watch();
+    loop {
+        // Seen before reading, so that an append during the read wakes us again.
+        head.mark_unchanged();
+        let page = match log.read(after, PAGE).await {
+            Ok(page) => page,
+            Err(error) => return error,
+        };
+        if let Some(last) = page.last() {
+            after = last.position;
+            if pages.send(page).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        } else {
+            // A closed watch means that the log is going; the poll goes on until we are stopped.
+            let _ = tokio::time::timeout(POLL, head.changed()).await;
+        }
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,86 @@
+//! The words that the tests are written in.
+
+use bed::{Database, unique_id};
+use eventlog::{
+    Append, Command, EventLog, Expected, Metadata, NewEvent, RecordedEvent, StreamAppend, StreamId,
+};
+
+/// The name of the log that the tests write.
+pub(crate) const LOG: &str = "test";
+/// The type of every event of the tests.
+pub(crate) const HAPPENED: &str = "tharsis.test.v1.Happened";
+
+/// A database with the log's tables.
+pub(crate) async fn database() -> Database {
+    let database = Database::create().await;
+    eventlog::migrate(database.pool(), None)
+        .await
+        .expect("the migrations fit an empty database");
+    database
+}
+
+/// The log in that database, opened as by another process.
+pub(crate) async fn open(database: &Database) -> EventLog {
+    EventLog::open(LOG, database.another_pool(4))
+        .await
+        .expect("the log can be opened")
+}
+
+pub(crate) fn stream(id: &str) -> StreamId {
+    StreamId::new("thing", id)
+}
+
+pub(crate) fn event(payload: impl Into<Vec<u8>>) -> NewEvent {
+    NewEvent {
+        id: unique_id(),
+        event_type: HAPPENED,
+        payload: payload.into(),
+    }
+}
+
+pub(crate) fn events(count: usize) -> Vec<NewEvent> {
+    (0..count)
+        .map(|number| event(format!("event {number}")))
+        .collect()
+}
+
+pub(crate) fn to(stream_id: StreamId, expected: Expected, events: Vec<NewEvent>) -> Append {
+    Append {
+        streams: vec![StreamAppend {
+            stream_id,
+            expected,
+            events,
+        }],
+        metadata: Metadata {
+            actor: "user:dev/alice".to_owned(),
+            traceparent: None,
+        },
+        ..Append::default()
+    }
+}
+
+pub(crate) fn command(fingerprint: &str) -> Command {
+    Command {
+        id: unique_id(),
+        fingerprint: fingerprint.into(),
+        reply: format!("done: {fingerprint}").into(),
+    }
+}
+
+/// Appends events to a stream, some in a command, and says where the log ends then.
+pub(crate) async fn grow(log: &EventLog, id: &str, count: usize) -> u64 {
+    let mut last = 0;
+    for chunk in events(count).chunks(200) {
+        let appended = log
+            .append(to(stream(id), Expected::Any, chunk.to_vec()))
+            .await
+            .expect("nothing is in the way");
+        last = appended.last;
+    }
+    last
+}
+
+/// The whole log.
+pub(crate) async fn whole(log: &EventLog) -> Vec<RecordedEvent> {
+    log.read(0, u64::MAX).await.expect("the log can be read")
+}

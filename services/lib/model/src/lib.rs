@@ -1,0 +1,18 @@
+//! The words that every service speaks: ids, names, TRNs, principals, roles, permissions.
+//!
+//! No I/O, clock, random numbers or wire types in here.
+
+pub mod access;
+pub mod id;
+pub mod name;
+pub mod principal;
+pub mod trn;
+
+pub use access::{Permission, Requirement, Role};
+pub use id::{
+    GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId, SigningKeyId,
+    WorkspaceId,
+};
+pub use name::{Description, Name};
+pub use principal::Principal;
+pub use trn::{InvalidReference, Reference, Trn};

@@ -1,0 +1,294 @@
+//! `GroupService`.
+
+use edge::aggregate::{self, Loaded};
+use edge::command::{Decision, Mutation};
+use edge::hierarchy::{Place, name_key};
+use edge::layer::Call;
+use edge::request::etag;
+use edge::status::PreconditionViolation;
+use edge::violations::Violations;
+use edge::{clock, request, status};
+use eventlog::{Expected, Guard};
+use model::{GroupId, MembershipId, NamespaceId, Role};
+use proto::namespace::v1 as pb;
+use proto::namespace::v1::group_service_server::GroupService;
+use tonic::{Request, Response, Status};
+
+use super::{
+    NamespaceRpc, add, changes, count, encoded, owners_key, stream, subgroups_key, workspaces_key,
+};
+use crate::domain::{MAX_CHILDREN, group, membership};
+use crate::wire;
+
+impl From<group::Rejection> for Status {
+    fn from(rejection: group::Rejection) -> Self {
+        use group::Rejection;
+        let message = rejection.to_string();
+        match rejection {
+            Rejection::Missing => status::not_found("the group"),
+            Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
+            Rejection::TooDeep(_) => refused("DEPTH_LIMIT", &message),
+            Rejection::TooManySiblings => refused("SUBGROUP_LIMIT", &message),
+            Rejection::NotEmpty { .. } => refused("GROUP_NOT_EMPTY", &message),
+        }
+    }
+}
+
+fn refused(reason: &'static str, message: &str) -> Status {
+    status::failed_precondition(
+        reason,
+        message,
+        vec![PreconditionViolation::new(reason, "group", message)],
+    )
+}
+
+#[tonic::async_trait]
+impl GroupService for NamespaceRpc {
+    async fn create_group(
+        &self,
+        request: Request<pb::CreateGroupRequest>,
+    ) -> Result<Response<pb::CreateGroupResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.group.clone().unwrap_or_default();
+        let wire::Named { name, description } =
+            wire::named("group", &wanted.name, &wanted.description)?;
+        let parent = call
+            .place
+            .as_ref()
+            .map(|place| GroupId::try_from(place.id()))
+            .transpose();
+        let parent = parent
+            .map_err(|_| Violations::of("group.parent_id", "must name a group").into_status())?;
+        let group = group::Group {
+            id: clock::new_id(),
+            parent,
+            name,
+            description,
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::CreateGroupResponse, written: edge::command::Written| {
+            if let (Some(group), Some(time)) = (&mut reply.group, written.time) {
+                (group.create_time, group.update_time) = (
+                    Some(request::timestamp(time)),
+                    Some(request::timestamp(time)),
+                );
+            }
+            reply.consistency_token = written.token;
+        };
+        self.commands
+            .carry_out(
+                mutation,
+                || self.decide_create(&call, group.clone()),
+                answer,
+            )
+            .await
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<pb::GetGroupRequest>,
+    ) -> Result<Response<pb::GetGroupResponse>, Status> {
+        let call = Call::of(&request)?;
+        let place = call.place()?;
+        let (id, loaded) = self.load_group(place).await?;
+        let group::State::Live(group) = &loaded.state else {
+            return Err(group::Rejection::Missing.into());
+        };
+        let mut message = wire::group_message(id, &wire::parent_path(place), group);
+        message.etag = loaded.etag();
+        message.create_time = loaded.create_time.map(request::timestamp);
+        message.update_time = loaded.update_time.map(request::timestamp);
+        Ok(Response::new(pb::GetGroupResponse {
+            group: Some(message),
+        }))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<pb::DeleteGroupRequest>,
+    ) -> Result<Response<pb::DeleteGroupResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let decide = || self.decide_delete(&call, &message.etag, message.force);
+        self.commands
+            .carry_out(mutation, decide, |reply, written| {
+                reply.consistency_token = written.token
+            })
+            .await
+    }
+}
+
+impl NamespaceRpc {
+    async fn load_group(&self, place: &Place) -> Result<(GroupId, Loaded<group::State>), Status> {
+        let id = GroupId::try_from(place.id())
+            .map_err(|_| Violations::of("id", "must name a group").into_status())?;
+        let stream = stream("group", id);
+        Ok((
+            id,
+            aggregate::load(
+                self.commands.log(),
+                &stream,
+                wire::read_group,
+                group::evolve,
+            )
+            .await?,
+        ))
+    }
+
+    async fn decide_create(
+        &self,
+        call: &Call,
+        group: group::Group,
+    ) -> Result<Decision<pb::CreateGroupResponse>, Status> {
+        let parent = call.relocate(&self.hierarchy).await?;
+        let parent_id = parent
+            .as_ref()
+            .map(|place| place.id().to_string())
+            .unwrap_or_default();
+        let (name, siblings) = (
+            name_key(&parent_id, group.name.as_str()),
+            subgroups_key(&parent_id),
+        );
+        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
+        let depth = parent.as_ref().map_or(0, |place| place.nodes.len()) + 1;
+        let command = group::Command::Create {
+            group: group.clone(),
+            depth,
+            name_taken: facts.get(&name).is_some(),
+            siblings: if parent.is_some() {
+                count(&facts, &siblings)
+            } else {
+                0
+            },
+        };
+        let events: Vec<_> = group::decide(&group::State::Absent, command)?
+            .iter()
+            .map(wire::write_group)
+            .collect();
+        let mut guards = vec![Guard::Expect {
+            key: name,
+            value: None,
+        }];
+        if let Some(parent) = &parent {
+            guards.extend(parent.guards());
+            guards.push(add(siblings, 1, 0, MAX_CHILDREN));
+        }
+        guards.extend(changes(&events)?);
+        let mut reply = wire::group_message(
+            group.id,
+            &parent.map(|place| place.path()).unwrap_or_default(),
+            &group,
+        );
+        reply.etag = etag(events.len() as u64);
+        let mut streams: Vec<_> = aggregate::append(
+            stream("group", group.id),
+            Expected::Version(0),
+            encoded(events),
+        )
+        .into_iter()
+        .collect();
+        if group.parent.is_none() {
+            let (owner, owner_guards) = self.first_owner(call, group.id)?;
+            streams.extend(owner);
+            guards.extend(owner_guards);
+        }
+        Ok(Decision {
+            streams,
+            guards,
+            reply: pb::CreateGroupResponse {
+                group: Some(reply),
+                ..Default::default()
+            },
+        })
+    }
+
+    /// Who makes a top-level group owns it.
+    fn first_owner(
+        &self,
+        call: &Call,
+        group: GroupId,
+    ) -> Result<(Option<eventlog::StreamAppend>, Vec<Guard>), Status> {
+        let id: MembershipId = clock::new_id();
+        let membership = membership::Membership {
+            id,
+            namespace: NamespaceId::Group(group),
+            principal: call.caller.principal.clone(),
+            role: Role::Owner,
+        };
+        let command = membership::Command::Create {
+            membership,
+            exists: false,
+        };
+        let events: Vec<_> = membership::decide(&membership::State::Absent, command)?
+            .iter()
+            .map(wire::write_membership)
+            .collect();
+        let mut guards = changes(&events)?;
+        guards.push(add(owners_key(group), 1, 1, i64::MAX));
+        Ok((
+            aggregate::append(
+                stream("membership", id),
+                Expected::Version(0),
+                encoded(events),
+            ),
+            guards,
+        ))
+    }
+
+    async fn decide_delete(
+        &self,
+        call: &Call,
+        given_etag: &str,
+        force: bool,
+    ) -> Result<Decision<pb::DeleteGroupResponse>, Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or(group::Rejection::Missing)?;
+        let (id, loaded) = self.load_group(&place).await?;
+        loaded.check_etag("etag", given_etag)?;
+        let (subgroups, workspaces) = (subgroups_key(id), workspaces_key(id));
+        let facts = self.facts(&[subgroups.clone(), workspaces.clone()]).await?;
+        let command = group::Command::Delete {
+            subgroups: count(&facts, &subgroups),
+            workspaces: count(&facts, &workspaces),
+            force,
+        };
+        let events: Vec<_> = group::decide(&loaded.state, command)?
+            .iter()
+            .map(wire::write_group)
+            .collect();
+        let mut guards = place.guards();
+        for key in [subgroups, workspaces] {
+            guards.push(if force {
+                Guard::Set { key, value: None }
+            } else {
+                add(key, 0, 0, 0)
+            });
+        }
+        guards.push(Guard::Set {
+            key: owners_key(id),
+            value: None,
+        });
+        if let Some(parent) = place.parent() {
+            guards.push(add(subgroups_key(parent), -1, 0, i64::MAX));
+        }
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream("group", id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: pb::DeleteGroupResponse::default(),
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! Groups, workspaces and memberships: the hierarchy, and who has which role where.
+
+pub mod domain;
+mod grpc;
+mod wire;
+
+use edge::command::Commands;
+use edge::hierarchy::Hierarchy;
+use edge::host::{Host, HostError, Peer};
+use edge::server::Services;
+use edge::settings::{Environment, Settings};
+use proto::namespace::v1::group_service_server::GroupServiceServer;
+use proto::namespace::v1::membership_service_server::MembershipServiceServer;
+use proto::namespace::v1::workspace_service_server::WorkspaceServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::grpc::NamespaceRpc;
+
+/// What the service is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What every service is told.
+    pub settings: Settings,
+}
+
+impl Config {
+    /// Reads it. `None` if something is wrong with it, which is then noted.
+    pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        Some(Self {
+            settings: Settings::read(environment)?,
+        })
+    }
+}
+
+/// Serves until told to stop.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), HostError> {
+    let mut host = Host::connect(config.settings, None, None, stop).await?;
+    let log = host.open_log("namespace").await?;
+    let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
+    let rpc = NamespaceRpc::new(
+        Commands::new(log, visibility),
+        Hierarchy::new(host.pool().clone()),
+    );
+    let services = Services::default()
+        .with(GroupServiceServer::new(rpc.clone()))
+        .with(WorkspaceServiceServer::new(rpc.clone()))
+        .with(MembershipServiceServer::new(rpc));
+    host.serve(listener, services).await
+}

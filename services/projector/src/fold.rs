@@ -1,0 +1,54 @@
+//! Events into the read models: a batch is reduced to what it changes, then written with a few statements.
+
+mod identities;
+mod namespaces;
+
+use edge::hierarchy;
+use eventlog::{Fold, FoldError, RecordedEvent};
+use proto::issuer;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// Folds every log into the directory.
+pub struct Directory;
+
+impl Fold for Directory {
+    async fn apply(
+        &self,
+        connection: &mut PgConnection,
+        log: &'static str,
+        events: &[RecordedEvent],
+    ) -> Result<(), FoldError> {
+        let facts = hierarchy::changes(log, events)?;
+        match log {
+            "namespace" => namespaces::apply(connection, events).await?,
+            "identity" => identities::apply(connection, events).await?,
+            // Nothing is kept of it, but an event that this build does not know is one that it can't answer for.
+            "issuer" => {
+                for event in events {
+                    issuer::v1::Event::decode(&event.event_type, &event.payload)
+                        .map_err(inapplicable(event))?;
+                }
+            }
+            _ => {}
+        }
+        if !facts.is_empty() {
+            eventlog::write_facts(connection, &facts).await?;
+        }
+        Ok(())
+    }
+}
+
+/// When a row's aggregate was made and changed last, and where its stream stands.
+struct Stamps {
+    versions: Vec<i64>,
+    created: Vec<OffsetDateTime>,
+    updated: Vec<OffsetDateTime>,
+}
+
+fn inapplicable(event: &RecordedEvent) -> impl FnOnce(proto::EventError) -> FoldError + '_ {
+    |error| FoldError::Inapplicable {
+        position: event.position,
+        reason: error.into(),
+    }
+}

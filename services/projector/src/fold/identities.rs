@@ -1,0 +1,232 @@
+//! Managed identities and their assignments.
+
+use std::collections::HashMap;
+
+use eventlog::{FoldError, RecordedEvent};
+use prost::Message as _;
+use proto::identity::v1::{Configuration, Event};
+use sqlx::PgConnection;
+
+use super::{Stamps, inapplicable};
+
+/// What a batch changes.
+#[derive(Default)]
+struct Changes<'a> {
+    /// By id; with the event that made it, or none if that is in an earlier batch.
+    identities: HashMap<String, Identity<'a>>,
+    deleted: Vec<String>,
+    /// By workspace and identity: whether it is assigned in the end.
+    assignments: HashMap<(String, String), bool>,
+}
+
+struct Identity<'a> {
+    made: Option<Made<'a>>,
+    description: String,
+    configuration: Vec<u8>,
+    last: &'a RecordedEvent,
+}
+
+struct Made<'a> {
+    group: String,
+    name: String,
+    event: &'a RecordedEvent,
+}
+
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    events: &[RecordedEvent],
+) -> Result<(), FoldError> {
+    let mut changes = Changes::default();
+    for event in events {
+        let decoded =
+            Event::decode(&event.event_type, &event.payload).map_err(inapplicable(event))?;
+        changes.add(event, decoded);
+    }
+    changes.write(connection).await?;
+    Ok(())
+}
+
+impl<'a> Changes<'a> {
+    fn add(&mut self, event: &'a RecordedEvent, decoded: Event) {
+        let bytes = |configuration: Option<Configuration>| {
+            configuration.unwrap_or_default().encode_to_vec()
+        };
+        match decoded {
+            Event::ManagedIdentityCreated(identity) => {
+                let made = Some(Made {
+                    group: identity.group_id,
+                    name: identity.name,
+                    event,
+                });
+                let (description, configuration) =
+                    (identity.description, bytes(identity.configuration));
+                let row = Identity {
+                    made,
+                    description,
+                    configuration,
+                    last: event,
+                };
+                self.identities.insert(identity.managed_identity_id, row);
+            }
+            Event::ManagedIdentityUpdated(identity) => {
+                let before = self.identities.remove(&identity.managed_identity_id);
+                let made = before.and_then(|before| before.made);
+                let (description, configuration) =
+                    (identity.description, bytes(identity.configuration));
+                let row = Identity {
+                    made,
+                    description,
+                    configuration,
+                    last: event,
+                };
+                self.identities.insert(identity.managed_identity_id, row);
+            }
+            Event::ManagedIdentityDeleted(identity) => {
+                self.identities.remove(&identity.managed_identity_id);
+                self.deleted.push(identity.managed_identity_id);
+            }
+            Event::ManagedIdentityAssigned(assignment) => {
+                self.assignments.insert(
+                    (assignment.workspace_id, assignment.managed_identity_id),
+                    true,
+                );
+            }
+            Event::ManagedIdentityUnassigned(assignment) => {
+                self.assignments.insert(
+                    (assignment.workspace_id, assignment.managed_identity_id),
+                    false,
+                );
+            }
+        }
+    }
+
+    async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        if !self.deleted.is_empty() {
+            sqlx::query!(
+                "DELETE FROM managed_identities WHERE id = ANY($1)",
+                &self.deleted
+            )
+            .execute(&mut *connection)
+            .await?;
+        }
+        let (made, updated): (Vec<_>, Vec<_>) = self
+            .identities
+            .into_iter()
+            .partition(|(_, identity)| identity.made.is_some());
+        insert(connection, made).await?;
+        update(connection, updated).await?;
+        assign(connection, self.assignments).await
+    }
+}
+
+async fn insert(
+    connection: &mut PgConnection,
+    made: Vec<(String, Identity<'_>)>,
+) -> sqlx::Result<()> {
+    let (mut ids, mut groups, mut names, mut descriptions, mut configurations) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    let mut stamps = Stamps {
+        versions: vec![],
+        created: vec![],
+        updated: vec![],
+    };
+    for (id, identity) in made {
+        let Some(made) = identity.made else { continue };
+        ids.push(id);
+        groups.push(made.group);
+        names.push(made.name);
+        descriptions.push(identity.description);
+        configurations.push(identity.configuration);
+        stamps.versions.push(identity.last.version.cast_signed());
+        stamps.created.push(made.event.recorded_at);
+        stamps.updated.push(identity.last.recorded_at);
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO managed_identities
+             (id, group_id, name, description, configuration, version, created_at, updated_at)
+         SELECT * FROM UNNEST
+             ($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::timestamptz[], $8::timestamptz[])",
+        &ids,
+        &groups,
+        &names,
+        &descriptions,
+        &configurations,
+        &stamps.versions,
+        &stamps.created,
+        &stamps.updated
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn update(
+    connection: &mut PgConnection,
+    updated: Vec<(String, Identity<'_>)>,
+) -> sqlx::Result<()> {
+    if updated.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut descriptions, mut configurations, mut versions, mut times) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    for (id, identity) in updated {
+        ids.push(id);
+        descriptions.push(identity.description);
+        configurations.push(identity.configuration);
+        versions.push(identity.last.version.cast_signed());
+        times.push(identity.last.recorded_at);
+    }
+    sqlx::query!(
+        "UPDATE managed_identities identity
+         SET description = new.description, configuration = new.configuration, version = new.version,
+             updated_at = new.updated_at
+         FROM UNNEST($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::timestamptz[])
+             AS new (id, description, configuration, version, updated_at)
+         WHERE identity.id = new.id",
+        &ids,
+        &descriptions,
+        &configurations,
+        &versions,
+        &times
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn assign(
+    connection: &mut PgConnection,
+    assignments: HashMap<(String, String), bool>,
+) -> sqlx::Result<()> {
+    if assignments.is_empty() {
+        return Ok(());
+    }
+    let (assigned, unassigned): (Vec<_>, Vec<_>) =
+        assignments.into_iter().partition(|(_, assigned)| *assigned);
+    let columns =
+        |pairs: Vec<((String, String), bool)>| pairs.into_iter().map(|(pair, _)| pair).unzip();
+    let (workspaces, identities): (Vec<String>, Vec<String>) = columns(unassigned);
+    sqlx::query!(
+        "DELETE FROM assignments USING UNNEST($1::text[], $2::text[]) AS gone (workspace_id, managed_identity_id)
+         WHERE assignments.workspace_id = gone.workspace_id
+           AND assignments.managed_identity_id = gone.managed_identity_id",
+        &workspaces,
+        &identities
+    )
+    .execute(&mut *connection)
+    .await?;
+    let (workspaces, identities): (Vec<String>, Vec<String>) = columns(assigned);
+    // Assigned, unassigned and assigned again within a batch, the row may be there from before.
+    sqlx::query!(
+        "INSERT INTO assignments (workspace_id, managed_identity_id) SELECT * FROM UNNEST($1::text[], $2::text[])
+         ON CONFLICT DO NOTHING",
+        &workspaces,
+        &identities
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
