@@ -97,31 +97,23 @@ impl NatsServer {
     async fn try_restart(&mut self) -> io::Result<()> {
         self.kill();
         let log = std::fs::File::create(self.folder.join("log"))?;
-        let mut process = Command::new(setting("THARSIS_TEST_NATS_SERVER"))
-            .args([
-                "--addr",
-                "127.0.0.1",
-                "--port",
-                &self.port.to_string(),
-                "--name",
-                &self.name,
-                "--jetstream",
-            ])
+        let process = Command::new(setting("THARSIS_TEST_NATS_SERVER"))
+            .args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--name", &self.name, "--jetstream"])
             .arg("--store_dir")
             .arg(self.store())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let (port, name) = (self.port, self.name.clone());
-        let process = &mut process;
-        let up = eventually(async || match (process.try_wait()?, greeting(port).await) {
+        let process = self.process.insert(process);
+        let (port, name) = (self.port, &self.name);
+        eventually(async || match (process.try_wait()?, greeting(port).await) {
             (Some(status), _) => Ok(Err(io::Error::other(format!("it ended: {status}")))),
-            (None, Ok(greeting)) if greeting.contains(&name) => Ok(Ok(())),
+            (None, Ok(greeting)) if greeting.contains(name) => Ok(Ok(())),
             (None, Ok(_)) => Ok(Err(io::Error::other("another server has the port"))),
             (None, Err(error)) => Err(error),
-        });
-        up.await
+        })
+        .await
     }
 
     fn store(&self) -> PathBuf {

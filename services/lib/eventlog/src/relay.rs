@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderValue;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,6 +27,8 @@ const PAGE: u64 = 500;
 const IN_FLIGHT: usize = 2_000;
 /// How often the log is looked at without being told of an append: another process may have made it.
 const POLL: Duration = Duration::from_millis(50);
+/// How often an idle relay looks whether the stream still ends where it left it: nothing else would tell.
+const LOOK: Duration = Duration::from_secs(1);
 /// Between attempts, while NATS is away.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -70,6 +75,8 @@ enum RelayError {
         found: String,
         epoch: Uuid,
     },
+    #[error("the stream ended at {published}, and now at {tail}: its tail is lost")]
+    TailLost { published: u64, tail: u64 },
     #[error("the log can't be read any more")]
     ReaderGone,
 }
@@ -126,12 +133,15 @@ impl Relay {
         let reader = read_pages(self.log.clone(), tail, pages);
         let publisher = async {
             let mut acknowledgements = FuturesOrdered::new();
+            let mut published = tail;
+            let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     biased;
                     Some(acknowledged) = acknowledgements.next(), if !acknowledgements.is_empty() => {
-                        let position = acknowledged?;
-                        self.state.send_modify(|state| state.published = position);
+                        published = acknowledged?;
+                        self.state.send_modify(|state| state.published = published);
                     }
                     page = events.recv(), if acknowledgements.len() < IN_FLIGHT => {
                         let page: Vec<RecordedEvent> = page.ok_or(RelayError::ReaderGone)?;
@@ -149,6 +159,12 @@ impl Relay {
                                     Err(RelayError::OutOfStep { position, sequence })
                                 }
                             });
+                        }
+                    }
+                    _ = look.tick(), if acknowledgements.is_empty() => {
+                        let tail = self.tail(&context).await?;
+                        if tail < published {
+                            return Err(RelayError::TailLost { published, tail });
                         }
                     }
                 }
@@ -187,13 +203,15 @@ impl Relay {
         if sequence == 0 {
             return Ok(0);
         }
-        // Retained or not, the last message tells whose log it is.
-        if let Ok(last) = stream.get_raw_message(sequence).await {
-            let found = last
-                .headers
-                .get("ce-epoch")
-                .map(|value| value.as_str().to_owned())
-                .unwrap_or_default();
+        // The last message tells whose log it is. Only where nothing is retained is there nothing to tell; an answer
+        // that fails to come must not pass for that.
+        let last = match stream.get_raw_message(sequence).await {
+            Ok(last) => Some(last),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+            Err(error) => return Err(BusError::jetstream(error).into()),
+        };
+        if let Some(last) = last {
+            let found = last.headers.get("ce-epoch").map_or("none", HeaderValue::as_str).to_owned();
             if found != self.log.epoch().to_string() {
                 return Err(RelayError::ForeignEpoch {
                     stream: config.name,

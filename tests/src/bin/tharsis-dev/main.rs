@@ -28,7 +28,7 @@ enum Command {
     /// Waits until services answer.
     Wait(wait::Arguments),
     /// Runs the main job against a running set, and checks each step.
-    Demo(demo::Arguments),
+    Demo(demo::Demo),
 }
 
 #[tokio::main]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use eventlog::{Append, AppendError, Command, Expected, Guard, Metadata, StreamAppend};
+use bed::Database;
+use eventlog::{Append, AppendError, Command, EventLog, Expected, Guard, Metadata, StreamAppend};
 use futures::future::join_all;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use tokio::task::JoinHandle;
 
 use crate::scene::{command, database, event, events, grow, open, stream, to, whole};
 
@@ -230,20 +232,32 @@ async fn a_count_holds_among_commands_at_the_same_time() {
     );
 }
 
+/// Holds the head row, with one append of the log waiting for it: what comes now gets into the next batch.
+async fn behind_held_head(database: &Database, log: &EventLog) -> (Transaction<'static, Postgres>, JoinHandle<u64>) {
+    let mut held = database.pool().begin().await.expect("the database is there");
+    sqlx::raw_sql("SELECT 1 FROM log_head FOR UPDATE").execute(&mut *held).await.expect("nobody holds it");
+    let log = log.clone();
+    let first = tokio::spawn(async move { grow(&log, "first", 1).await });
+    bed::eventually(async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FROM log_head FOR UPDATE%'",
+        )
+        .fetch_one(database.pool())
+        .await
+        .expect("the database is there");
+        if waiting > 0 { Ok(()) } else { Err("nobody waits for the head row") }
+    })
+    .await;
+    (held, first)
+}
+
 #[tokio::test]
 async fn what_the_database_refuses_fails_alone() {
     let database = database().await;
     let log = open(&database).await;
     // Behind a held head row, all of them get into one batch.
-    let mut holder = database.pool().begin().await.unwrap();
-    sqlx::raw_sql("SELECT 1 FROM log_head FOR UPDATE")
-        .execute(&mut *holder)
-        .await
-        .unwrap();
-    let first = tokio::spawn({
-        let log = log.clone();
-        async move { grow(&log, "first", 1).await }
-    });
+    let (held, first) = behind_held_head(&database, &log).await;
     let attempts = (0..30).map(|n| {
         let mut append = to(stream(&format!("s{n}")), Expected::Version(0), events(2));
         append.command = Some(command("create"));
@@ -272,11 +286,7 @@ async fn what_the_database_refuses_fails_alone() {
         let log = log.clone();
         async move { log.append(append).await }
     });
-    let release = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        holder.rollback().await.unwrap();
-    };
-    let (answers, ()) = futures::join!(join_all(attempts), release);
+    let (answers, ()) = futures::join!(join_all(attempts), async { held.rollback().await.unwrap() });
     for (n, answer) in answers.iter().enumerate() {
         match answer {
             Err(AppendError::Database(_)) => assert!([3, 17, 23].contains(&n), "{n}: {answer:?}"),
@@ -294,29 +304,14 @@ async fn what_the_database_refuses_fails_alone() {
 async fn who_stops_waiting_in_time_appends_nothing() {
     let database = database().await;
     let log = open(&database).await;
-    let mut holder = database.pool().begin().await.unwrap();
-    sqlx::raw_sql("SELECT 1 FROM log_head FOR UPDATE")
-        .execute(&mut *holder)
-        .await
-        .unwrap();
-    let first = tokio::spawn({
-        let log = log.clone();
-        async move { grow(&log, "first", 1).await }
-    });
-    bed::eventually(async || {
-        let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE NOT granted AND database = \
-             (SELECT oid FROM pg_database WHERE datname = current_database()) OR locktype = 'transactionid' AND NOT granted")
-            .fetch_one(database.pool()).await.unwrap();
-        if waiting > 0 { Ok(()) } else { Err("nobody waits for the head row") }
-    })
-    .await;
+    let (held, first) = behind_held_head(&database, &log).await;
     let given_up = tokio::time::timeout(
         Duration::ZERO,
         log.append(to(stream("late"), Expected::Any, events(1))),
     )
     .await;
     assert!(given_up.is_err());
-    holder.rollback().await.unwrap();
+    held.rollback().await.unwrap();
     assert_eq!(first.await.unwrap(), 1);
     assert_eq!(grow(&log, "next", 1).await, 2);
 }

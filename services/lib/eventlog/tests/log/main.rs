@@ -3,4 +3,5 @@
 mod append;
 mod lost_answer;
 mod oracle;
+mod relay;
 mod scene;

@@ -1,6 +1,7 @@
 //! The words that the tests are written in.
 
 use bed::{Database, unique_id};
+use eventlog::bus::{Bus, Settings};
 use eventlog::{
     Append, Command, EventLog, Expected, Metadata, NewEvent, RecordedEvent, StreamAppend, StreamId,
 };
@@ -83,4 +84,10 @@ pub(crate) async fn grow(log: &EventLog, id: &str, count: usize) -> u64 {
 /// The whole log.
 pub(crate) async fn whole(log: &EventLog) -> Vec<RecordedEvent> {
     log.read(0, u64::MAX).await.expect("the log can be read")
+}
+
+/// The bus at this url, under a prefix of the test's own.
+pub(crate) async fn bus(url: &str, prefix: &str) -> Bus {
+    let settings = Settings { url: url.to_owned(), credentials: None, prefix: prefix.to_owned(), replicas: 1 };
+    Bus::connect(settings).await.expect("the address is one")
 }

@@ -1,0 +1,360 @@
+//! The relay on a real server: whatever happens, the stream ends equal to the log.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, message::StreamMessage};
+use bed::{NatsServer, eventually, shared_nats_url, unique_name};
+use eventlog::{Append, EventLog, Expected, Metadata, RecordedEvent, Relay, RelayState};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::scene::{HAPPENED, LOG, bus, database, event, grow, open, stream, to, whole};
+
+/// A relay that runs until it is dropped.
+struct Running {
+    state: watch::Receiver<RelayState>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Running {
+    async fn start(log: &EventLog, url: &str, prefix: &str) -> Self {
+        let relay = Relay::new(log.clone(), bus(url, prefix).await);
+        let state = relay.state();
+        Self { state, task: AbortOnDropHandle::new(tokio::spawn(relay.run(CancellationToken::new()))) }
+    }
+
+    async fn published(&self, position: u64) {
+        let mut state = self.state.clone();
+        let reached = state.wait_for(|state| state.published >= position);
+        let reached = tokio::time::timeout(Duration::from_secs(30), reached).await.map(|reached| reached.is_ok());
+        assert_eq!(reached, Ok(true), "waited for {position}: {:?}", *self.state.borrow());
+    }
+
+    async fn problem(&self, says: &str) {
+        eventually(async || match &*self.state.borrow() {
+            RelayState { problem: Some(problem), .. } if problem.contains(says) => Ok(()),
+            state => Err(format!("{state:?}")),
+        })
+        .await;
+    }
+}
+
+/// What a subscriber that is not ours finds in the stream.
+struct Subscriber {
+    context: jetstream::Context,
+    prefix: String,
+}
+
+impl Subscriber {
+    async fn at(url: &str, prefix: &str) -> Self {
+        let client = async_nats::connect(url).await.expect("the server runs");
+        Self { context: jetstream::new(client), prefix: prefix.to_owned() }
+    }
+
+    fn stream(&self) -> String {
+        format!("{}_{LOG}", self.prefix).to_ascii_uppercase()
+    }
+
+    async fn delete_stream(&self) {
+        self.context.delete_stream(self.stream()).await.expect("there is one");
+    }
+
+    async fn last_sequence(&self) -> Result<u64, String> {
+        let stream = self.context.get_stream(self.stream()).await.map_err(|error| error.to_string())?;
+        Ok(stream.cached_info().state.last_sequence)
+    }
+
+    async fn messages(&self) -> Result<Vec<StreamMessage>, String> {
+        let stream = self.context.get_stream(self.stream()).await.map_err(|error| error.to_string())?;
+        let state = &stream.cached_info().state;
+        if state.messages > 0 && state.first_sequence != 1 {
+            return Err(format!("the stream begins at {}", state.first_sequence));
+        }
+        futures::stream::iter(1..=state.last_sequence)
+            .map(|sequence| stream.get_raw_message(sequence))
+            .buffered(64)
+            .map_err(|error| error.to_string())
+            .try_collect()
+            .await
+    }
+
+    /// Waits until the stream holds the log, the whole log, and nothing but the log.
+    async fn finds(&self, log: &EventLog) {
+        let events = whole(log).await;
+        eventually(async || match self.last_sequence().await? {
+            last if last == events.len() as u64 => Ok(()),
+            last => Err(format!("the stream ends at {last}, the log at {}", events.len())),
+        })
+        .await;
+        let messages = self.messages().await.expect("the stream can be read");
+        assert_eq!(messages.len(), events.len());
+        for (event, message) in events.iter().zip(&messages) {
+            self.is_same(log, event, message);
+        }
+    }
+
+    fn is_same(&self, log: &EventLog, event: &RecordedEvent, message: &StreamMessage) {
+        assert_eq!(message.sequence, event.position);
+        assert_eq!(message.payload, event.payload);
+        let aggregate = event.stream_id.replace('/', ".");
+        assert_eq!(message.subject.as_str(), format!("{}.{LOG}.{aggregate}.Happened", self.prefix));
+        for (name, value) in [
+            ("ce-id", event.id.to_string()),
+            ("ce-position", event.position.to_string()),
+            ("ce-streamversion", event.version.to_string()),
+            ("ce-subject", event.stream_id.clone()),
+            ("ce-type", HAPPENED.to_owned()),
+            ("ce-epoch", log.epoch().to_string()),
+            ("Nats-Msg-Id", event.id.to_string()),
+        ] {
+            assert_eq!(header(&message.headers, name), value, "{name} at {}", event.position);
+        }
+    }
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).unwrap_or_else(|| panic!("no {name} in {headers:?}")).as_str()
+}
+
+#[tokio::test]
+async fn an_event_is_a_cloudevent_on_the_bus() {
+    let (database, prefix) = (database().await, unique_name());
+    let log = open(&database).await;
+    let mut append: Append = to(stream("a"), Expected::Any, vec![event([0, 1, 255])]);
+    append.metadata = Metadata {
+        actor: "user:dev/Zoë \"Z\" 100%\r\n".to_owned(),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+    };
+    log.append(append).await.unwrap();
+    // Nobody, and no payload: still events.
+    log.append(Append { metadata: Metadata::default(), ..to(stream("a"), Expected::Any, vec![event("")]) })
+        .await
+        .unwrap();
+    let relay = Running::start(&log, &shared_nats_url(), &prefix).await;
+    relay.published(2).await;
+
+    let subscriber = Subscriber::at(&shared_nats_url(), &prefix).await;
+    subscriber.finds(&log).await;
+    let messages = subscriber.messages().await.unwrap();
+    let headers = &messages[0].headers;
+    let recorded = &whole(&log).await[0];
+    assert_eq!(header(headers, "ce-specversion"), "1.0");
+    assert_eq!(header(headers, "ce-source"), "urn:tharsis:test");
+    assert_eq!(header(headers, "ce-actor"), "user:dev/Zo%C3%AB%20%22Z%22%20100%25%0D%0A");
+    assert_eq!(header(headers, "ce-traceparent"), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_eq!(header(headers, "content-type"), "application/protobuf");
+    let time = time::OffsetDateTime::parse(header(headers, "ce-time"), &time::format_description::well_known::Rfc3339);
+    assert_eq!(time.unwrap(), recorded.recorded_at);
+    assert_eq!(header(&messages[1].headers, "ce-actor"), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_relays_at_once_under_appends_store_each_event_once() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let logs = [open(&database).await, open(&database).await];
+    let relays = [Running::start(&logs[0], &url, &prefix).await, Running::start(&logs[1], &url, &prefix).await];
+    let writers = (0..8).map(|writer| {
+        let log = logs[writer % 2].clone();
+        tokio::spawn(async move {
+            for _ in 0..40 {
+                grow(&log, &format!("w{writer}"), 1 + writer).await;
+            }
+        })
+    });
+    for writer in futures::future::join_all(writers).await {
+        writer.unwrap();
+    }
+    let end = logs[0].head().await.unwrap().position;
+    for relay in &relays {
+        relay.published(end).await;
+    }
+    Subscriber::at(&url, &prefix).await.finds(&logs[0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_killed_in_flight_is_taken_over_from() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 4_000).await;
+    for reached in [1, 700, 1_500, 2_300] {
+        let relay = Running::start(&log, &url, &prefix).await;
+        relay.published(reached).await;
+        relay.task.abort();
+    }
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(4_000).await;
+    Subscriber::at(&url, &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_deleted_stream_is_filled_again_under_appends_and_when_idle() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 300).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(300).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+
+    subscriber.delete_stream().await;
+    grow(&log, "a", 100).await;
+    subscriber.finds(&log).await;
+
+    // Nothing is appended any more that would tell the relay.
+    relay.published(400).await;
+    subscriber.delete_stream().await;
+    subscriber.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_lost_tail_is_filled_again_with_the_same_sequences() {
+    let (database, prefix, mut nats) = (database().await, unique_name(), NatsServer::start().await);
+    let log = open(&database).await;
+    grow(&log, "a", 100).await;
+    let relay = Running::start(&log, &nats.url(), &prefix).await;
+    relay.published(100).await;
+    nats.kill();
+    let earlier = nats.save();
+    nats.restart().await;
+    grow(&log, "a", 100).await;
+    relay.published(200).await;
+    nats.kill();
+    nats.restore(&earlier);
+    nats.restart().await;
+    Subscriber::at(&nats.url(), &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn appends_go_on_while_nats_is_away() {
+    let (database, prefix, mut nats) = (database().await, unique_name(), NatsServer::start().await);
+    let log = open(&database).await;
+    let relay = Running::start(&log, &nats.url(), &prefix).await;
+    grow(&log, "a", 100).await;
+    relay.published(100).await;
+    nats.kill();
+    grow(&log, "a", 3_000).await;
+    relay.problem("").await;
+    nats.restart().await;
+    relay.published(3_100).await;
+    assert_eq!(relay.state.borrow().problem, None);
+    Subscriber::at(&nats.url(), &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn nats_may_come_after_the_relay() {
+    let (database, prefix, mut nats) = (database().await, unique_name(), NatsServer::start().await);
+    nats.kill();
+    let log = open(&database).await;
+    grow(&log, "a", 100).await;
+    let relay = Running::start(&log, &nats.url(), &prefix).await;
+    relay.problem("NATS is not connected").await;
+    nats.restart().await;
+    relay.published(100).await;
+    Subscriber::at(&nats.url(), &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_wiped_server_is_filled_again_under_load_and_when_idle() {
+    let (database, prefix, mut nats) = (database().await, unique_name(), NatsServer::start().await);
+    let log = open(&database).await;
+    let relay = Running::start(&log, &nats.url(), &prefix).await;
+    let load = tokio::spawn({
+        let log = log.clone();
+        async move {
+            for _ in 0..50 {
+                grow(&log, "a", 30).await;
+            }
+        }
+    });
+    relay.published(100).await;
+    nats.kill();
+    nats.wipe();
+    nats.restart().await;
+    load.await.unwrap();
+    Subscriber::at(&nats.url(), &prefix).await.finds(&log).await;
+
+    relay.published(1_500).await;
+    nats.kill();
+    nats.wipe();
+    nats.restart().await;
+    Subscriber::at(&nats.url(), &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
+    let (first, second, prefix, url) = (database().await, database().await, unique_name(), shared_nats_url());
+    let (first, second) = (open(&first).await, open(&second).await);
+    grow(&first, "a", 5).await;
+    grow(&second, "a", 10).await;
+    let relay = Running::start(&first, &url, &prefix).await;
+    relay.published(5).await;
+    drop(relay);
+    let relay = Running::start(&second, &url, &prefix).await;
+    relay.problem(&format!("holds a log of epoch {}, ours is {}", first.epoch(), second.epoch())).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    subscriber.finds(&first).await;
+    // What the report tells to do helps.
+    subscriber.delete_stream().await;
+    subscriber.finds(&second).await;
+}
+
+#[tokio::test]
+async fn a_stream_ahead_of_the_log_is_reported_and_left_alone() {
+    let (database, backup, prefix, url) = (database().await, database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    sqlx::query("UPDATE log_head SET epoch = $1").bind(log.epoch()).execute(backup.pool()).await.unwrap();
+    let restored = open(&backup).await;
+    grow(&log, "a", 10).await;
+    grow(&restored, "a", 4).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(10).await;
+    drop(relay);
+    let relay = Running::start(&restored, &url, &prefix).await;
+    relay.problem("ends at 10, but the log at 4").await;
+    Subscriber::at(&url, &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 5).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(5).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let stray = subscriber.context.publish(format!("{prefix}.{LOG}.thing.a.Happened"), "stray".into()).await;
+    assert_eq!(stray.unwrap().await.unwrap().sequence, 6);
+    grow(&log, "a", 5).await;
+    relay.problem("holds a log of epoch none").await;
+    assert_eq!(subscriber.last_sequence().await, Ok(6));
+}
+
+/// A server that says who it is, and no more.
+async fn server_of_version(version: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
+    let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let greeting = format!(
+                "INFO {{\"server_id\":\"x\",\"version\":\"{version}\",\"max_payload\":1048576,\"headers\":true}}\r\nPONG\r\n"
+            );
+            tokio::spawn(async move {
+                connection.write_all(greeting.as_bytes()).await?;
+                while connection.read(&mut [0; 1_024]).await? > 0 {}
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_old_server_is_refused() {
+    let database = database().await;
+    let log = open(&database).await;
+    let relay = Running::start(&log, &server_of_version("2.9.10").await, &unique_name()).await;
+    relay.problem("nats-server 2.9.10 is too old: 2.10.23 or newer is needed").await;
+}
