@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
-use edge::host::{Host, HostError, Peer};
+use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
@@ -41,7 +41,8 @@ pub async fn run(
 ) -> Result<(), HostError> {
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("identity").await?;
-    host.follow(Peer::Namespace, Arc::new(Replica)).await?;
+    host.follow(Peer::Namespace, Readiness::OnceBegun, Arc::new(Replica))
+        .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer]);
     let rpc = IdentityRpc::new(
         Commands::new(log, visibility),

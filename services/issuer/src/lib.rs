@@ -16,7 +16,7 @@ use std::time::Duration;
 use edge::authentication::JobTokens;
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
-use edge::host::{Host, HostError, Peer};
+use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::issuer::v1::credential_service_server::CredentialServiceServer;
@@ -137,8 +137,12 @@ pub async fn run(
     let log = host.open_log("issuer").await?;
     let keys = Keys::open(&log, &sealer).await?;
     let fold = Arc::new(Replica);
-    let namespace = host.follow(Peer::Namespace, Arc::clone(&fold)).await?;
-    let identity = host.follow(Peer::Identity, fold).await?;
+    let namespace = host
+        .follow(Peer::Namespace, Readiness::OnceBegun, Arc::clone(&fold))
+        .await?;
+    let identity = host
+        .follow(Peer::Identity, Readiness::OnceBegun, fold)
+        .await?;
     host.accept_job_tokens(JobTokens {
         issuer: config.issuer_url.clone(),
         keys: keys.published(),

@@ -67,15 +67,17 @@ impl fmt::Debug for SigningKey {
 impl SigningKey {
     /// Makes a key.
     pub fn generate() -> Result<Self, SigningError> {
-        Self::of(KeyPair::generate(KeySize::Rsa2048)?)
+        Ok(Self::of(KeyPair::generate(KeySize::Rsa2048)?))
     }
 
     /// Reads a key from PKCS #8.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, SigningError> {
-        Self::of(KeyPair::from_pkcs8(der).map_err(SigningError::Stored)?)
+        Ok(Self::of(
+            KeyPair::from_pkcs8(der).map_err(SigningError::Stored)?,
+        ))
     }
 
-    fn of(pair: KeyPair) -> Result<Self, SigningError> {
+    fn of(pair: KeyPair) -> Self {
         let public = pair.public_key();
         let n = URL_SAFE_NO_PAD.encode(public.modulus().big_endian_without_leading_zero());
         let e = URL_SAFE_NO_PAD.encode(public.exponent().big_endian_without_leading_zero());
@@ -83,7 +85,7 @@ impl SigningKey {
         let thumbprint = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
         let kid = URL_SAFE_NO_PAD.encode(digest(&SHA256, thumbprint.as_bytes()));
         let jwk = serde_json::json!({ "kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid, "n": n, "e": e });
-        Ok(Self { pair, kid, jwk })
+        Self { pair, kid, jwk }
     }
 
     /// The private half, as PKCS #8.

@@ -7,7 +7,7 @@ mod query;
 
 use std::sync::Arc;
 
-use edge::host::{Host, HostError, Peer};
+use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::directory::v1::directory_service_server::DirectoryServiceServer;
@@ -50,9 +50,12 @@ pub async fn run(
 ) -> Result<(), HostError> {
     let mut host = Host::connect(config.settings, Some(SCHEMA), Some(&MIGRATIONS), stop).await?;
     let fold = Arc::new(Directory);
-    host.follow(Peer::Namespace, Arc::clone(&fold)).await?;
-    host.follow(Peer::Identity, Arc::clone(&fold)).await?;
-    host.follow(Peer::Issuer, fold).await?;
+    host.follow(Peer::Namespace, Readiness::OnceCurrent, Arc::clone(&fold))
+        .await?;
+    host.follow(Peer::Identity, Readiness::OnceCurrent, Arc::clone(&fold))
+        .await?;
+    host.follow(Peer::Issuer, Readiness::OnceCurrent, fold)
+        .await?;
     let rpc = DirectoryRpc::new(host.pool().clone());
     host.serve(
         listener,

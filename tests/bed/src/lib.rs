@@ -34,6 +34,19 @@ pub fn unique_name() -> String {
     format!("t{}", &unique_id().simple().to_string()[..16])
 }
 
+/// A port that nothing listens on, for what must come back on the same one. Below those that the kernel gives to
+/// outgoing connections, one of which could take it meanwhile.
+#[must_use]
+pub fn free_port() -> u16 {
+    loop {
+        let [high, low, ..] = unique_id().into_bytes();
+        let port = 12_000 + u16::from_be_bytes([high, low]) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 fn setting(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("{name} is not set: run the tests with `deploy/dev test`"))

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::{eventually, setting, unique_id, unique_name};
+use crate::{eventually, free_port, setting, unique_name};
 
 /// The server at `THARSIS_TEST_NATS_URL`. Use names of your own there.
 #[must_use]
@@ -98,7 +98,15 @@ impl NatsServer {
         self.kill();
         let log = std::fs::File::create(self.folder.join("log"))?;
         let process = Command::new(setting("THARSIS_TEST_NATS_SERVER"))
-            .args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--name", &self.name, "--jetstream"])
+            .args([
+                "--addr",
+                "127.0.0.1",
+                "--port",
+                &self.port.to_string(),
+                "--name",
+                &self.name,
+                "--jetstream",
+            ])
             .arg("--store_dir")
             .arg(self.store())
             .stdin(Stdio::null())
@@ -141,17 +149,6 @@ async fn greeting(port: u16) -> io::Result<String> {
     };
     timeout(Duration::from_secs(1), read).await??;
     Ok(line)
-}
-
-/// Below those that the kernel gives to outgoing connections, one of which could take it while the server is down.
-fn free_port() -> u16 {
-    loop {
-        let [high, low, ..] = unique_id().into_bytes();
-        let port = 12_000 + u16::from_be_bytes([high, low]) % 20_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn remove(folder: &Path) {

@@ -49,7 +49,7 @@ impl IdentityRpc {
         let decide = || self.decide_assign(&call, &identity, &message.managed_identity_id);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }
@@ -67,7 +67,7 @@ impl IdentityRpc {
         let decide = || self.decide_unassign(&call, &identity, &message.managed_identity_id);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }
@@ -98,7 +98,7 @@ impl IdentityRpc {
         let events = assignment::decide(&loaded.state, command)?;
         let mut guards = place.guards();
         guards.extend(identity_place.guards());
-        self.decision(
+        decision(
             workspace,
             loaded.version,
             &events,
@@ -133,7 +133,7 @@ impl IdentityRpc {
             },
         )?;
         let reply = pb::UnassignManagedIdentityResponse::default();
-        self.decision(workspace, loaded.version, &events, place.guards(), reply)
+        decision(workspace, loaded.version, &events, place.guards(), reply)
     }
 
     async fn workspace(&self, call: &Call) -> Result<(WorkspaceId, Place), Status> {
@@ -191,44 +191,43 @@ impl IdentityRpc {
         }
         Ok(rivals)
     }
+}
 
-    fn decision<R>(
-        &self,
-        workspace: WorkspaceId,
-        version: u64,
-        events: &[Event],
-        mut guards: Vec<Guard>,
-        reply: R,
-    ) -> Result<Decision<R>, Status> {
-        for event in events {
-            let (identity, by, value) = match event {
-                Event::Assigned(_, identity) => (identity, 1, Some(String::new())),
-                Event::Unassigned(_, identity) => (identity, -1, None),
-            };
-            guards.push(Guard::Count {
-                key: assignments_key(identity),
-                by,
-                min: 0,
-                max: i64::MAX,
-            });
-            guards.push(Guard::Set {
-                key: format!("{}{workspace}", assigned_to_prefix(identity)),
-                value,
-            });
-        }
-        let events: Vec<_> = events.iter().map(wire::write_assignment).collect();
-        guards.extend(changes(&events)?);
-        let streams = aggregate::append(
-            stream(workspace),
-            Expected::Version(version),
-            encoded(events),
-        );
-        Ok(Decision {
-            streams: streams.into_iter().collect(),
-            guards,
-            reply,
-        })
+fn decision<R>(
+    workspace: WorkspaceId,
+    version: u64,
+    events: &[Event],
+    mut guards: Vec<Guard>,
+    reply: R,
+) -> Result<Decision<R>, Status> {
+    for event in events {
+        let (identity, by, value) = match event {
+            Event::Assigned(_, identity) => (identity, 1, Some(String::new())),
+            Event::Unassigned(_, identity) => (identity, -1, None),
+        };
+        guards.push(Guard::Count {
+            key: assignments_key(identity),
+            by,
+            min: 0,
+            max: i64::MAX,
+        });
+        guards.push(Guard::Set {
+            key: format!("{}{workspace}", assigned_to_prefix(identity)),
+            value,
+        });
     }
+    let events: Vec<_> = events.iter().map(wire::write_assignment).collect();
+    guards.extend(changes(&events)?);
+    let streams = aggregate::append(
+        stream(workspace),
+        Expected::Version(version),
+        encoded(events),
+    );
+    Ok(Decision {
+        streams: streams.into_iter().collect(),
+        guards,
+        reply,
+    })
 }
 
 /// Whether a workspace lies below the group of an identity.

@@ -73,7 +73,7 @@ impl IdentityRpc {
             message
                 .managed_identity
                 .as_ref()
-                .unwrap_or(&Default::default()),
+                .unwrap_or(&pb::ManagedIdentity::default()),
             group,
         )?;
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
@@ -163,7 +163,7 @@ impl IdentityRpc {
         let decide = || self.decide_delete(&call, &message.etag, message.force);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }

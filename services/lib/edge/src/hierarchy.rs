@@ -63,6 +63,7 @@ pub enum MalformedEvent {
 }
 
 /// The role of a message.
+#[must_use]
 pub fn role(role: access::Role) -> Option<Role> {
     match role {
         access::Role::Unspecified => None,
@@ -73,6 +74,7 @@ pub fn role(role: access::Role) -> Option<Role> {
 }
 
 /// The principal of a message.
+#[must_use]
 pub fn principal(principal: Option<&access::Principal>) -> Option<Principal> {
     match principal?.kind.as_ref()? {
         access::principal::Kind::User(user) => Principal::user(user).ok(),
@@ -383,8 +385,8 @@ impl Hierarchy {
     /// The id of what a request names. `None` if there is no such thing; an id is not looked up.
     pub async fn resolve(&self, reference: &Reference) -> sqlx::Result<Option<ResourceId>> {
         match reference {
-            Reference::Id(id) => Ok(Some(*id)),
-            Reference::Trn(Trn {
+            Reference::Id(id)
+            | Reference::Trn(Trn {
                 last: Last::Id(id), ..
             }) => Ok(Some(*id)),
             Reference::Trn(trn) => self.walk(trn).await,

@@ -94,6 +94,15 @@ pub enum Peer {
     Projector,
 }
 
+/// When a service that follows a log is ready to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// With what it has, once it has anything: a replica serves while the log's owner is away.
+    OnceBegun,
+    /// At the log's end: read models that are being built are not shown.
+    OnceCurrent,
+}
+
 impl Peer {
     fn variable(self) -> &'static str {
         match self {
@@ -194,30 +203,28 @@ impl Host {
         Ok(log)
     }
 
-    /// Follows the log of another service. A follower that halts makes the service unhealthy.
+    /// Follows the log of another service. The service is unhealthy from a follower's halt on, and until the follower
+    /// has come to the log's end for the first time, as `readiness` asks.
     pub async fn follow<F: Fold>(
         &mut self,
         peer: Peer,
+        readiness: Readiness,
         fold: Arc<F>,
     ) -> Result<watch::Receiver<Progress>, HostError> {
         let log = peer.log();
+        let begun = eventlog::checkpoint(&self.pool, log)
+            .await
+            .map_err(LogError::from)?
+            .is_some();
         let owner = Owner::new(self.channel(peer)?);
         let follower = Follower::new(log, self.pool.clone(), self.bus.clone(), owner, fold);
         let progress = follower.progress();
         self.tasks.spawn(follower.run(self.stop.clone()));
-        let condition = format!("follower:{log}");
-        self.health.set(&condition, Ok(())).await;
-        let (health, stop, mut watched) =
-            (self.health.clone(), self.stop.clone(), progress.clone());
+        let ready = begun && readiness == Readiness::OnceBegun;
+        let watched = watch_follower(self.health.clone(), log, ready, progress.clone());
+        let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            let halted = watched.wait_for(|progress| progress.halted.is_some());
-            let halt = match stop.run_until_cancelled(halted).await {
-                Some(Ok(progress)) => progress.halted.clone(),
-                Some(Err(_)) | None => None,
-            };
-            if let Some(halt) = halt {
-                health.set(&condition, Err(halt.to_string())).await;
-            }
+            stop.run_until_cancelled(watched).await;
         });
         self.followed.push((log, progress.clone()));
         Ok(progress)
@@ -282,6 +289,32 @@ impl Host {
         self.tasks.wait().await;
         self.pool.close().await;
         Ok(served?)
+    }
+}
+
+/// Tells health how a follower is: catching up, following, halted.
+async fn watch_follower(
+    health: Health,
+    log: &str,
+    ready: bool,
+    mut progress: watch::Receiver<Progress>,
+) {
+    let condition = format!("follower:{log}");
+    let first = if ready {
+        Ok(())
+    } else {
+        Err("has not reached the log's end yet".to_owned())
+    };
+    health.set(&condition, first).await;
+    let reached = |progress: &Progress| progress.current_at.is_some() || progress.halted.is_some();
+    if progress.wait_for(reached).await.is_ok() {
+        health.set(&condition, Ok(())).await;
+    }
+    let halted = progress
+        .wait_for(|progress| progress.halted.is_some())
+        .await;
+    if let Some(halt) = halted.ok().and_then(|progress| progress.halted.clone()) {
+        health.set(&condition, Err(halt.to_string())).await;
     }
 }
 

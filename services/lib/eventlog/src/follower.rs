@@ -215,7 +215,7 @@ impl<F: Fold> Follower<F> {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             let outcome = tokio::select! {
-                _ = delivered.recv_many(&mut batch, BATCH) => self.take(std::mem::take(&mut batch)).await,
+                1.. = delivered.recv_many(&mut batch, BATCH) => self.take(std::mem::take(&mut batch)).await,
                 _ = polled.changed() => {
                     // A bus that brought something since the last look is not silent.
                     let silent = !*bus_connected.borrow() || seen == self.position();
@@ -248,36 +248,32 @@ impl<F: Fold> Follower<F> {
     }
 
     async fn load_checkpoint(&self) -> Result<(), sqlx::Error> {
-        let row = sqlx::query!(
-            "SELECT epoch, position FROM checkpoints WHERE log = $1",
-            self.log
-        )
-        .fetch_optional(&self.pool)
-        .await?;
-        if let Some(row) = row {
-            self.moved_to(row.epoch, row.position.cast_unsigned());
+        if let Some(Head { epoch, position }) = checkpoint(&self.pool, self.log).await? {
+            self.moved_to(epoch, position);
         }
         Ok(())
     }
 
     /// Applies what came off the bus; on a gap, reads the owner's log instead.
     async fn take(&self, deliveries: Vec<Delivery>) -> Result<(), FollowError> {
-        let mut events = Vec::with_capacity(deliveries.len());
-        let mut last_epoch = None;
+        let (known, position) = {
+            let progress = self.progress.borrow();
+            (progress.epoch, progress.position)
+        };
+        let mut events: Vec<RecordedEvent> = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             match delivery {
-                Delivery::Event { epoch, event } => {
-                    self.check_epoch(epoch)?;
-                    if last_epoch.is_some_and(|last| last != epoch) {
-                        return self.heal().await;
+                // A feed that began again brings again what is applied, or what waits here already.
+                Delivery::Event { epoch, event } if Some(epoch) == known => {
+                    if event.position > events.last().map_or(position, |last| last.position) {
+                        events.push(event);
                     }
-                    last_epoch = Some(epoch);
-                    events.push(event);
                 }
-                Delivery::Unreadable => return self.heal().await,
+                // The bus is never the truth: the owner knows whether its log was swapped, or the bus brings another's.
+                Delivery::Event { .. } | Delivery::Unreadable => return self.heal().await,
             }
         }
-        let Some(epoch) = last_epoch else {
+        let Some(epoch) = known.filter(|_| !events.is_empty()) else {
             return Ok(());
         };
         match self.apply(epoch, &events).await? {
@@ -338,8 +334,28 @@ impl<F: Fold> Follower<F> {
         }
     }
 
-    /// Applies those of the events that lie behind the checkpoint, and moves it, in one transaction.
+    /// Applies those of the events that lie behind the checkpoint.
     async fn apply(&self, epoch: Uuid, events: &[RecordedEvent]) -> Result<Applied, FollowError> {
+        match self.transact(epoch, events).await {
+            // One event is to blame. Those before it are applied: a revocation may be among them.
+            Err(FollowError::Halt(Halt::Inapplicable(_))) if events.len() > 1 => {
+                for event in events {
+                    if let Applied::Gap = self.transact(epoch, std::slice::from_ref(event)).await? {
+                        return Ok(Applied::Gap);
+                    }
+                }
+                Ok(Applied::UpToDate)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Applies those of the events that lie behind the checkpoint, and moves it, in one transaction.
+    async fn transact(
+        &self,
+        epoch: Uuid,
+        events: &[RecordedEvent],
+    ) -> Result<Applied, FollowError> {
         let mut transaction = self.pool.begin().await?;
         // Another process may follow into the same database: who holds the row is the one who moves it.
         sqlx::query!(
@@ -395,6 +411,20 @@ impl<F: Fold> Follower<F> {
     }
 }
 
+/// How far this database has followed a log; none if it never began.
+pub async fn checkpoint(pool: &PgPool, log: &str) -> Result<Option<Head>, sqlx::Error> {
+    let row = sqlx::query!(
+        "SELECT epoch, position FROM checkpoints WHERE log = $1",
+        log
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|row| Head {
+        epoch: row.epoch,
+        position: row.position.cast_unsigned(),
+    }))
+}
+
 /// What the owner said of its log's end.
 #[derive(Clone, Copy)]
 struct Poll {
@@ -438,7 +468,8 @@ async fn poll_owner(
         let pause = if on_bus { POLL } else { POLL_WITHOUT_BUS };
         // A bus that goes away is a reason to ask at once.
         if let Ok(Err(_)) = timeout(pause, bus_connected.changed()).await {
-            return;
+            // The feed is no more.
+            sleep(pause).await;
         }
     }
 }

@@ -20,7 +20,7 @@ pub use append::{Append, AppendError, Appended, Command, Expected, Guard, Stream
 pub use consistency::{ConsistencyToken, InvalidToken};
 pub use event::{Metadata, NewEvent, RecordedEvent, StreamId};
 pub use facts::{Change, Facts, write as write_facts};
-pub use follower::{Fold, FoldError, Follower, Halt, Progress};
+pub use follower::{Fold, FoldError, Follower, Halt, Progress, checkpoint};
 pub use log::{Carried, EventLog, Head, LogError, MIGRATIONS, migrate};
 pub use owner::{Owner, OwnerError};
 pub use relay::{Relay, RelayState};

@@ -1,7 +1,9 @@
 //! The relay: the log's events onto its JetStream stream, so that sequence == position.
 //!
 //! The stream's tail is the cursor. Every publish names the sequence before it, so two relays can't hurt each other,
-//! and whatever NATS loses from the tail is filled again with the same sequences.
+//! and whatever NATS loses from the tail is filled again with the same sequences. Within a session it names the message
+//! before it too: were something else stored in place of a position, the position behind it would still have the right
+//! sequence before it, and would hide the hole.
 
 use std::time::Duration;
 
@@ -134,6 +136,7 @@ impl Relay {
         let publisher = async {
             let mut acknowledgements = FuturesOrdered::new();
             let mut published = tail;
+            let mut previous = None;
             let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -147,7 +150,10 @@ impl Relay {
                         let page: Vec<RecordedEvent> = page.ok_or(RelayError::ReaderGone)?;
                         for event in page {
                             let sent = context
-                                .send_publish(self.bus.subject(self.log.name(), &event), self.message(&event))
+                                .send_publish(
+                                    self.bus.subject(self.log.name(), &event),
+                                    self.message(&event, previous.replace(event.id)),
+                                )
                                 .await
                                 .map_err(RelayError::Publish)?;
                             acknowledgements.push_back(async move {
@@ -176,11 +182,15 @@ impl Relay {
         }
     }
 
-    fn message(&self, event: &RecordedEvent) -> PublishMessage {
-        PublishMessage::build()
+    fn message(&self, event: &RecordedEvent, previous: Option<Uuid>) -> PublishMessage {
+        let message = PublishMessage::build()
             .payload(event.payload.clone())
             .headers(bus::headers(self.log.name(), self.log.epoch(), event))
-            .expected_last_sequence(event.position - 1)
+            .expected_last_sequence(event.position - 1);
+        match previous {
+            Some(id) => message.expected_last_message_id(id.to_string()),
+            None => message,
+        }
     }
 
     /// The stream's last sequence, of a stream that is ours.
@@ -211,7 +221,11 @@ impl Relay {
             Err(error) => return Err(BusError::jetstream(error).into()),
         };
         if let Some(last) = last {
-            let found = last.headers.get("ce-epoch").map_or("none", HeaderValue::as_str).to_owned();
+            let found = last
+                .headers
+                .get("ce-epoch")
+                .map_or("none", HeaderValue::as_str)
+                .to_owned();
             if found != self.log.epoch().to_string() {
                 return Err(RelayError::ForeignEpoch {
                     stream: config.name,

@@ -118,7 +118,7 @@ impl GroupService for NamespaceRpc {
         let decide = || self.decide_delete(&call, &message.etag, message.force);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }
@@ -194,7 +194,7 @@ impl NamespaceRpc {
         .into_iter()
         .collect();
         if group.parent.is_none() {
-            let (owner, owner_guards) = self.first_owner(call, group.id)?;
+            let (owner, owner_guards) = first_owner(call, group.id)?;
             streams.extend(owner);
             guards.extend(owner_guards);
         }
@@ -206,39 +206,6 @@ impl NamespaceRpc {
                 ..Default::default()
             },
         })
-    }
-
-    /// Who makes a top-level group owns it.
-    fn first_owner(
-        &self,
-        call: &Call,
-        group: GroupId,
-    ) -> Result<(Option<eventlog::StreamAppend>, Vec<Guard>), Status> {
-        let id: MembershipId = clock::new_id();
-        let membership = membership::Membership {
-            id,
-            namespace: NamespaceId::Group(group),
-            principal: call.caller.principal.clone(),
-            role: Role::Owner,
-        };
-        let command = membership::Command::Create {
-            membership,
-            exists: false,
-        };
-        let events: Vec<_> = membership::decide(&membership::State::Absent, command)?
-            .iter()
-            .map(wire::write_membership)
-            .collect();
-        let mut guards = changes(&events)?;
-        guards.push(add(owners_key(group), 1, 1, i64::MAX));
-        Ok((
-            aggregate::append(
-                stream("membership", id),
-                Expected::Version(0),
-                encoded(events),
-            ),
-            guards,
-        ))
     }
 
     async fn decide_delete(
@@ -291,4 +258,36 @@ impl NamespaceRpc {
             reply: pb::DeleteGroupResponse::default(),
         })
     }
+}
+
+/// Who makes a top-level group owns it.
+fn first_owner(
+    call: &Call,
+    group: GroupId,
+) -> Result<(Option<eventlog::StreamAppend>, Vec<Guard>), Status> {
+    let id: MembershipId = clock::new_id();
+    let membership = membership::Membership {
+        id,
+        namespace: NamespaceId::Group(group),
+        principal: call.caller.principal.clone(),
+        role: Role::Owner,
+    };
+    let command = membership::Command::Create {
+        membership,
+        exists: false,
+    };
+    let events: Vec<_> = membership::decide(&membership::State::Absent, command)?
+        .iter()
+        .map(wire::write_membership)
+        .collect();
+    let mut guards = changes(&events)?;
+    guards.push(add(owners_key(group), 1, 1, i64::MAX));
+    Ok((
+        aggregate::append(
+            stream("membership", id),
+            Expected::Version(0),
+            encoded(events),
+        ),
+        guards,
+    ))
 }

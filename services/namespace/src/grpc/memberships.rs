@@ -144,7 +144,7 @@ impl MembershipService for NamespaceRpc {
         let decide = || self.decide_delete_membership(&call, &message.etag);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }

@@ -108,7 +108,7 @@ impl WorkspaceService for NamespaceRpc {
         let decide = || self.decide_delete_workspace(&call, &message.etag);
         self.commands
             .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token
+                reply.consistency_token = written.token;
             })
             .await
     }

@@ -44,30 +44,58 @@ pub(crate) struct Demo {
     #[command(flatten)]
     caller: token::Arguments,
     /// The namespace service.
-    #[arg(long, env = "THARSIS_NAMESPACE_URL", default_value = "http://127.0.0.1:7101")]
+    #[arg(
+        long,
+        env = "THARSIS_NAMESPACE_URL",
+        default_value = "http://127.0.0.1:7101"
+    )]
     namespace: String,
     /// The identity service.
-    #[arg(long, env = "THARSIS_IDENTITY_URL", default_value = "http://127.0.0.1:7102")]
+    #[arg(
+        long,
+        env = "THARSIS_IDENTITY_URL",
+        default_value = "http://127.0.0.1:7102"
+    )]
     identity: String,
     /// The issuer service.
-    #[arg(long, env = "THARSIS_ISSUER_GRPC_URL", default_value = "http://127.0.0.1:7103")]
+    #[arg(
+        long,
+        env = "THARSIS_ISSUER_GRPC_URL",
+        default_value = "http://127.0.0.1:7103"
+    )]
     issuer_grpc: String,
     /// The `iss` of its tokens.
-    #[arg(long, env = "THARSIS_ISSUER_URL", default_value = "http://127.0.0.1:7105")]
+    #[arg(
+        long,
+        env = "THARSIS_ISSUER_URL",
+        default_value = "http://127.0.0.1:7105"
+    )]
     issuer_url: String,
     /// NATS.
-    #[arg(long, env = "THARSIS_NATS_URL", default_value = "nats://127.0.0.1:7107")]
+    #[arg(
+        long,
+        env = "THARSIS_NATS_URL",
+        default_value = "nats://127.0.0.1:7107"
+    )]
     nats: String,
 }
 
 pub(crate) async fn run(arguments: Demo) -> Result<()> {
     let caller = token::token(&arguments.caller)?;
-    let nats = async_nats::connect(&arguments.nats).await.context("NATS does not answer")?;
-    let mut events = nats.subscribe("tharsis.>").await.context("can't subscribe to the events")?;
+    let nats = async_nats::connect(&arguments.nats)
+        .await
+        .context("NATS does not answer")?;
+    let mut events = nats
+        .subscribe("tharsis.>")
+        .await
+        .context("can't subscribe to the events")?;
     nats.flush().await.context("NATS does not answer")?;
     let job = main_job(&arguments, &caller).await?;
     let claims = verify(&arguments.issuer_url, &job).await?;
-    say("the token's claims", &serde_json::to_string_pretty(&claims)?)?;
+    say(
+        "the token's claims",
+        &serde_json::to_string_pretty(&claims)?,
+    )?;
     let seen = tokio::time::timeout(PATIENCE, watch(&mut events, &job))
         .await
         .context("the events did not all arrive on NATS")??;
@@ -91,40 +119,82 @@ async fn main_job(at: &Demo, caller: &str) -> Result<Job> {
     let random = clock::new_uuid().simple().to_string();
     let name = format!("demo-{}", &random[20..]);
     let mut groups = GroupServiceClient::new(connect(&at.namespace).await?);
-    let group = namespace::Group { name: name.clone(), ..Default::default() };
-    let request = namespace::CreateGroupRequest { group: Some(group), ..Default::default() };
-    let group = groups.create_group(with(caller, request)?).await?.into_inner().group;
+    let group = namespace::Group {
+        name: name.clone(),
+        ..Default::default()
+    };
+    let request = namespace::CreateGroupRequest {
+        group: Some(group),
+        ..Default::default()
+    };
+    let group = groups
+        .create_group(with(caller, request)?)
+        .await?
+        .into_inner()
+        .group;
     let group = group.context("the answer has no group")?;
     say("a group", &format!("{}  {}", group.id, group.trn))?;
 
     let mut workspaces = WorkspaceServiceClient::new(connect(&at.namespace).await?);
-    let wanted = namespace::Workspace { name: "web".to_owned(), group_id: group.trn.clone(), ..Default::default() };
-    let request = namespace::CreateWorkspaceRequest { workspace: Some(wanted), ..Default::default() };
-    let workspace = workspaces.create_workspace(with(caller, request)?).await?.into_inner().workspace;
+    let wanted = namespace::Workspace {
+        name: "web".to_owned(),
+        group_id: group.trn.clone(),
+        ..Default::default()
+    };
+    let request = namespace::CreateWorkspaceRequest {
+        workspace: Some(wanted),
+        ..Default::default()
+    };
+    let workspace = workspaces
+        .create_workspace(with(caller, request)?)
+        .await?
+        .into_inner()
+        .workspace;
     let workspace = workspace.context("the answer has no workspace")?;
-    say("a workspace below it", &format!("{}  {}", workspace.id, workspace.trn))?;
+    say(
+        "a workspace below it",
+        &format!("{}  {}", workspace.id, workspace.trn),
+    )?;
 
     let mut identities = ManagedIdentityServiceClient::new(connect(&at.identity).await?);
-    let aws = identity::AwsConfiguration { role_arn: ROLE.to_owned() };
+    let aws = identity::AwsConfiguration {
+        role_arn: ROLE.to_owned(),
+    };
     let wanted = identity::ManagedIdentity {
         name: "deployer".to_owned(),
         group_id: group.trn.clone(),
-        configuration: Some(identity::Configuration { r#type: Some(identity::configuration::Type::Aws(aws)) }),
+        configuration: Some(identity::Configuration {
+            r#type: Some(identity::configuration::Type::Aws(aws)),
+        }),
         ..Default::default()
     };
-    let request =
-        identity::CreateManagedIdentityRequest { managed_identity: Some(wanted), ..Default::default() };
-    let made = identities.create_managed_identity(with(caller, request)?).await?.into_inner().managed_identity;
+    let request = identity::CreateManagedIdentityRequest {
+        managed_identity: Some(wanted),
+        ..Default::default()
+    };
+    let made = identities
+        .create_managed_identity(with(caller, request)?)
+        .await?
+        .into_inner()
+        .managed_identity;
     let made = made.context("the answer has no managed identity")?;
-    say("an AWS managed identity in the group", &format!("{}  {}  {ROLE}", made.id, made.trn))?;
+    say(
+        "an AWS managed identity in the group",
+        &format!("{}  {}  {ROLE}", made.id, made.trn),
+    )?;
 
     let request = identity::AssignManagedIdentityRequest {
         workspace_id: workspace.trn.clone(),
         managed_identity_id: made.trn.clone(),
         ..Default::default()
     };
-    identities.assign_managed_identity(with(caller, request)?).await?;
-    say("the identity, inherited by the workspace, is assigned to it", "")?;
+    identities
+        .assign_managed_identity(with(caller, request)?)
+        .await?;
+    say(
+        "the identity, inherited by the workspace, is assigned to it",
+        "",
+    )?;
 
     let mut jobs = JobServiceClient::new(connect(&at.issuer_grpc).await?);
     let wanted = issuer::Job {
@@ -132,18 +202,37 @@ async fn main_job(at: &Demo, caller: &str) -> Result<Job> {
         stage: issuer::Stage::Apply.into(),
         ..Default::default()
     };
-    let request = issuer::OpenJobRequest { job: Some(wanted), ..Default::default() };
+    let request = issuer::OpenJobRequest {
+        job: Some(wanted),
+        ..Default::default()
+    };
     let opened = jobs.open_job(with(caller, request)?).await?.into_inner();
     let job = opened.job.context("the answer has no job")?;
-    say("a job in the workspace, with a token of its own", &format!("{}  {}", job.id, job.principal))?;
+    say(
+        "a job in the workspace, with a token of its own",
+        &format!("{}  {}", job.id, job.principal),
+    )?;
 
     let mut credentials = CredentialServiceClient::new(connect(&at.issuer_grpc).await?);
-    let request =
-        issuer::IssueCredentialRequest { managed_identity_id: made.trn.clone(), ..Default::default() };
-    let issued = credentials.issue_credential(with(&opened.job_token, request)?).await?.into_inner();
-    say("a credential for the job", &format!("jti {}", issued.token_id))?;
+    let request = issuer::IssueCredentialRequest {
+        managed_identity_id: made.trn.clone(),
+        ..Default::default()
+    };
+    let issued = credentials
+        .issue_credential(with(&opened.job_token, request)?)
+        .await?
+        .into_inner();
+    say(
+        "a credential for the job",
+        &format!("jti {}", issued.token_id),
+    )?;
     Ok(Job {
-        ids: vec![group.id, workspace.id.clone(), made.id.clone(), job.id.clone()],
+        ids: vec![
+            group.id,
+            workspace.id.clone(),
+            made.id.clone(),
+            job.id.clone(),
+        ],
         identity: made.id,
         workspace: workspace.id,
         id: job.id,
@@ -160,27 +249,44 @@ async fn verify(issuer_url: &str, job: &Job) -> Result<Value> {
         Ok(answer.json().await?)
     };
     let discovery = get(&format!("{issuer_url}/.well-known/openid-configuration")).await?;
-    ensure!(discovery["issuer"] == issuer_url, "discovery names another issuer: {}", discovery["issuer"]);
-    let keys_url = discovery["jwks_uri"].as_str().context("discovery names no keys")?;
+    ensure!(
+        discovery["issuer"] == issuer_url,
+        "discovery names another issuer: {}",
+        discovery["issuer"]
+    );
+    let keys_url = discovery["jwks_uri"]
+        .as_str()
+        .context("discovery names no keys")?;
     let keys: JwkSet = serde_json::from_value(get(keys_url).await?)?;
     let header = jsonwebtoken::decode_header(&job.token)?;
     let kid = header.kid.context("the token names no key")?;
-    let key = keys.find(&kid).context("the token's key is not published")?;
+    let key = keys
+        .find(&kid)
+        .context("the token's key is not published")?;
     let mut validation = Validation::new(Algorithm::RS256);
     validation.set_issuer(&[issuer_url]);
     validation.set_audience(&["aws"]);
     validation.set_required_spec_claims(&["iss", "sub", "aud", "exp", "nbf"]);
     validation.validate_nbf = true;
-    let claims = jsonwebtoken::decode::<Value>(&job.token, &DecodingKey::from_jwk(key)?, &validation)?.claims;
+    let claims =
+        jsonwebtoken::decode::<Value>(&job.token, &DecodingKey::from_jwk(key)?, &validation)?
+            .claims;
     for (claim, wanted) in [
         ("sub", &job.identity),
         ("jti", &job.token_id),
         ("tharsis_job_id", &job.id),
         ("tharsis_workspace_id", &job.workspace),
     ] {
-        ensure!(claims[claim] == **wanted, "the claim {claim} is {}, not {wanted}", claims[claim]);
+        ensure!(
+            claims[claim] == **wanted,
+            "the claim {claim} is {}, not {wanted}",
+            claims[claim]
+        );
     }
-    say("verified as a relying party would", &format!("{keys_url}  kid {kid}"))?;
+    say(
+        "verified as a relying party would",
+        &format!("{keys_url}  kid {kid}"),
+    )?;
     Ok(claims)
 }
 
@@ -191,7 +297,12 @@ async fn watch(events: &mut async_nats::Subscriber, job: &Job) -> Result<Vec<Str
     while !missing.is_empty() {
         let message = events.next().await.context("the subscription ended")?;
         let headers = message.headers.unwrap_or_default();
-        let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+        let header = |name: &str| {
+            headers
+                .get(name)
+                .map(|value| value.as_str().to_owned())
+                .unwrap_or_default()
+        };
         let body = String::from_utf8_lossy(&message.payload);
         if !job.ids.iter().any(|id| body.contains(id.as_str())) {
             continue;
@@ -207,13 +318,27 @@ async fn watch(events: &mut async_nats::Subscriber, job: &Job) -> Result<Vec<Str
 async fn check_streams(nats: async_nats::Client, seen: &[String]) -> Result<()> {
     let context = jetstream::new(nats);
     for line in seen {
-        let (position, subject) = line.trim().split_once("  ").context("a line without a position")?;
-        let Some(service) = subject.split('.').nth(1) else { bail!("a subject without a service: {subject}") };
-        let stream = context.get_stream(format!("THARSIS_{}", service.to_uppercase())).await?;
+        let (position, subject) = line
+            .trim()
+            .split_once("  ")
+            .context("a line without a position")?;
+        let Some(service) = subject.split('.').nth(1) else {
+            bail!("a subject without a service: {subject}")
+        };
+        let stream = context
+            .get_stream(format!("THARSIS_{}", service.to_uppercase()))
+            .await?;
         let message = stream.get_raw_message(position.parse()?).await?;
-        ensure!(message.subject.as_str() == subject, "sequence {position} of {service} is {}", message.subject);
+        ensure!(
+            message.subject.as_str() == subject,
+            "sequence {position} of {service} is {}",
+            message.subject
+        );
     }
-    say("each lies in its stream at the sequence that is its position", "")
+    say(
+        "each lies in its stream at the sequence that is its position",
+        "",
+    )
 }
 
 async fn connect(address: &str) -> Result<Channel> {
@@ -223,7 +348,9 @@ async fn connect(address: &str) -> Result<Channel> {
 
 fn with<T>(bearer: &str, message: T) -> Result<Request<T>> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {bearer}").parse()?);
+    request
+        .metadata_mut()
+        .insert("authorization", format!("Bearer {bearer}").parse()?);
     Ok(request)
 }
 

@@ -233,9 +233,19 @@ async fn a_count_holds_among_commands_at_the_same_time() {
 }
 
 /// Holds the head row, with one append of the log waiting for it: what comes now gets into the next batch.
-async fn behind_held_head(database: &Database, log: &EventLog) -> (Transaction<'static, Postgres>, JoinHandle<u64>) {
-    let mut held = database.pool().begin().await.expect("the database is there");
-    sqlx::raw_sql("SELECT 1 FROM log_head FOR UPDATE").execute(&mut *held).await.expect("nobody holds it");
+async fn behind_held_head(
+    database: &Database,
+    log: &EventLog,
+) -> (Transaction<'static, Postgres>, JoinHandle<u64>) {
+    let mut held = database
+        .pool()
+        .begin()
+        .await
+        .expect("the database is there");
+    sqlx::raw_sql("SELECT 1 FROM log_head FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("nobody holds it");
     let log = log.clone();
     let first = tokio::spawn(async move { grow(&log, "first", 1).await });
     bed::eventually(async || {
@@ -286,7 +296,8 @@ async fn what_the_database_refuses_fails_alone() {
         let log = log.clone();
         async move { log.append(append).await }
     });
-    let (answers, ()) = futures::join!(join_all(attempts), async { held.rollback().await.unwrap() });
+    let (answers, ()) =
+        futures::join!(join_all(attempts), async { held.rollback().await.unwrap() });
     for (n, answer) in answers.iter().enumerate() {
         match answer {
             Err(AppendError::Database(_)) => assert!([3, 17, 23].contains(&n), "{n}: {answer:?}"),

@@ -15,28 +15,41 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::scene::{HAPPENED, LOG, bus, database, event, grow, open, stream, to, whole};
 
 /// A relay that runs until it is dropped.
-struct Running {
+pub(crate) struct Running {
     state: watch::Receiver<RelayState>,
     task: AbortOnDropHandle<()>,
 }
 
 impl Running {
-    async fn start(log: &EventLog, url: &str, prefix: &str) -> Self {
+    pub(crate) async fn start(log: &EventLog, url: &str, prefix: &str) -> Self {
         let relay = Relay::new(log.clone(), bus(url, prefix).await);
         let state = relay.state();
-        Self { state, task: AbortOnDropHandle::new(tokio::spawn(relay.run(CancellationToken::new()))) }
+        Self {
+            state,
+            task: AbortOnDropHandle::new(tokio::spawn(relay.run(CancellationToken::new()))),
+        }
     }
 
-    async fn published(&self, position: u64) {
+    pub(crate) async fn published(&self, position: u64) {
         let mut state = self.state.clone();
         let reached = state.wait_for(|state| state.published >= position);
-        let reached = tokio::time::timeout(Duration::from_secs(30), reached).await.map(|reached| reached.is_ok());
-        assert_eq!(reached, Ok(true), "waited for {position}: {:?}", *self.state.borrow());
+        let reached = tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .map(|reached| reached.is_ok());
+        assert_eq!(
+            reached,
+            Ok(true),
+            "waited for {position}: {:?}",
+            *self.state.borrow()
+        );
     }
 
     async fn problem(&self, says: &str) {
         eventually(async || match &*self.state.borrow() {
-            RelayState { problem: Some(problem), .. } if problem.contains(says) => Ok(()),
+            RelayState {
+                problem: Some(problem),
+                ..
+            } if problem.contains(says) => Ok(()),
             state => Err(format!("{state:?}")),
         })
         .await;
@@ -44,32 +57,46 @@ impl Running {
 }
 
 /// What a subscriber that is not ours finds in the stream.
-struct Subscriber {
-    context: jetstream::Context,
+pub(crate) struct Subscriber {
+    pub(crate) context: jetstream::Context,
     prefix: String,
 }
 
 impl Subscriber {
-    async fn at(url: &str, prefix: &str) -> Self {
+    pub(crate) async fn at(url: &str, prefix: &str) -> Self {
         let client = async_nats::connect(url).await.expect("the server runs");
-        Self { context: jetstream::new(client), prefix: prefix.to_owned() }
+        Self {
+            context: jetstream::new(client),
+            prefix: prefix.to_owned(),
+        }
     }
 
-    fn stream(&self) -> String {
+    pub(crate) fn stream(&self) -> String {
         format!("{}_{LOG}", self.prefix).to_ascii_uppercase()
     }
 
-    async fn delete_stream(&self) {
-        self.context.delete_stream(self.stream()).await.expect("there is one");
+    pub(crate) async fn delete_stream(&self) {
+        self.context
+            .delete_stream(self.stream())
+            .await
+            .expect("there is one");
     }
 
     async fn last_sequence(&self) -> Result<u64, String> {
-        let stream = self.context.get_stream(self.stream()).await.map_err(|error| error.to_string())?;
+        let stream = self
+            .context
+            .get_stream(self.stream())
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(stream.cached_info().state.last_sequence)
     }
 
     async fn messages(&self) -> Result<Vec<StreamMessage>, String> {
-        let stream = self.context.get_stream(self.stream()).await.map_err(|error| error.to_string())?;
+        let stream = self
+            .context
+            .get_stream(self.stream())
+            .await
+            .map_err(|error| error.to_string())?;
         let state = &stream.cached_info().state;
         if state.messages > 0 && state.first_sequence != 1 {
             return Err(format!("the stream begins at {}", state.first_sequence));
@@ -83,11 +110,14 @@ impl Subscriber {
     }
 
     /// Waits until the stream holds the log, the whole log, and nothing but the log.
-    async fn finds(&self, log: &EventLog) {
+    pub(crate) async fn finds(&self, log: &EventLog) {
         let events = whole(log).await;
         eventually(async || match self.last_sequence().await? {
             last if last == events.len() as u64 => Ok(()),
-            last => Err(format!("the stream ends at {last}, the log at {}", events.len())),
+            last => Err(format!(
+                "the stream ends at {last}, the log at {}",
+                events.len()
+            )),
         })
         .await;
         let messages = self.messages().await.expect("the stream can be read");
@@ -101,7 +131,10 @@ impl Subscriber {
         assert_eq!(message.sequence, event.position);
         assert_eq!(message.payload, event.payload);
         let aggregate = event.stream_id.replace('/', ".");
-        assert_eq!(message.subject.as_str(), format!("{}.{LOG}.{aggregate}.Happened", self.prefix));
+        assert_eq!(
+            message.subject.as_str(),
+            format!("{}.{LOG}.{aggregate}.Happened", self.prefix)
+        );
         for (name, value) in [
             ("ce-id", event.id.to_string()),
             ("ce-position", event.position.to_string()),
@@ -111,13 +144,21 @@ impl Subscriber {
             ("ce-epoch", log.epoch().to_string()),
             ("Nats-Msg-Id", event.id.to_string()),
         ] {
-            assert_eq!(header(&message.headers, name), value, "{name} at {}", event.position);
+            assert_eq!(
+                header(&message.headers, name),
+                value,
+                "{name} at {}",
+                event.position
+            );
         }
     }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).unwrap_or_else(|| panic!("no {name} in {headers:?}")).as_str()
+    headers
+        .get(name)
+        .unwrap_or_else(|| panic!("no {name} in {headers:?}"))
+        .as_str()
 }
 
 #[tokio::test]
@@ -131,9 +172,12 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
     };
     log.append(append).await.unwrap();
     // Nobody, and no payload: still events.
-    log.append(Append { metadata: Metadata::default(), ..to(stream("a"), Expected::Any, vec![event("")]) })
-        .await
-        .unwrap();
+    log.append(Append {
+        metadata: Metadata::default(),
+        ..to(stream("a"), Expected::Any, vec![event("")])
+    })
+    .await
+    .unwrap();
     let relay = Running::start(&log, &shared_nats_url(), &prefix).await;
     relay.published(2).await;
 
@@ -144,10 +188,19 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
     let recorded = &whole(&log).await[0];
     assert_eq!(header(headers, "ce-specversion"), "1.0");
     assert_eq!(header(headers, "ce-source"), "urn:tharsis:test");
-    assert_eq!(header(headers, "ce-actor"), "user:dev/Zo%C3%AB%20%22Z%22%20100%25%0D%0A");
-    assert_eq!(header(headers, "ce-traceparent"), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_eq!(
+        header(headers, "ce-actor"),
+        "user:dev/Zo%C3%AB%20%22Z%22%20100%25%0D%0A"
+    );
+    assert_eq!(
+        header(headers, "ce-traceparent"),
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    );
     assert_eq!(header(headers, "content-type"), "application/protobuf");
-    let time = time::OffsetDateTime::parse(header(headers, "ce-time"), &time::format_description::well_known::Rfc3339);
+    let time = time::OffsetDateTime::parse(
+        header(headers, "ce-time"),
+        &time::format_description::well_known::Rfc3339,
+    );
     assert_eq!(time.unwrap(), recorded.recorded_at);
     assert_eq!(header(&messages[1].headers, "ce-actor"), "");
 }
@@ -156,7 +209,10 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
 async fn two_relays_at_once_under_appends_store_each_event_once() {
     let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
     let logs = [open(&database).await, open(&database).await];
-    let relays = [Running::start(&logs[0], &url, &prefix).await, Running::start(&logs[1], &url, &prefix).await];
+    let relays = [
+        Running::start(&logs[0], &url, &prefix).await,
+        Running::start(&logs[1], &url, &prefix).await,
+    ];
     let writers = (0..8).map(|writer| {
         let log = logs[writer % 2].clone();
         tokio::spawn(async move {
@@ -285,7 +341,12 @@ async fn a_wiped_server_is_filled_again_under_load_and_when_idle() {
 
 #[tokio::test]
 async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
-    let (first, second, prefix, url) = (database().await, database().await, unique_name(), shared_nats_url());
+    let (first, second, prefix, url) = (
+        database().await,
+        database().await,
+        unique_name(),
+        shared_nats_url(),
+    );
     let (first, second) = (open(&first).await, open(&second).await);
     grow(&first, "a", 5).await;
     grow(&second, "a", 10).await;
@@ -293,7 +354,13 @@ async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
     relay.published(5).await;
     drop(relay);
     let relay = Running::start(&second, &url, &prefix).await;
-    relay.problem(&format!("holds a log of epoch {}, ours is {}", first.epoch(), second.epoch())).await;
+    relay
+        .problem(&format!(
+            "holds a log of epoch {}, ours is {}",
+            first.epoch(),
+            second.epoch()
+        ))
+        .await;
     let subscriber = Subscriber::at(&url, &prefix).await;
     subscriber.finds(&first).await;
     // What the report tells to do helps.
@@ -303,9 +370,18 @@ async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
 
 #[tokio::test]
 async fn a_stream_ahead_of_the_log_is_reported_and_left_alone() {
-    let (database, backup, prefix, url) = (database().await, database().await, unique_name(), shared_nats_url());
+    let (database, backup, prefix, url) = (
+        database().await,
+        database().await,
+        unique_name(),
+        shared_nats_url(),
+    );
     let log = open(&database).await;
-    sqlx::query("UPDATE log_head SET epoch = $1").bind(log.epoch()).execute(backup.pool()).await.unwrap();
+    sqlx::query("UPDATE log_head SET epoch = $1")
+        .bind(log.epoch())
+        .execute(backup.pool())
+        .await
+        .unwrap();
     let restored = open(&backup).await;
     grow(&log, "a", 10).await;
     grow(&restored, "a", 4).await;
@@ -325,7 +401,10 @@ async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it(
     let relay = Running::start(&log, &url, &prefix).await;
     relay.published(5).await;
     let subscriber = Subscriber::at(&url, &prefix).await;
-    let stray = subscriber.context.publish(format!("{prefix}.{LOG}.thing.a.Happened"), "stray".into()).await;
+    let stray = subscriber
+        .context
+        .publish(format!("{prefix}.{LOG}.thing.a.Happened"), "stray".into())
+        .await;
     assert_eq!(stray.unwrap().await.unwrap().sequence, 6);
     grow(&log, "a", 5).await;
     relay.problem("holds a log of epoch none").await;
@@ -334,7 +413,9 @@ async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it(
 
 /// A server that says who it is, and no more.
 async fn server_of_version(version: &'static str) -> String {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a port is free");
     let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
@@ -356,5 +437,7 @@ async fn an_old_server_is_refused() {
     let database = database().await;
     let log = open(&database).await;
     let relay = Running::start(&log, &server_of_version("2.9.10").await, &unique_name()).await;
-    relay.problem("nats-server 2.9.10 is too old: 2.10.23 or newer is needed").await;
+    relay
+        .problem("nats-server 2.9.10 is too old: 2.10.23 or newer is needed")
+        .await;
 }

@@ -88,6 +88,11 @@ pub(crate) async fn whole(log: &EventLog) -> Vec<RecordedEvent> {
 
 /// The bus at this url, under a prefix of the test's own.
 pub(crate) async fn bus(url: &str, prefix: &str) -> Bus {
-    let settings = Settings { url: url.to_owned(), credentials: None, prefix: prefix.to_owned(), replicas: 1 };
+    let settings = Settings {
+        url: url.to_owned(),
+        credentials: None,
+        prefix: prefix.to_owned(),
+        replicas: 1,
+    };
     Bus::connect(settings).await.expect("the address is one")
 }
