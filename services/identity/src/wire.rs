@@ -2,7 +2,7 @@
 
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{GroupId, Name};
+use model::{Description, Name};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
@@ -174,26 +174,27 @@ pub(crate) fn configuration(
     }
 }
 
-/// The identity that a request asks for.
-pub(crate) fn wanted(
-    wanted: &pb::ManagedIdentity,
-    group: GroupId,
-) -> Result<ManagedIdentity, Status> {
+/// What a request says of an identity to be made.
+pub(crate) struct Wanted {
+    pub(crate) name: Name,
+    pub(crate) description: Description,
+    pub(crate) configuration: Configuration,
+}
+
+pub(crate) fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Status> {
     let mut violations = Violations::default();
-    let name: Option<Name> = violations.check("managed_identity.name", wanted.name.parse());
-    let description = violations.check("managed_identity.description", wanted.description.parse());
-    let configuration = configuration(wanted, &mut violations);
-    let identity = violations.finish(|| {
-        let (name, description, configuration) = (name?, description?, configuration?);
-        Some(ManagedIdentity {
-            id: edge::clock::new_id(),
-            group,
-            name,
-            description,
-            configuration,
+    let name = violations.check("managed_identity.name", identity.name.parse());
+    let description =
+        violations.check("managed_identity.description", identity.description.parse());
+    let configuration = configuration(identity, &mut violations);
+    let wanted = violations.finish(|| {
+        Some(Wanted {
+            name: name?,
+            description: description?,
+            configuration: configuration?,
         })
     })?;
-    Ok(identity)
+    Ok(wanted)
 }
 
 /// An identity as callers see it. Times and etag are filled in by whoever knows them.

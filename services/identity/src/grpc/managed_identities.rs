@@ -8,9 +8,9 @@ use edge::layer::Call;
 use edge::request::etag;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{request, status};
+use edge::{clock, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{Description, GroupId, ManagedIdentityId, ResourceId};
+use model::{Description, ManagedIdentityId, ResourceId};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
@@ -66,16 +66,19 @@ impl IdentityRpc {
     ) -> Result<Response<pb::CreateManagedIdentityResponse>, Status> {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
-        let group = GroupId::try_from(call.place()?.id()).map_err(|_| {
-            Violations::of("managed_identity.group_id", "must name a group").into_status()
-        })?;
-        let identity = wire::wanted(
-            message
-                .managed_identity
-                .as_ref()
-                .unwrap_or(&pb::ManagedIdentity::default()),
-            group,
-        )?;
+        let identity = message.managed_identity.clone().unwrap_or_default();
+        let wanted = wire::wanted(&identity)?;
+        let id = clock::new_id();
+        let decide = || async {
+            let identity = ManagedIdentity {
+                id,
+                group: call.id("managed_identity.group_id", "group")?,
+                name: wanted.name.clone(),
+                description: wanted.description.clone(),
+                configuration: wanted.configuration.clone(),
+            };
+            self.decide_create(&call, identity).await
+        };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
@@ -86,13 +89,7 @@ impl IdentityRpc {
             }
             reply.consistency_token = written.token;
         };
-        self.commands
-            .carry_out(
-                mutation,
-                || self.decide_create(&call, identity.clone()),
-                answer,
-            )
-            .await
+        self.commands.carry_out(mutation, decide, answer).await
     }
 
     pub(super) async fn get(

@@ -6,7 +6,7 @@ use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{JobId, WorkspaceId};
+use model::JobId;
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
 use tonic::{Request, Response, Status};
@@ -34,16 +34,16 @@ impl JobService for IssuerRpc {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
         let wanted = wire::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
-        let workspace = WorkspaceId::try_from(call.place()?.id()).map_err(|_| {
-            Violations::of("job.workspace_id", "must name a workspace").into_status()
-        })?;
-        let now = clock::now();
-        let job = Job {
-            id: clock::new_id(),
-            workspace,
-            stage: wanted.stage,
-            principal: call.caller.principal.clone(),
-            expires: (now + wanted.duration).replace_nanosecond(0).unwrap_or(now),
+        let (id, now) = (clock::new_id(), clock::now());
+        let decide = || async {
+            let job = Job {
+                id,
+                workspace: call.id("job.workspace_id", "workspace")?,
+                stage: wanted.stage,
+                principal: call.caller.principal.clone(),
+                expires: (now + wanted.duration).replace_nanosecond(0).unwrap_or(now),
+            };
+            self.decide_open(&call, job).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -54,7 +54,6 @@ impl JobService for IssuerRpc {
             }
             reply.consistency_token = written.token;
         };
-        let decide = || self.decide_open(&call, job.clone());
         let mut response = self
             .shared
             .commands

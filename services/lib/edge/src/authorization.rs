@@ -118,7 +118,7 @@ impl Rule {
         &self,
         caller: &Caller,
         hierarchy: &Hierarchy,
-        request: Option<&DynamicMessage>,
+        request: &DynamicMessage,
     ) -> Result<Option<Place>, Status> {
         let allowed = match self.permission.requirement() {
             Requirement::Role(role) => {
@@ -142,11 +142,9 @@ impl Rule {
         role: Role,
         caller: &Caller,
         hierarchy: &Hierarchy,
-        request: Option<&DynamicMessage>,
+        request: &DynamicMessage,
     ) -> Result<Option<Place>, Status> {
-        let text = request
-            .map(|request| field(request, &self.resource))
-            .unwrap_or_default();
+        let text = field(request, &self.resource);
         if text.is_empty() {
             return match self.top_level {
                 access::TopLevel::Anyone => Ok(None),

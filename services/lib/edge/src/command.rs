@@ -7,6 +7,7 @@ use eventlog::{
     Append, AppendError, Appended, Command, ConsistencyToken, EventLog, Guard, Head, Metadata,
     StreamAppend,
 };
+use model::Principal;
 use prost::Message;
 use time::OffsetDateTime;
 use tonic::metadata::MetadataMap;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use crate::consistency::{Visibility, response};
 use crate::layer::Call;
+use crate::violations::Violations;
 use crate::{request, status};
 
 /// How often a command is decided before giving up. Each time someone else got through, so the whole advances.
@@ -213,18 +215,18 @@ impl Commands {
     }
 }
 
-/// The id and fingerprint that make a retry known. The id is derived with the caller, so that nobody can meet another's.
+/// The id of the command that a request makes; none if it has no `request_id`. Derived with the caller, so that nobody
+/// can meet another's.
+pub(crate) fn id_of(caller: &Principal, request_id: &str) -> Result<Option<Uuid>, Violations> {
+    let request_id = request::request_id(request_id)?;
+    Ok(request_id.map(|id| Uuid::new_v5(&COMMANDS, format!("{caller} {id}").as_bytes())))
+}
+
+/// The id and fingerprint that make a retry known.
 fn identity(mutation: &Mutation<'_>) -> Result<Option<(Uuid, Vec<u8>)>, Status> {
-    let Some(request_id) = request::request_id(&mutation.request_id)? else {
-        return Ok(None);
-    };
-    let name = format!("{} {request_id}", mutation.call.caller.principal);
+    let id = id_of(&mutation.call.caller.principal, &mutation.request_id)?;
     let content = [mutation.call.method.as_bytes(), b"\n", &mutation.content].concat();
-    let fingerprint = digest(&SHA256, &content).as_ref().to_vec();
-    Ok(Some((
-        Uuid::new_v5(&COMMANDS, name.as_bytes()),
-        fingerprint,
-    )))
+    Ok(id.map(|id| (id, digest(&SHA256, &content).as_ref().to_vec())))
 }
 
 fn replayed<R: Message + Default>(appended: &Appended) -> Result<Option<R>, Status> {

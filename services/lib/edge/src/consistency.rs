@@ -90,6 +90,12 @@ impl Positions {
         Self { own, followed }
     }
 
+    /// The service's own log, if it has one.
+    #[must_use]
+    pub fn own(&self) -> Option<&EventLog> {
+        self.own.as_ref()
+    }
+
     /// Waits until this service has everything up to the token. Logs that it does not follow play no role here.
     pub async fn reach(
         &self,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use model::Permission;
+use model::{Permission, ResourceId};
 use prost_reflect::DynamicMessage;
 use tonic::body::Body;
 use tonic::{Request, Status};
@@ -22,19 +22,20 @@ use crate::authorization::{InvalidContract, Rule, field, rules};
 use crate::caller::Caller;
 use crate::consistency::{DEFAULT_WAIT, Positions};
 use crate::hierarchy::{Hierarchy, Place};
-use crate::status;
 use crate::violations::Violations;
+use crate::{command, status};
 
 /// Bytes of a request.
 const MAX_REQUEST: usize = 1 << 20;
 const TOKEN_FIELD: &str = "consistency_token";
+const REQUEST_ID_FIELD: &str = "request_id";
 
 /// What the layer found out about a request.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Who calls.
     pub caller: Caller,
-    /// The resource that the rpc's access option names, if the request names one.
+    /// The resource that the rpc's access option names, if the request names one, and was not carried out before.
     pub place: Option<Place>,
     /// What the rpc needs.
     pub permission: Permission,
@@ -47,6 +48,13 @@ impl Call {
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let call = request.extensions().get::<Self>().cloned();
         call.ok_or_else(|| Status::internal("the rpc is served without its access layer"))
+    }
+
+    /// The id of the resource that the access option names, if it is of the right type. `field` is what names it, and
+    /// `kinds` what it may name.
+    pub fn id<T: TryFrom<ResourceId>>(&self, field: &str, kinds: &str) -> Result<T, Status> {
+        T::try_from(self.place()?.id())
+            .map_err(|_| Violations::of(field, format!("must name a {kinds}")).into_status())
     }
 
     /// The resource that the access option names.
@@ -168,9 +176,12 @@ impl Gate {
         if rule.input.get_field_by_name(TOKEN_FIELD).is_some() {
             self.reach(&field(&message, TOKEN_FIELD), patience).await?;
         }
-        let place = rule
-            .authorize(&caller, &self.hierarchy, Some(&message))
-            .await?;
+        let place = match rule.authorize(&caller, &self.hierarchy, &message).await {
+            Ok(place) => place,
+            // What a request names may be gone because it was carried out: repeated, it is answered as it was then.
+            Err(_) if self.was_carried_out(&caller, &message).await? => None,
+            Err(refusal) => return Err(refusal),
+        };
         parts.extensions.insert(Call {
             caller,
             place,
@@ -178,6 +189,22 @@ impl Gate {
             method: path,
         });
         Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
+    }
+
+    async fn was_carried_out(
+        &self,
+        caller: &Caller,
+        message: &DynamicMessage,
+    ) -> Result<bool, Status> {
+        let id = command::id_of(&caller.principal, &field(message, REQUEST_ID_FIELD))?;
+        let (Some(id), Some(log)) = (id, self.positions.own()) else {
+            return Ok(false);
+        };
+        let carried = log
+            .carried_out(id)
+            .await
+            .map_err(|error| status::log(&error))?;
+        Ok(carried.is_some())
     }
 
     async fn reach(&self, token: &str, patience: Duration) -> Result<(), Status> {

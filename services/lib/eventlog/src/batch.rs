@@ -185,3 +185,63 @@ impl Ground {
         Ok(changed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{KEYS, Model, STREAMS, Told, appends};
+
+    fn told(verdict: Verdict) -> Told {
+        match verdict {
+            Verdict::Place { appended, .. } | Verdict::Replay(appended) => Ok(appended).into(),
+            Verdict::Refuse(error) => Err(error).into(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_batch_does_what_the_model_does(start in 0..1_000_u64, appends in appends(1..30)) {
+            let mut model = Model::behind(start);
+            let mut ground = Ground {
+                epoch: Uuid::nil(),
+                position: start,
+                now: OffsetDateTime::UNIX_EPOCH,
+                versions: HashMap::new(),
+                facts: HashMap::new(),
+                commands: HashMap::new(),
+            };
+            for append in &appends {
+                let before = (model.clone(), ground.clone());
+                let verdict = ground.place(append);
+                if let Verdict::Place { appended, first_versions } = &verdict {
+                    let mut position = appended.first;
+                    for (part, first) in append.streams.iter().zip(first_versions) {
+                        let earlier = append.streams.iter().take_while(|other| !std::ptr::eq(*other, part));
+                        let within: usize = earlier
+                            .filter(|other| other.stream_id == part.stream_id)
+                            .map(|other| other.events.len())
+                            .sum();
+                        prop_assert_eq!(*first, before.0.version(part.stream_id.as_str()) + within as u64 + 1);
+                        position += part.events.len() as u64;
+                    }
+                    prop_assert_eq!(position, appended.last + 1);
+                } else {
+                    prop_assert_eq!(&ground, &before.1, "refused, and yet something changed");
+                }
+                prop_assert_eq!(told(verdict), model.carry_out(append), "{:?}", append);
+                prop_assert_eq!(ground.position, model.head());
+            }
+            for name in STREAMS {
+                let stream = StreamId::new("thing", name);
+                prop_assert_eq!(ground.versions.get(&stream).copied().unwrap_or(0), model.version(stream.as_str()));
+            }
+            for key in KEYS {
+                prop_assert_eq!(ground.facts.get(key), model.facts.get(key));
+            }
+        }
+    }
+}

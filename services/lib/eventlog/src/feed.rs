@@ -82,7 +82,7 @@ impl Feed {
                 start_sequence: start,
             })
             || granted.ack_policy != AckPolicy::None
-            || granted.filter_subject != ""
+            || !granted.filter_subject.is_empty()
             || !granted.filter_subjects.is_empty()
         {
             return Err(BusError::jetstream(

@@ -12,6 +12,9 @@ mod facts;
 mod feed;
 mod follower;
 mod log;
+#[cfg(test)]
+#[path = "../tests/log/model.rs"]
+mod model;
 mod owner;
 mod relay;
 mod rpc;

@@ -53,18 +53,20 @@ impl GroupService for NamespaceRpc {
         let wanted = message.group.clone().unwrap_or_default();
         let wire::Named { name, description } =
             wire::named("group", &wanted.name, &wanted.description)?;
-        let parent = call
-            .place
-            .as_ref()
-            .map(|place| GroupId::try_from(place.id()))
-            .transpose();
-        let parent = parent
-            .map_err(|_| Violations::of("group.parent_id", "must name a group").into_status())?;
-        let group = group::Group {
-            id: clock::new_id(),
-            parent,
-            name,
-            description,
+        let id = clock::new_id();
+        let decide = || async {
+            let parent = call
+                .place
+                .is_some()
+                .then(|| call.id("group.parent_id", "group"));
+            let (name, description) = (name.clone(), description.clone());
+            let group = group::Group {
+                id,
+                parent: parent.transpose()?,
+                name,
+                description,
+            };
+            self.decide_create(&call, group).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -78,13 +80,7 @@ impl GroupService for NamespaceRpc {
             }
             reply.consistency_token = written.token;
         };
-        self.commands
-            .carry_out(
-                mutation,
-                || self.decide_create(&call, group.clone()),
-                answer,
-            )
-            .await
+        self.commands.carry_out(mutation, decide, answer).await
     }
 
     async fn get_group(

@@ -52,18 +52,16 @@ impl MembershipService for NamespaceRpc {
                 .as_ref()
                 .unwrap_or(&pb::Membership::default()),
         )?;
-        let namespace = NamespaceId::try_from(call.place()?.id()).map_err(|_| {
-            Violations::of(
-                "membership.namespace_id",
-                "must name a group or a workspace",
-            )
-            .into_status()
-        })?;
-        let membership = Membership {
-            id: clock::new_id(),
-            namespace,
-            principal,
-            role,
+        let id = clock::new_id();
+        let decide = || async {
+            let namespace = call.id("membership.namespace_id", "group or a workspace")?;
+            let membership = Membership {
+                id,
+                namespace,
+                principal: principal.clone(),
+                role,
+            };
+            self.decide_create_membership(&call, membership).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -75,13 +73,7 @@ impl MembershipService for NamespaceRpc {
             }
             reply.consistency_token = written.token;
         };
-        self.commands
-            .carry_out(
-                mutation,
-                || self.decide_create_membership(&call, membership.clone()),
-                answer,
-            )
-            .await
+        self.commands.carry_out(mutation, decide, answer).await
     }
 
     async fn get_membership(

@@ -9,7 +9,7 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, request, status};
 use eventlog::{Expected, Guard};
-use model::{GroupId, WorkspaceId};
+use model::WorkspaceId;
 use proto::namespace::v1 as pb;
 use proto::namespace::v1::workspace_service_server::WorkspaceService;
 use tonic::{Request, Response, Status};
@@ -50,13 +50,17 @@ impl WorkspaceService for NamespaceRpc {
         let wanted = message.workspace.clone().unwrap_or_default();
         let wire::Named { name, description } =
             wire::named("workspace", &wanted.name, &wanted.description)?;
-        let group = GroupId::try_from(call.place()?.id())
-            .map_err(|_| Violations::of("workspace.group_id", "must name a group").into_status())?;
-        let workspace = workspace::Workspace {
-            id: clock::new_id(),
-            group,
-            name,
-            description,
+        let id = clock::new_id();
+        let decide = || async {
+            let group = call.id("workspace.group_id", "group")?;
+            let (name, description) = (name.clone(), description.clone());
+            let workspace = workspace::Workspace {
+                id,
+                group,
+                name,
+                description,
+            };
+            self.decide_create_workspace(&call, workspace).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -68,13 +72,7 @@ impl WorkspaceService for NamespaceRpc {
             }
             reply.consistency_token = written.token;
         };
-        self.commands
-            .carry_out(
-                mutation,
-                || self.decide_create_workspace(&call, workspace.clone()),
-                answer,
-            )
-            .await
+        self.commands.carry_out(mutation, decide, answer).await
     }
 
     async fn get_workspace(

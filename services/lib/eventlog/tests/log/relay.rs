@@ -82,6 +82,36 @@ impl Subscriber {
             .expect("there is one");
     }
 
+    /// As the relay would.
+    pub(crate) async fn create_stream(&self) {
+        let subjects = vec![format!("{}.{LOG}.>", self.prefix)];
+        let config = jetstream::stream::Config {
+            name: self.stream(),
+            subjects,
+            ..Default::default()
+        };
+        self.context
+            .create_stream(config)
+            .await
+            .expect("there is none");
+    }
+
+    /// Waits until a follower has its consumer.
+    pub(crate) async fn is_subscribed_to(&self) {
+        eventually(async || {
+            let stream = self
+                .context
+                .get_stream(self.stream())
+                .await
+                .map_err(|error| error.to_string())?;
+            match stream.cached_info().state.consumer_count {
+                0 => Err("the stream has no consumer".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await;
+    }
+
     async fn last_sequence(&self) -> Result<u64, String> {
         let stream = self
             .context
