@@ -8,7 +8,8 @@ package_in() { sed -n 's/^name *= *"\([^"]*\)".*/\1/p' "$1/Cargo.toml" | head -n
 querying_crates() {
   local manifest crate
   crates=()
-  for manifest in $(grep -l '^sqlx' services/*/Cargo.toml services/lib/*/Cargo.toml); do
+  for manifest in services/*/Cargo.toml services/lib/*/Cargo.toml; do
+    grep -q '^sqlx' "$manifest" || continue
     crate=${manifest%/Cargo.toml}
     [[ $# -gt 0 && " $* " != *" $(package_in "$crate") "* ]] || crates+=("$crate")
   done
@@ -28,14 +29,13 @@ schema() {
   done
 }
 
-# Leaves each crate's fresh data in "$THARSIS_SQLX_DIR/PACKAGE/data".
+# fresh_data SELECTION...: leaves each crate's data in "$THARSIS_SQLX_DIR/PACKAGE/data". SELECTION is what cargo compiles.
 fresh_data() {
-  local crate package own packages=() postgres_port
+  local crate package own postgres_port
   on_a_free_port postgres start_postgres fsync=off synchronous_commit=off full_page_writes=off
   postgres_port=$port
   for crate in "${crates[@]}"; do
     package=$(package_in "$crate")
-    packages+=(-p "$package")
     own=$crate/migrations
     [[ $crate != services/lib/eventlog ]] || own=''
     schema "$package" services/lib/eventlog/migrations ${own:+"$own"}
@@ -45,7 +45,7 @@ fresh_data() {
     find "$crate" -name '*.rs' -exec touch {} +
   done
   step "asking PostgreSQL $postgres_major about the queries"
-  RUSTC_WORKSPACE_WRAPPER=$repo/deploy/lib/sqlx-rustc attend cargo check --locked --all-targets "${packages[@]}" ||
+  RUSTC_WORKSPACE_WRAPPER=$repo/deploy/lib/sqlx-rustc attend cargo check --locked --all-targets "$@" ||
     die 'the crates do not compile against their databases'
 }
 

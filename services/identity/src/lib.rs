@@ -45,7 +45,7 @@ pub async fn run(
         .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer]);
     let rpc = IdentityRpc::new(
-        Commands::new(log, visibility),
+        Commands::new(log, visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
     );
     host.serve(

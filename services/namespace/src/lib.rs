@@ -43,7 +43,7 @@ pub async fn run(
     let log = host.open_log("namespace").await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
     let rpc = NamespaceRpc::new(
-        Commands::new(log, visibility),
+        Commands::new(log, visibility, &[]),
         Hierarchy::new(host.pool().clone()),
     );
     let services = Services::default()

@@ -154,7 +154,7 @@ async fn greeting(port: u16) -> io::Result<String> {
 fn remove(folder: &Path) {
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            eprintln!("{} stays behind: {error}", folder.display())
+            eprintln!("{} stays behind: {error}", folder.display());
         }
         _ => {}
     }

@@ -48,9 +48,12 @@ impl IdentityRpc {
         });
         let decide = || self.decide_assign(&call, &identity, &message.managed_identity_id);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 
@@ -66,9 +69,12 @@ impl IdentityRpc {
         });
         let decide = || self.decide_unassign(&call, &identity, &message.managed_identity_id);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 

@@ -2,7 +2,7 @@
 
 use edge::aggregate::{self, Loaded};
 use edge::authorization::locate;
-use edge::command::{Decision, Mutation, Written};
+use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, identity_name_key};
 use edge::layer::Call;
 use edge::request::etag;
@@ -82,14 +82,20 @@ impl IdentityRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::CreateManagedIdentityResponse, written: Written| {
-            if let (Some(identity), Some(time)) = (&mut reply.managed_identity, written.time) {
+        let answer = |reply: &mut pb::CreateManagedIdentityResponse, time| {
+            if let Some(identity) = &mut reply.managed_identity {
                 let time = request::timestamp(time);
                 (identity.create_time, identity.update_time) = (Some(time), Some(time));
             }
-            reply.consistency_token = written.token;
         };
-        self.commands.carry_out(mutation, decide, answer).await
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
     }
 
     pub(super) async fn get(
@@ -131,11 +137,10 @@ impl IdentityRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::UpdateManagedIdentityResponse, written: Written| {
-            if let (Some(identity), Some(time)) = (&mut reply.managed_identity, written.time) {
+        let answer = |reply: &mut pb::UpdateManagedIdentityResponse, time| {
+            if let Some(identity) = &mut reply.managed_identity {
                 identity.update_time = Some(request::timestamp(time));
             }
-            reply.consistency_token = written.token;
         };
         let decide = || {
             self.decide_update(
@@ -145,7 +150,14 @@ impl IdentityRpc {
                 configuration.clone(),
             )
         };
-        self.commands.carry_out(mutation, decide, answer).await
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
     }
 
     pub(super) async fn delete(
@@ -159,9 +171,12 @@ impl IdentityRpc {
         });
         let decide = || self.decide_delete(&call, &message.etag, message.force);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 

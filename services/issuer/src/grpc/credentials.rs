@@ -6,7 +6,8 @@ use edge::layer::Call;
 use edge::status::PreconditionViolation;
 use edge::{clock, request, status};
 use eventlog::{
-    Append, AppendError, ConsistencyToken, Expected, Head, Metadata, NewEvent, StreamAppend,
+    Append, AppendError, ConsistencyToken, Expected, Head, Metadata, NewEvent, Progress,
+    StreamAppend,
 };
 use futures::join;
 use model::{JobId, Principal};
@@ -165,11 +166,20 @@ impl IssuerRpc {
             epoch: appended.epoch,
             position: appended.last,
         };
+        let mut reached = ConsistencyToken::of(shared.commands.log().name(), head);
+        for (log, progress) in &shared.replica {
+            let Progress {
+                epoch, position, ..
+            } = *progress.borrow();
+            if let Some(epoch) = epoch {
+                reached.merge(ConsistencyToken::of(log, Head { epoch, position }));
+            }
+        }
         Ok(Some(pb::IssueCredentialResponse {
             token: token.map_err(|error| status::internal(&error))?,
             token_id: token_id.to_string(),
             expire_time: Some(request::timestamp(grant.expires)),
-            consistency_token: ConsistencyToken::of(shared.commands.log().name(), head).to_string(),
+            consistency_token: reached.to_string(),
         }))
     }
 }

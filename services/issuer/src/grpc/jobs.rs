@@ -1,6 +1,6 @@
 //! `JobService`.
 
-use edge::command::{Decision, Mutation, Written};
+use edge::command::{Decision, Mutation};
 use edge::hierarchy::node_key;
 use edge::layer::Call;
 use edge::violations::Violations;
@@ -48,16 +48,20 @@ impl JobService for IssuerRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::OpenJobResponse, written: Written| {
-            if let (Some(job), Some(time)) = (&mut reply.job, written.time) {
+        let answer = |reply: &mut pb::OpenJobResponse, time| {
+            if let Some(job) = &mut reply.job {
                 job.create_time = Some(request::timestamp(time));
             }
-            reply.consistency_token = written.token;
         };
         let mut response = self
             .shared
             .commands
-            .carry_out(mutation, decide, answer)
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
             .await?;
         // Not part of what the log keeps as the reply: a token is never written down.
         let token = self.job_token(response.get_ref().job.as_ref())?;

@@ -66,27 +66,23 @@ impl<'a> Mutation<'a> {
     }
 }
 
-/// What a reply is completed with.
-#[derive(Clone, Debug)]
-pub struct Written {
-    /// The `consistency_token`.
-    pub token: String,
-    /// When it was recorded; none if nothing had to change.
-    pub time: Option<OffsetDateTime>,
-}
-
 /// Carries out the commands of a service. Cheap to clone.
 #[derive(Clone)]
 pub struct Commands {
     log: EventLog,
     visibility: Visibility,
+    followed: &'static [&'static str],
 }
 
 impl Commands {
-    /// Appends to this log, and answers once the followers see it.
+    /// Appends to this log, and answers once the followers see it. What is decided leans on the `followed` logs too.
     #[must_use]
-    pub fn new(log: EventLog, visibility: Visibility) -> Self {
-        Self { log, visibility }
+    pub fn new(log: EventLog, visibility: Visibility, followed: &'static [&'static str]) -> Self {
+        Self {
+            log,
+            visibility,
+            followed,
+        }
     }
 
     /// The log.
@@ -96,12 +92,14 @@ impl Commands {
     }
 
     /// Carries out one command. `decide` is called again, and has to load again, whenever another command came
-    /// between; `answer` completes the reply with what is known only once it is written.
+    /// between. `token` is the reply's `consistency_token`; `answer` completes the reply with the time at which it was
+    /// recorded, if something had to change.
     pub async fn carry_out<R, D, F>(
         &self,
         mutation: Mutation<'_>,
         mut decide: D,
-        answer: impl FnOnce(&mut R, Written),
+        token: impl Fn(&mut R) -> &mut String,
+        answer: impl FnOnce(&mut R, OffsetDateTime),
     ) -> Result<Response<R>, Status>
     where
         R: Message + Default,
@@ -109,29 +107,9 @@ impl Commands {
         F: Future<Output = Result<Decision<R>, Status>>,
     {
         let identity = identity(&mutation)?;
-        let carried = match &identity {
-            Some((id, _)) => self
-                .log
-                .carried_out(*id)
-                .await
-                .map_err(|error| status::log(&error))?,
-            None => None,
-        };
-        let (appended, reply) = match carried {
-            Some(carried)
-                if identity
-                    .as_ref()
-                    .is_some_and(|(_, print)| *print == carried.fingerprint) =>
-            {
-                let reply = replayed(&carried.appended)?.unwrap_or_default();
-                (Some(carried.appended), reply)
-            }
-            Some(_) => return Err(reused()),
-            None => {
-                self.decide_and_append(&mutation, identity.as_ref(), &mut decide)
-                    .await?
-            }
-        };
+        let (appended, mut reply) = self
+            .outcome(&mutation, identity.as_ref(), &mut decide, &token)
+            .await?;
         let head = match &appended {
             Some(appended) => Head {
                 epoch: appended.epoch,
@@ -140,17 +118,78 @@ impl Commands {
             // Nothing had to change: what the caller asked for is already so, at the latest since the head.
             None => self.log.head().await.map_err(|error| status::log(&error))?,
         };
-        let token = ConsistencyToken::of(self.log.name(), head).to_string();
-        let visible = self.visibility.wait(&token, mutation.metadata).await;
-        let mut reply = reply;
-        answer(
-            &mut reply,
-            Written {
-                token,
-                time: appended.map(|appended| appended.recorded_at),
-            },
-        );
+        let token = token(&mut reply);
+        let mut reached = ConsistencyToken::of(self.log.name(), head);
+        reached.merge(token.parse().unwrap_or_default());
+        *token = reached.to_string();
+        let visible = self.visibility.wait(token, mutation.metadata).await;
+        if let Some(appended) = appended {
+            answer(&mut reply, appended.recorded_at);
+        }
         Ok(response(reply, visible))
+    }
+
+    /// How far the followed logs had come in what was decided on, or a little further.
+    async fn leaned_on(&self) -> Result<ConsistencyToken, Status> {
+        let mut leaned_on = ConsistencyToken::default();
+        for log in self.followed {
+            let checkpoint = eventlog::checkpoint(self.log.pool(), log)
+                .await
+                .map_err(|error| status::database(&error))?;
+            if let Some(head) = checkpoint {
+                leaned_on.merge(ConsistencyToken::of(log, head));
+            }
+        }
+        Ok(leaned_on)
+    }
+
+    /// Of the request, now or when it was carried out before. Without a place in the log, if nothing had to change.
+    async fn outcome<R, D, F>(
+        &self,
+        mutation: &Mutation<'_>,
+        identity: Option<&(Uuid, Vec<u8>)>,
+        decide: &mut D,
+        token: &impl Fn(&mut R) -> &mut String,
+    ) -> Result<(Option<Appended>, R), Status>
+    where
+        R: Message + Default,
+        D: FnMut() -> F,
+        F: Future<Output = Result<Decision<R>, Status>>,
+    {
+        if let Some(carried) = self.carried_out(identity).await? {
+            return Ok(carried);
+        }
+        let decided = self
+            .decide_and_append(mutation, identity, decide, token)
+            .await;
+        if let Ok((Some(_), _)) = decided {
+            return decided;
+        }
+        // The same request may have come through meanwhile, and be what stands in its own way.
+        match self.carried_out(identity).await {
+            Ok(Some(carried)) => Ok(carried),
+            Ok(None) => decided,
+            Err(refusal) => decided.and(Err(refusal)),
+        }
+    }
+
+    /// Where the request's events stand and what was answered, if it was carried out before.
+    async fn carried_out<R: Message + Default>(
+        &self,
+        identity: Option<&(Uuid, Vec<u8>)>,
+    ) -> Result<Option<(Option<Appended>, R)>, Status> {
+        let Some((id, fingerprint)) = identity else {
+            return Ok(None);
+        };
+        let carried = self.log.carried_out(*id).await;
+        match carried.map_err(|error| status::log(&error))? {
+            Some(carried) if carried.fingerprint == *fingerprint => {
+                let reply = replayed(&carried.appended)?.unwrap_or_default();
+                Ok(Some((Some(carried.appended), reply)))
+            }
+            Some(_) => Err(reused()),
+            None => Ok(None),
+        }
     }
 
     async fn decide_and_append<R, D, F>(
@@ -158,6 +197,7 @@ impl Commands {
         mutation: &Mutation<'_>,
         identity: Option<&(Uuid, Vec<u8>)>,
         decide: &mut D,
+        token: &impl Fn(&mut R) -> &mut String,
     ) -> Result<(Option<Appended>, R), Status>
     where
         R: Message + Default,
@@ -165,7 +205,9 @@ impl Commands {
         F: Future<Output = Result<Decision<R>, Status>>,
     {
         for _ in 0..ATTEMPTS {
-            let decision = decide().await?;
+            let mut decision = decide().await?;
+            // Kept with the reply, so that a retry is answered alike.
+            *token(&mut decision.reply) = self.leaned_on().await?.to_string();
             if decision.streams.is_empty() {
                 return Ok((None, decision.reply));
             }

@@ -71,16 +71,22 @@ impl GroupService for NamespaceRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::CreateGroupResponse, written: edge::command::Written| {
-            if let (Some(group), Some(time)) = (&mut reply.group, written.time) {
+        let answer = |reply: &mut pb::CreateGroupResponse, time| {
+            if let Some(group) = &mut reply.group {
                 (group.create_time, group.update_time) = (
                     Some(request::timestamp(time)),
                     Some(request::timestamp(time)),
                 );
             }
-            reply.consistency_token = written.token;
         };
-        self.commands.carry_out(mutation, decide, answer).await
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
     }
 
     async fn get_group(
@@ -113,9 +119,12 @@ impl GroupService for NamespaceRpc {
         });
         let decide = || self.decide_delete(&call, &message.etag, message.force);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 }

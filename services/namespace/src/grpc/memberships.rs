@@ -1,7 +1,7 @@
 //! `MembershipService`.
 
 use edge::aggregate::{self, Loaded};
-use edge::command::{Decision, Mutation, Written};
+use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, member_key};
 use edge::layer::Call;
 use edge::request::etag;
@@ -66,14 +66,20 @@ impl MembershipService for NamespaceRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::CreateMembershipResponse, written: Written| {
-            if let (Some(membership), Some(time)) = (&mut reply.membership, written.time) {
+        let answer = |reply: &mut pb::CreateMembershipResponse, time| {
+            if let Some(membership) = &mut reply.membership {
                 let time = request::timestamp(time);
                 (membership.create_time, membership.update_time) = (Some(time), Some(time));
             }
-            reply.consistency_token = written.token;
         };
-        self.commands.carry_out(mutation, decide, answer).await
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
     }
 
     async fn get_membership(
@@ -109,16 +115,16 @@ impl MembershipService for NamespaceRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::UpdateMembershipResponse, written: Written| {
-            if let (Some(membership), Some(time)) = (&mut reply.membership, written.time) {
+        let answer = |reply: &mut pb::UpdateMembershipResponse, time| {
+            if let Some(membership) = &mut reply.membership {
                 membership.update_time = Some(request::timestamp(time));
             }
-            reply.consistency_token = written.token;
         };
         self.commands
             .carry_out(
                 mutation,
                 || self.decide_change_role(&call, &wanted.etag, role),
+                |reply| &mut reply.consistency_token,
                 answer,
             )
             .await
@@ -135,9 +141,12 @@ impl MembershipService for NamespaceRpc {
         });
         let decide = || self.decide_delete_membership(&call, &message.etag);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 }

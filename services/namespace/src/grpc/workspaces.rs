@@ -1,7 +1,7 @@
 //! `WorkspaceService`.
 
 use edge::aggregate::{self, Loaded};
-use edge::command::{Decision, Mutation, Written};
+use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, name_key};
 use edge::layer::Call;
 use edge::request::etag;
@@ -65,14 +65,20 @@ impl WorkspaceService for NamespaceRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
-        let answer = |reply: &mut pb::CreateWorkspaceResponse, written: Written| {
-            if let (Some(workspace), Some(time)) = (&mut reply.workspace, written.time) {
+        let answer = |reply: &mut pb::CreateWorkspaceResponse, time| {
+            if let Some(workspace) = &mut reply.workspace {
                 let time = request::timestamp(time);
                 (workspace.create_time, workspace.update_time) = (Some(time), Some(time));
             }
-            reply.consistency_token = written.token;
         };
-        self.commands.carry_out(mutation, decide, answer).await
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
     }
 
     async fn get_workspace(
@@ -105,9 +111,12 @@ impl WorkspaceService for NamespaceRpc {
         });
         let decide = || self.decide_delete_workspace(&call, &message.etag);
         self.commands
-            .carry_out(mutation, decide, |reply, written| {
-                reply.consistency_token = written.token;
-            })
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
             .await
     }
 }

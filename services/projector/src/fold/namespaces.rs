@@ -59,13 +59,14 @@ pub(super) async fn apply(
             | Event::MembershipDeleted(_) => {}
         }
     }
+    gone.extend(delete(connection, &gone).await?);
     drop_made_and_gone(&mut made, &gone);
-    delete(connection, &gone).await?;
     insert(connection, made).await?;
     Ok(())
 }
 
-/// What was made and deleted within the batch is never written: its name may be another's by now.
+/// What was made within the batch, and deleted or left below what was deleted, is never written: its name may be
+/// another's by now.
 fn drop_made_and_gone(made: &mut HashMap<String, Row<'_>>, gone: &[String]) {
     let mut roots: Vec<String> = gone.to_vec();
     while let Some(root) = roots.pop() {
@@ -79,23 +80,22 @@ fn drop_made_and_gone(made: &mut HashMap<String, Row<'_>>, gone: &[String]) {
     }
 }
 
-/// Deletes with everything below. Of rows that are there already; those of the batch come after.
-async fn delete(connection: &mut PgConnection, gone: &[String]) -> sqlx::Result<()> {
+/// Deletes with everything below, of rows that are there already. Answers with the ids of all of them.
+async fn delete(connection: &mut PgConnection, gone: &[String]) -> sqlx::Result<Vec<String>> {
     if gone.is_empty() {
-        return Ok(());
+        return Ok(vec![]);
     }
-    sqlx::query!(
+    sqlx::query_scalar!(
         "WITH RECURSIVE below (id) AS (
              SELECT id FROM namespaces WHERE id = ANY($1)
              UNION
              SELECT namespaces.id FROM namespaces JOIN below ON namespaces.parent_id = below.id
          )
-         DELETE FROM namespaces USING below WHERE namespaces.id = below.id",
+         DELETE FROM namespaces USING below WHERE namespaces.id = below.id RETURNING namespaces.id",
         gone
     )
-    .execute(connection)
-    .await?;
-    Ok(())
+    .fetch_all(connection)
+    .await
 }
 
 async fn insert(connection: &mut PgConnection, made: HashMap<String, Row<'_>>) -> sqlx::Result<()> {

@@ -1,24 +1,17 @@
 //! The main job, end to end, as a person would do it: each step is printed, and checked as those on the other end would
 //! check it, a relying party with nothing but discovery, and a subscriber with nothing but NATS.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream;
+use e2e::{Service, User, relying_party, user};
 use edge::clock;
 use futures::StreamExt as _;
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use proto::identity::v1::managed_identity_service_client::ManagedIdentityServiceClient;
-use proto::issuer::v1::credential_service_client::CredentialServiceClient;
-use proto::issuer::v1::job_service_client::JobServiceClient;
-use proto::namespace::v1::group_service_client::GroupServiceClient;
-use proto::namespace::v1::workspace_service_client::WorkspaceServiceClient;
-use proto::{identity::v1 as identity, issuer::v1 as issuer, namespace::v1 as namespace};
 use serde_json::Value;
-use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::token;
@@ -118,110 +111,44 @@ struct Job {
 async fn main_job(at: &Demo, caller: &str) -> Result<Job> {
     let random = clock::new_uuid().simple().to_string();
     let name = format!("demo-{}", &random[20..]);
-    let mut groups = GroupServiceClient::new(connect(&at.namespace).await?);
-    let group = namespace::Group {
-        name: name.clone(),
-        ..Default::default()
-    };
-    let request = namespace::CreateGroupRequest {
-        group: Some(group),
-        ..Default::default()
-    };
-    let group = groups
-        .create_group(with(caller, request)?)
-        .await?
-        .into_inner()
-        .group;
+    let caller = User::new(connect(at).await?, String::new(), caller.to_owned());
+    let group = caller.asks(user::group(&name)).await?.group;
     let group = group.context("the answer has no group")?;
     say("a group", &format!("{}  {}", group.id, group.trn))?;
 
-    let mut workspaces = WorkspaceServiceClient::new(connect(&at.namespace).await?);
-    let wanted = namespace::Workspace {
-        name: "web".to_owned(),
-        group_id: group.trn.clone(),
-        ..Default::default()
-    };
-    let request = namespace::CreateWorkspaceRequest {
-        workspace: Some(wanted),
-        ..Default::default()
-    };
-    let workspace = workspaces
-        .create_workspace(with(caller, request)?)
-        .await?
-        .into_inner()
-        .workspace;
+    let request = user::workspace(&format!("{name}/web"));
+    let workspace = caller.asks(request).await?.workspace;
     let workspace = workspace.context("the answer has no workspace")?;
     say(
         "a workspace below it",
         &format!("{}  {}", workspace.id, workspace.trn),
     )?;
 
-    let mut identities = ManagedIdentityServiceClient::new(connect(&at.identity).await?);
-    let aws = identity::AwsConfiguration {
-        role_arn: ROLE.to_owned(),
-    };
-    let wanted = identity::ManagedIdentity {
-        name: "deployer".to_owned(),
-        group_id: group.trn.clone(),
-        configuration: Some(identity::Configuration {
-            r#type: Some(identity::configuration::Type::Aws(aws)),
-        }),
-        ..Default::default()
-    };
-    let request = identity::CreateManagedIdentityRequest {
-        managed_identity: Some(wanted),
-        ..Default::default()
-    };
-    let made = identities
-        .create_managed_identity(with(caller, request)?)
-        .await?
-        .into_inner()
-        .managed_identity;
+    let mut request = user::aws_identity(&format!("{name}/deployer"));
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted.configuration = Some(user::aws(ROLE));
+    let made = caller.asks(request).await?.managed_identity;
     let made = made.context("the answer has no managed identity")?;
     say(
         "an AWS managed identity in the group",
         &format!("{}  {}  {ROLE}", made.id, made.trn),
     )?;
 
-    let request = identity::AssignManagedIdentityRequest {
-        workspace_id: workspace.trn.clone(),
-        managed_identity_id: made.trn.clone(),
-        ..Default::default()
-    };
-    identities
-        .assign_managed_identity(with(caller, request)?)
-        .await?;
+    let request = user::assignment(&made.trn, &workspace.trn);
+    caller.asks(request).await?;
     say(
         "the identity, inherited by the workspace, is assigned to it",
         "",
     )?;
 
-    let mut jobs = JobServiceClient::new(connect(&at.issuer_grpc).await?);
-    let wanted = issuer::Job {
-        workspace_id: workspace.trn.clone(),
-        stage: issuer::Stage::Apply.into(),
-        ..Default::default()
-    };
-    let request = issuer::OpenJobRequest {
-        job: Some(wanted),
-        ..Default::default()
-    };
-    let opened = jobs.open_job(with(caller, request)?).await?.into_inner();
+    let opened = caller.asks(user::job(&workspace.trn)).await?;
     let job = opened.job.context("the answer has no job")?;
     say(
         "a job in the workspace, with a token of its own",
         &format!("{}  {}", job.id, job.principal),
     )?;
 
-    let mut credentials = CredentialServiceClient::new(connect(&at.issuer_grpc).await?);
-    let request = issuer::IssueCredentialRequest {
-        managed_identity_id: made.trn.clone(),
-        ..Default::default()
-    };
-    let issued = credentials
-        .issue_credential(with(&opened.job_token, request)?)
-        .await?
-        .into_inner();
+    let issued = caller.asks_as(&opened.job_token, &made.trn).await?;
     say(
         "a credential for the job",
         &format!("jti {}", issued.token_id),
@@ -243,34 +170,8 @@ async fn main_job(at: &Demo, caller: &str) -> Result<Job> {
 
 /// Verifies as a relying party does that knows the issuer's URL and its own audience, and nothing else.
 async fn verify(issuer_url: &str, job: &Job) -> Result<Value> {
-    let client = reqwest::Client::new();
-    let get = async |url: &str| -> Result<Value> {
-        let answer = client.get(url).send().await?.error_for_status()?;
-        Ok(answer.json().await?)
-    };
-    let discovery = get(&format!("{issuer_url}/.well-known/openid-configuration")).await?;
-    ensure!(
-        discovery["issuer"] == issuer_url,
-        "discovery names another issuer: {}",
-        discovery["issuer"]
-    );
-    let keys_url = discovery["jwks_uri"]
-        .as_str()
-        .context("discovery names no keys")?;
-    let keys: JwkSet = serde_json::from_value(get(keys_url).await?)?;
-    let header = jsonwebtoken::decode_header(&job.token)?;
-    let kid = header.kid.context("the token names no key")?;
-    let key = keys
-        .find(&kid)
-        .context("the token's key is not published")?;
-    let mut validation = Validation::new(Algorithm::RS256);
-    validation.set_issuer(&[issuer_url]);
-    validation.set_audience(&["aws"]);
-    validation.set_required_spec_claims(&["iss", "sub", "aud", "exp", "nbf"]);
-    validation.validate_nbf = true;
-    let claims =
-        jsonwebtoken::decode::<Value>(&job.token, &DecodingKey::from_jwk(key)?, &validation)?
-            .claims;
+    let verified = relying_party::verify(issuer_url, "aws", &job.token).await?;
+    let claims = verified.claims;
     for (claim, wanted) in [
         ("sub", &job.identity),
         ("jti", &job.token_id),
@@ -283,9 +184,10 @@ async fn verify(issuer_url: &str, job: &Job) -> Result<Value> {
             claims[claim]
         );
     }
+    let kid = verified.header.kid.unwrap_or_default();
     say(
         "verified as a relying party would",
-        &format!("{keys_url}  kid {kid}"),
+        &format!("{}  kid {kid}", verified.keys_url),
     )?;
     Ok(claims)
 }
@@ -341,17 +243,19 @@ async fn check_streams(nats: async_nats::Client, seen: &[String]) -> Result<()> 
     )
 }
 
-async fn connect(address: &str) -> Result<Channel> {
-    let channel = Channel::from_shared(address.to_owned())?.connect().await;
-    channel.with_context(|| format!("{address} does not answer; is the set up?"))
-}
-
-fn with<T>(bearer: &str, message: T) -> Result<Request<T>> {
-    let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {bearer}").parse()?);
-    Ok(request)
+async fn connect(at: &Demo) -> Result<Arc<BTreeMap<Service, Channel>>> {
+    let mut channels = BTreeMap::new();
+    for (service, address) in [
+        (Service::Namespace, &at.namespace),
+        (Service::Identity, &at.identity),
+        (Service::Issuer, &at.issuer_grpc),
+    ] {
+        let channel = Channel::from_shared(address.clone())?.connect().await;
+        let channel =
+            channel.with_context(|| format!("{address} does not answer; is the set up?"))?;
+        channels.insert(service, channel);
+    }
+    Ok(Arc::new(channels))
 }
 
 fn say(step: &str, detail: &str) -> Result<()> {

@@ -5,17 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use axum::http::header::CACHE_CONTROL;
-use axum::routing::get;
-use axum::{Json, Router};
+use e2e::issuer::router;
+use e2e::key::SigningKey;
 use edge::shutdown;
-use jsonwebtoken::jwk::JwkSet;
-use serde_json::json;
 use tokio::net::TcpListener;
-
-use crate::key::SigningKey;
-
-const JWKS: &str = "/jwks";
 
 /// Where the issuer is.
 #[derive(clap::Args)]
@@ -44,28 +37,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let served =
         axum::serve(listener, router(&url, &key)).with_graceful_shutdown(stop.cancelled_owned());
     Ok(served.await?)
-}
-
-/// The issuer at this URL.
-fn router(url: &str, key: &SigningKey) -> Router {
-    let discovery = json!({
-        "issuer": url,
-        "jwks_uri": format!("{url}{JWKS}"),
-        "response_types_supported": ["id_token"],
-        "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["RS256"],
-        "claims_supported": ["iss", "sub", "aud", "iat", "exp", "jti"],
-    });
-    let keys = JwkSet {
-        keys: vec![key.jwk().clone()],
-    };
-    let cached = || [(CACHE_CONTROL, "public, max-age=300")];
-    Router::new()
-        .route(
-            "/.well-known/openid-configuration",
-            get(async move || (cached(), Json(discovery))),
-        )
-        .route(JWKS, get(async move || (cached(), Json(keys))))
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 mod demo;
 mod duration;
 mod idp;
-mod key;
 mod token;
 mod wait;
 

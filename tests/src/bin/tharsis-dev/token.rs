@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use e2e::key::SigningKey;
 use edge::clock;
 use serde_json::json;
 
 use crate::duration;
-use crate::key::SigningKey;
 
 /// Whose token is printed, and how long it holds.
 #[derive(clap::Args)]

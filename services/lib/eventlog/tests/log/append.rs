@@ -283,13 +283,13 @@ async fn what_the_database_refuses_fails_alone() {
                 append.guards = vec![Guard::Set {
                     key: "nul".to_owned(),
                     value: Some("\0".to_owned()),
-                }]
+                }];
             }
             23 => {
                 append.guards = vec![Guard::Expect {
                     key: "\0".to_owned(),
                     value: None,
-                }]
+                }];
             }
             _ => {}
         }

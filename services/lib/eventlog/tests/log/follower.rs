@@ -175,10 +175,10 @@ struct Following {
 impl Following {
     async fn waits(&self, what: impl Debug, condition: impl FnMut(&Progress) -> bool) -> Progress {
         let mut progress = self.progress.clone();
-        match timeout(Duration::from_secs(30), progress.wait_for(condition)).await {
-            Ok(progress) => progress.expect("the follower runs").clone(),
-            Err(_) => panic!("waited for {what:?}: {:?}", *self.progress.borrow()),
-        }
+        let seen = timeout(Duration::from_secs(30), progress.wait_for(condition)).await;
+        let seen =
+            seen.unwrap_or_else(|_| panic!("waited for {what:?}: {:?}", *self.progress.borrow()));
+        seen.expect("the follower runs").clone()
     }
 
     async fn reaches(&self, position: u64) {

@@ -88,7 +88,7 @@ impl Way {
 }
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, state: Arc<Mutex<State>>) {
-    let (mut up, mut down) = ([0; 65_536], [0; 65_536]);
+    let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     let closed = || state.lock().expect("no holder panics").closed;
     let accident = |sent: &[u8]| {
         let mut state = state.lock().expect("no holder panics");

@@ -1,4 +1,4 @@
-//! The signing key of the development issuer, in a file that only its owner reads.
+//! The signing key of an OIDC issuer for callers: in a file that only its owner reads, or in memory for tests.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -18,14 +18,14 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
 
 /// An RSA key with 2048 bits, and its public half.
-pub(crate) struct SigningKey {
+pub struct SigningKey {
     pair: KeyPair,
     jwk: Jwk,
 }
 
 impl SigningKey {
     /// The key in the file; `None` if there is no such file.
-    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+    pub fn read(path: &Path) -> Result<Option<Self>> {
         let der = match fs::read(path) {
             Ok(der) => der,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -43,12 +43,17 @@ impl SigningKey {
     }
 
     /// The key in the file, which is made if there is none.
-    pub(crate) fn read_or_make(path: &Path) -> Result<Self> {
+    pub fn read_or_make(path: &Path) -> Result<Self> {
         if let Some(key) = Self::read(path)? {
             return Ok(key);
         }
         make(path).with_context(|| format!("no key can be kept in {}", path.display()))?;
         Self::read(path)?.with_context(|| format!("{} is gone again", path.display()))
+    }
+
+    /// A key that is kept nowhere.
+    pub fn generate() -> Result<Self> {
+        Self::of(KeyPair::generate(KeySize::Rsa2048)?)
     }
 
     fn of(pair: KeyPair) -> Result<Self> {
@@ -60,12 +65,13 @@ impl SigningKey {
     }
 
     /// The public half.
-    pub(crate) fn jwk(&self) -> &Jwk {
+    #[must_use]
+    pub fn jwk(&self) -> &Jwk {
         &self.jwk
     }
 
     /// A JWT with these claims.
-    pub(crate) fn sign(&self, claims: &Value) -> Result<String> {
+    pub fn sign(&self, claims: &Value) -> Result<String> {
         let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.jwk.common.key_id});
         let message = format!("{}.{}", encode(&header), encode(claims));

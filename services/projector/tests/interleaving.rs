@@ -1,0 +1,466 @@
+//! The read models come out the same whichever log arrives first, and however the events are cut into batches.
+
+use std::collections::BTreeMap;
+
+use bed::Database;
+use eventlog::{Fold as _, Metadata, RecordedEvent};
+use projector::fold::Directory;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use proto::access::v1 as access;
+use proto::identity::v1 as identity;
+use proto::namespace::v1 as namespace;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+const TABLES: [&str; 4] = ["namespaces", "managed_identities", "assignments", "facts"];
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// Something that someone does; the numbers choose among what there is.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    MakeGroup(usize, usize),
+    MakeWorkspace(usize, usize),
+    DeleteGroup(usize),
+    DeleteWorkspace(usize),
+    MakeMembership(usize, usize),
+    ChangeMembership(usize),
+    DeleteMembership(usize),
+    MakeIdentity(usize, usize),
+    UpdateIdentity(usize),
+    DeleteIdentity(usize),
+    Assign(usize, usize),
+    Unassign(usize),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    use Deed::{
+        Assign, ChangeMembership, DeleteGroup, DeleteIdentity, DeleteMembership, DeleteWorkspace,
+        MakeGroup, MakeIdentity, MakeMembership, MakeWorkspace, Unassign, UpdateIdentity,
+    };
+    let number = || 0..100_usize;
+    prop_oneof![
+        5 => (number(), number()).prop_map(|(a, b)| MakeGroup(a, b)),
+        4 => (number(), number()).prop_map(|(a, b)| MakeWorkspace(a, b)),
+        2 => number().prop_map(DeleteGroup),
+        1 => number().prop_map(DeleteWorkspace),
+        2 => (number(), number()).prop_map(|(a, b)| MakeMembership(a, b)),
+        1 => number().prop_map(ChangeMembership),
+        1 => number().prop_map(DeleteMembership),
+        3 => (number(), number()).prop_map(|(a, b)| MakeIdentity(a, b)),
+        2 => number().prop_map(UpdateIdentity),
+        1 => number().prop_map(DeleteIdentity),
+        3 => (number(), number()).prop_map(|(a, b)| Assign(a, b)),
+        1 => number().prop_map(Unassign),
+    ]
+}
+
+/// What there is, and the two logs that tell of it. Ids are the order in which things were made.
+#[derive(Default)]
+struct History {
+    made: usize,
+    /// Parent and name, by id.
+    groups: BTreeMap<String, (String, String)>,
+    workspaces: BTreeMap<String, (String, String)>,
+    /// Namespace and user, by id.
+    memberships: BTreeMap<String, (String, String)>,
+    identities: BTreeMap<String, (String, String)>,
+    assignments: Vec<(String, String)>,
+    namespace: Vec<RecordedEvent>,
+    identity: Vec<RecordedEvent>,
+}
+
+fn pick<K: Clone, V>(from: &BTreeMap<K, V>, number: usize) -> Option<K> {
+    from.keys().nth(number.checked_rem(from.len())?).cloned()
+}
+
+fn record(log: &mut Vec<RecordedEvent>, stream: String, event_type: &str, payload: Vec<u8>) {
+    let position = log.len() as u64 + 1;
+    let version = 1 + log.iter().filter(|event| event.stream_id == stream).count() as u64;
+    log.push(RecordedEvent {
+        position,
+        stream_id: stream,
+        version,
+        id: Uuid::from_u128(u128::from(position)),
+        event_type: event_type.to_owned(),
+        payload: payload.into(),
+        metadata: Metadata::default(),
+        recorded_at: OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(position.cast_signed()),
+    });
+}
+
+impl History {
+    fn of(deeds: &[Deed]) -> Self {
+        let mut history = Self::default();
+        deeds.iter().for_each(|deed| history.happens(*deed));
+        history
+    }
+
+    /// No TypeID; here it only has to be one of its own.
+    fn id(&mut self, prefix: &str) -> String {
+        self.made += 1;
+        format!("{prefix}_{}", self.made)
+    }
+
+    fn name_is_taken(&self, parent: &str, name: &str) -> bool {
+        let both = self.groups.values().chain(self.workspaces.values());
+        let wanted = (parent.to_owned(), name.to_owned());
+        both.into_iter().any(|taken| *taken == wanted)
+    }
+
+    fn namespace(&mut self, aggregate: &str, id: &str, event: impl Into<namespace::Event>) {
+        let event = event.into();
+        let stream = format!("{aggregate}/{id}");
+        record(
+            &mut self.namespace,
+            stream,
+            event.event_type(),
+            event.encode(),
+        );
+    }
+
+    fn identity(&mut self, aggregate: &str, id: &str, event: impl Into<identity::Event>) {
+        let event = event.into();
+        let stream = format!("{aggregate}/{id}");
+        record(
+            &mut self.identity,
+            stream,
+            event.event_type(),
+            event.encode(),
+        );
+    }
+
+    /// What can't be done as things are is left out.
+    fn happens(&mut self, deed: Deed) {
+        match deed {
+            Deed::MakeGroup(at, name) => self.make_group(at, name),
+            Deed::MakeWorkspace(at, name) => self.make_workspace(at, name),
+            Deed::DeleteGroup(number) => self.delete_group(number),
+            Deed::DeleteWorkspace(number) => self.delete_workspace(number),
+            Deed::MakeMembership(at, user) => self.make_membership(at, user),
+            Deed::ChangeMembership(number) => self.change_membership(number, true),
+            Deed::DeleteMembership(number) => self.change_membership(number, false),
+            Deed::MakeIdentity(at, name) => self.make_identity(at, name),
+            Deed::UpdateIdentity(number) => self.update_identity(number),
+            Deed::DeleteIdentity(number) => self.delete_identity(number),
+            Deed::Assign(identity, workspace) => self.assign(identity, workspace),
+            Deed::Unassign(number) => self.unassign(number),
+        }
+    }
+
+    fn make_group(&mut self, at: usize, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        // One in five is at the top.
+        let parent = if at.is_multiple_of(5) {
+            None
+        } else {
+            pick(&self.groups, at)
+        }
+        .unwrap_or_default();
+        if self.name_is_taken(&parent, &name) {
+            return;
+        }
+        let id = self.id("grp");
+        self.groups
+            .insert(id.clone(), (parent.clone(), name.clone()));
+        let event = namespace::GroupCreated {
+            group_id: id.clone(),
+            parent_id: parent,
+            name,
+            description: String::new(),
+        };
+        self.namespace("group", &id, event);
+    }
+
+    fn make_workspace(&mut self, at: usize, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        let Some(group) = pick(&self.groups, at).filter(|group| !self.name_is_taken(group, &name))
+        else {
+            return;
+        };
+        let id = self.id("ws");
+        self.workspaces
+            .insert(id.clone(), (group.clone(), name.clone()));
+        let event = namespace::WorkspaceCreated {
+            workspace_id: id.clone(),
+            group_id: group,
+            name,
+            description: id.clone(),
+        };
+        self.namespace("workspace", &id, event);
+    }
+
+    fn delete_group(&mut self, number: usize) {
+        let Some(id) = pick(&self.groups, number) else {
+            return;
+        };
+        let (parent_id, name) = self.groups[&id].clone();
+        let mut gone = vec![id.clone()];
+        while let Some(group) = gone.pop() {
+            self.groups.remove(&group);
+            gone.extend(
+                self.groups
+                    .iter()
+                    .filter(|(_, (parent, _))| *parent == group)
+                    .map(|(id, _)| id.clone()),
+            );
+            self.workspaces.retain(|_, (parent, _)| *parent != group);
+        }
+        self.namespace(
+            "group",
+            &id,
+            namespace::GroupDeleted {
+                group_id: id.clone(),
+                parent_id,
+                name,
+            },
+        );
+    }
+
+    fn delete_workspace(&mut self, number: usize) {
+        let Some(id) = pick(&self.workspaces, number) else {
+            return;
+        };
+        let Some((group_id, name)) = self.workspaces.remove(&id) else {
+            return;
+        };
+        self.namespace(
+            "workspace",
+            &id,
+            namespace::WorkspaceDeleted {
+                workspace_id: id.clone(),
+                group_id,
+                name,
+            },
+        );
+    }
+
+    fn make_membership(&mut self, at: usize, user: usize) {
+        let user = format!("dev/{}", NAMES[user % NAMES.len()]);
+        let Some(namespace_id) = pick(&self.groups, at) else {
+            return;
+        };
+        let wanted = (namespace_id.clone(), user.clone());
+        if self.memberships.values().any(|taken| *taken == wanted) {
+            return;
+        }
+        let id = self.id("mbr");
+        self.memberships.insert(id.clone(), wanted);
+        let event = namespace::MembershipCreated {
+            membership_id: id.clone(),
+            namespace_id,
+            principal: Some(principal(user)),
+            role: access::Role::Viewer.into(),
+        };
+        self.namespace("membership", &id, event);
+    }
+
+    fn change_membership(&mut self, number: usize, stays: bool) {
+        let Some(id) = pick(&self.memberships, number) else {
+            return;
+        };
+        let (namespace_id, user) = self.memberships[&id].clone();
+        if !self.groups.contains_key(&namespace_id) {
+            return;
+        }
+        let (membership_id, principal) = (id.clone(), Some(principal(user)));
+        if stays {
+            let role = access::Role::Owner.into();
+            self.namespace(
+                "membership",
+                &id,
+                namespace::MembershipUpdated {
+                    membership_id,
+                    namespace_id,
+                    principal,
+                    role,
+                },
+            );
+        } else {
+            self.memberships.remove(&id);
+            self.namespace(
+                "membership",
+                &id,
+                namespace::MembershipDeleted {
+                    membership_id,
+                    namespace_id,
+                    principal,
+                },
+            );
+        }
+    }
+
+    fn make_identity(&mut self, at: usize, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        let Some(group_id) = pick(&self.groups, at) else {
+            return;
+        };
+        let wanted = (group_id.clone(), name.clone());
+        if self.identities.values().any(|taken| *taken == wanted) {
+            return;
+        }
+        let id = self.id("mi");
+        self.identities.insert(id.clone(), wanted);
+        let event = identity::ManagedIdentityCreated {
+            managed_identity_id: id.clone(),
+            group_id,
+            name,
+            description: String::new(),
+            configuration: Some(aws("first")),
+        };
+        self.identity("managed_identity", &id, event);
+    }
+
+    fn update_identity(&mut self, number: usize) {
+        let Some(id) = pick(&self.identities, number) else {
+            return;
+        };
+        let event = identity::ManagedIdentityUpdated {
+            managed_identity_id: id.clone(),
+            description: format!("change {}", self.identity.len()),
+            configuration: Some(aws("other")),
+        };
+        self.identity("managed_identity", &id, event);
+    }
+
+    fn delete_identity(&mut self, number: usize) {
+        let Some(id) = pick(&self.identities, number) else {
+            return;
+        };
+        let Some((group_id, name)) = self.identities.remove(&id) else {
+            return;
+        };
+        let event = identity::ManagedIdentityDeleted {
+            managed_identity_id: id.clone(),
+            group_id,
+            name,
+        };
+        self.identity("managed_identity", &id, event);
+    }
+
+    fn assign(&mut self, identity: usize, workspace: usize) {
+        let (Some(identity), Some(workspace)) = (
+            pick(&self.identities, identity),
+            pick(&self.workspaces, workspace),
+        ) else {
+            return;
+        };
+        let pair = (workspace.clone(), identity.clone());
+        if self.assignments.contains(&pair) {
+            return;
+        }
+        self.assignments.push(pair);
+        let event = identity::ManagedIdentityAssigned {
+            managed_identity_id: identity,
+            workspace_id: workspace.clone(),
+        };
+        self.identity("assignment", &workspace, event);
+    }
+
+    fn unassign(&mut self, number: usize) {
+        if self.assignments.is_empty() {
+            return;
+        }
+        let (workspace, identity) = self.assignments.remove(number % self.assignments.len());
+        let event = identity::ManagedIdentityUnassigned {
+            managed_identity_id: identity,
+            workspace_id: workspace.clone(),
+        };
+        self.identity("assignment", &workspace, event);
+    }
+}
+
+fn principal(user: String) -> access::Principal {
+    access::Principal {
+        kind: Some(access::principal::Kind::User(user)),
+    }
+}
+
+fn aws(role: &str) -> identity::Configuration {
+    let role_arn = format!("arn:aws:iam::123456789012:role/{role}");
+    let aws = identity::AwsConfiguration { role_arn };
+    identity::Configuration {
+        r#type: Some(identity::configuration::Type::Aws(aws)),
+    }
+}
+
+/// The read models after these batches of the two logs, each a flag, whether of `namespace`, and a number of events;
+/// in the end the rest of each. Nothing of it stays.
+async fn read_models(pool: &PgPool, history: &History, batches: &[(bool, usize)]) -> Vec<String> {
+    let mut transaction = pool.begin().await.expect("a transaction");
+    let (mut namespace, mut identity) = (history.namespace.as_slice(), history.identity.as_slice());
+    for (of_namespace, count) in batches
+        .iter()
+        .copied()
+        .chain([(true, usize::MAX), (false, usize::MAX)])
+    {
+        let (log, rest) = if of_namespace {
+            ("namespace", &mut namespace)
+        } else {
+            ("identity", &mut identity)
+        };
+        let (batch, left) = rest.split_at(count.min(rest.len()));
+        *rest = left;
+        if !batch.is_empty() {
+            Directory
+                .apply(&mut transaction, log, batch)
+                .await
+                .expect("it applies");
+        }
+    }
+    let mut rows = Vec::new();
+    for table in TABLES {
+        rows.extend(content(&mut transaction, table).await);
+    }
+    transaction.rollback().await.expect("nothing stays");
+    rows
+}
+
+async fn content(connection: &mut PgConnection, table: &str) -> Vec<String> {
+    let query = format!("SELECT '{table} ' || to_jsonb({table})::text FROM {table} ORDER BY 1");
+    sqlx::query_scalar(AssertSqlSafe(query))
+        .fetch_all(connection)
+        .await
+        .expect("rows")
+}
+
+#[test]
+fn the_order_of_the_logs_and_the_batches_make_no_difference() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let database = runtime.block_on(async {
+        let database = Database::create().await;
+        eventlog::migrate(database.pool(), Some(&projector::MIGRATIONS))
+            .await
+            .expect("tables");
+        database
+    });
+    let deeds = prop::collection::vec(deed(), 1..60);
+    let batches = prop::collection::vec((any::<bool>(), 1..8_usize), 0..30);
+    let mut runner = TestRunner::new(Config {
+        cases: 64,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let outcome = runner.run(&(deeds, batches), |(deeds, batches)| {
+        let history = History::of(&deeds);
+        let (expected, seen, one_by_one) = runtime.block_on(async {
+            let all = history.namespace.len() + history.identity.len();
+            let one_by_one: Vec<_> = (0..2 * all).map(|n| (n % 2 == 0, 1)).collect();
+            (
+                read_models(database.pool(), &history, &[]).await,
+                read_models(database.pool(), &history, &batches).await,
+                read_models(database.pool(), &history, &one_by_one).await,
+            )
+        });
+        prop_assert_eq!(&one_by_one, &expected);
+        prop_assert_eq!(&seen, &expected);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{error}");
+    }
+}

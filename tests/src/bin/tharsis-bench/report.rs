@@ -1,0 +1,137 @@
+//! Results: medians and ratios, as a table for people and as JSON for whoever compares runs.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// One thing measured, and what it is measured against.
+#[derive(Serialize)]
+pub(crate) struct Row {
+    what: String,
+    unit: &'static str,
+    #[serde(flatten)]
+    ours: Rate,
+    against: Vec<Against>,
+}
+
+#[derive(Serialize)]
+struct Rate {
+    median: f64,
+    rounds: Vec<f64>,
+}
+
+#[derive(Serialize)]
+struct Against {
+    name: &'static str,
+    #[serde(flatten)]
+    rate: Rate,
+    ratio: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aim: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    met: Option<bool>,
+}
+
+impl From<&[f64]> for Rate {
+    fn from(rounds: &[f64]) -> Self {
+        let mut sorted = rounds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let median = match (sorted.len() / 2, sorted.len() % 2) {
+            (_, 0) if sorted.is_empty() => f64::NAN,
+            (middle, 0) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+            (middle, _) => sorted[middle],
+        };
+        Self {
+            median,
+            rounds: rounds.to_vec(),
+        }
+    }
+}
+
+impl Row {
+    pub(crate) fn new(what: impl Into<String>, unit: &'static str, rounds: &[f64]) -> Self {
+        Self {
+            what: what.into(),
+            unit,
+            ours: rounds.into(),
+            against: Vec::new(),
+        }
+    }
+
+    /// Beside what was measured in the same rounds; `aim` is the least ratio that we want.
+    pub(crate) fn against(mut self, name: &'static str, rounds: &[f64], aim: Option<f64>) -> Self {
+        let rate = Rate::from(rounds);
+        let ratio = self.ours.median / rate.median;
+        self.against.push(Against {
+            name,
+            rate,
+            ratio,
+            aim,
+            met: aim.map(|aim| ratio >= aim),
+        });
+        self
+    }
+}
+
+/// Prints the table, and writes JSON to `THARSIS_BENCH_JSON`, or else to `<name>.json` in `THARSIS_BENCH_DIR`, or
+/// else prints that too.
+#[expect(
+    clippy::print_stdout,
+    reason = "the results are what this program is for"
+)]
+pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
+    for Row {
+        what,
+        unit,
+        ours,
+        against,
+    } in rows
+    {
+        println!(
+            "{what:<14} {:>28} {:>10} {unit}",
+            "tharsis",
+            thousands(ours.median)
+        );
+        for Against {
+            name,
+            rate,
+            ratio,
+            aim,
+            met,
+        } in against
+        {
+            let aim = match (aim, met) {
+                (Some(aim), Some(true)) => format!("aim ≥ {aim}: met"),
+                (Some(aim), _) => format!("aim ≥ {aim}: MISSED"),
+                _ => String::new(),
+            };
+            println!(
+                "{:<14} {name:>28} {:>10} {unit}  ratio {ratio:>6.2}  {aim}",
+                "",
+                thousands(rate.median)
+            );
+        }
+    }
+    let json = serde_json::to_string_pretty(&serde_json::json!({ "bench": name, "rows": rows }))?;
+    let in_folder =
+        || Some(PathBuf::from(std::env::var_os("THARSIS_BENCH_DIR")?).join(format!("{name}.json")));
+    let path = std::env::var_os("THARSIS_BENCH_JSON").map(PathBuf::from);
+    let Some(path) = path.or_else(in_folder) else {
+        println!("{json}");
+        return Ok(());
+    };
+    std::fs::write(&path, json).with_context(|| format!("{} can't be written", path.display()))
+}
+
+fn thousands(rate: f64) -> String {
+    let digits = format!("{rate:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,64 @@
+//! Every rpc of the contract by its request's type, so that one function calls any of them.
+
+use proto::directory::v1 as directory;
+use proto::eventlog::v1 as eventlog;
+use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
+use proto::namespace::v1 as namespace;
+use tonic::codegen::http::uri::PathAndQuery;
+
+use crate::world::Service;
+
+/// A request of a unary rpc.
+pub trait Rpc: prost::Message + std::fmt::Debug + Clone + Default + 'static {
+    /// What it is answered with.
+    type Answer: prost::Message + std::fmt::Debug + Clone + PartialEq + Default + 'static;
+    /// Who serves it.
+    const SERVICE: Service;
+    /// `/tharsis.namespace.v1.GroupService/GetGroup`.
+    const PATH: &'static str;
+
+    /// The path for the client.
+    #[must_use]
+    fn path() -> PathAndQuery {
+        PathAndQuery::from_static(Self::PATH)
+    }
+}
+
+macro_rules! rpcs {
+    ($($service:ident $path:literal $package:ident $request:ident $answer:ident;)*) => { $(
+        impl Rpc for $package::$request {
+            type Answer = $package::$answer;
+            const SERVICE: Service = Service::$service;
+            const PATH: &'static str = $path;
+        }
+    )* };
+}
+
+rpcs! {
+    Namespace "/tharsis.namespace.v1.GroupService/CreateGroup" namespace CreateGroupRequest CreateGroupResponse;
+    Namespace "/tharsis.namespace.v1.GroupService/GetGroup" namespace GetGroupRequest GetGroupResponse;
+    Namespace "/tharsis.namespace.v1.GroupService/DeleteGroup" namespace DeleteGroupRequest DeleteGroupResponse;
+    Namespace "/tharsis.namespace.v1.WorkspaceService/CreateWorkspace" namespace CreateWorkspaceRequest CreateWorkspaceResponse;
+    Namespace "/tharsis.namespace.v1.WorkspaceService/GetWorkspace" namespace GetWorkspaceRequest GetWorkspaceResponse;
+    Namespace "/tharsis.namespace.v1.WorkspaceService/DeleteWorkspace" namespace DeleteWorkspaceRequest DeleteWorkspaceResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/CreateMembership" namespace CreateMembershipRequest CreateMembershipResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/GetMembership" namespace GetMembershipRequest GetMembershipResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/UpdateMembership" namespace UpdateMembershipRequest UpdateMembershipResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/DeleteMembership" namespace DeleteMembershipRequest DeleteMembershipResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentity" identity CreateManagedIdentityRequest CreateManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/GetManagedIdentity" identity GetManagedIdentityRequest GetManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/AssignManagedIdentity" identity AssignManagedIdentityRequest AssignManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/UnassignManagedIdentity" identity UnassignManagedIdentityRequest UnassignManagedIdentityResponse;
+    Issuer "/tharsis.issuer.v1.JobService/OpenJob" issuer OpenJobRequest OpenJobResponse;
+    Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
+    Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListChildren" directory ListChildrenRequest ListChildrenResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;
+    // Served by others too; these are the ones that tests ask.
+    Namespace "/tharsis.eventlog.v1.EventLogService/GetHead" eventlog GetHeadRequest GetHeadResponse;
+    Projector "/tharsis.eventlog.v1.ConsistencyService/Await" eventlog AwaitRequest AwaitResponse;
+}

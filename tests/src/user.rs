@@ -1,0 +1,364 @@
+//! A caller, and what a caller does, as sentences. What must succeed panics otherwise; `asks` answers with the refusal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::access::v1 as access;
+use proto::directory::v1 as directory;
+use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
+use proto::namespace::v1 as namespace;
+use tonic::client::Grpc;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use crate::rpc::Rpc;
+use crate::world::Service;
+
+/// Whoever has this token. Cheap to clone.
+#[derive(Clone)]
+pub struct User {
+    channels: Arc<BTreeMap<Service, Channel>>,
+    principal: String,
+    token: String,
+    deadline: Option<Duration>,
+    metadata: MetadataMap,
+}
+
+/// What a job was given.
+#[derive(Clone, Debug)]
+pub struct OpenedJob {
+    /// The job.
+    pub job: issuer::Job,
+    /// Its bearer token.
+    pub token: String,
+}
+
+impl User {
+    /// Someone, `dev/alice`, with this token, who talks to these services.
+    #[must_use]
+    pub fn new(
+        channels: Arc<BTreeMap<Service, Channel>>,
+        principal: String,
+        token: String,
+    ) -> Self {
+        Self {
+            channels,
+            principal,
+            token,
+            deadline: None,
+            metadata: MetadataMap::new(),
+        }
+    }
+
+    /// `dev/alice`.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
+
+    /// The bearer token.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The same, with another token.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same, with a deadline for each request.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
+            ..self.clone()
+        }
+    }
+
+    /// The same, with this metadata in each request.
+    #[must_use]
+    pub fn saying(&self, key: &'static str, value: &'static str) -> Self {
+        let mut user = self.clone();
+        user.metadata
+            .insert(key, tonic::metadata::MetadataValue::from_static(value));
+        user
+    }
+
+    /// The same, not waiting until what it changes is visible.
+    #[must_use]
+    pub fn in_a_hurry(&self) -> Self {
+        self.saying("tharsis-wait", "none")
+    }
+
+    /// Sends any request to the service that serves it.
+    pub async fn asks<R: Rpc>(&self, message: R) -> Result<R::Answer, Status> {
+        self.calls(R::SERVICE, message)
+            .await
+            .map(Response::into_inner)
+    }
+
+    /// Sends any request to one service; answers with the metadata too.
+    pub async fn calls<R: Rpc>(
+        &self,
+        service: Service,
+        message: R,
+    ) -> Result<Response<R::Answer>, Status> {
+        let mut grpc = Grpc::new(self.channels[&service].clone());
+        let not_ready = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        grpc.ready().await.map_err(not_ready)?;
+        let request = self.request(message);
+        grpc.unary(request, R::path(), ProstCodec::default()).await
+    }
+
+    /// A request with this caller's token.
+    #[must_use]
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        if !self.token.is_empty() {
+            let bearer = format!("Bearer {}", self.token);
+            let bearer = bearer.parse().expect("a token is a header value");
+            request.metadata_mut().insert("authorization", bearer);
+        }
+        if let Some(deadline) = self.deadline {
+            request.set_timeout(deadline);
+        }
+        request
+    }
+
+    /// For a client that was generated.
+    #[must_use]
+    pub fn channel(&self, service: Service) -> Channel {
+        self.channels[&service].clone()
+    }
+
+    /// Makes a group; `acme/prod` below `acme`.
+    pub async fn creates_group(&self, path: &str) -> namespace::Group {
+        let made = self.asks(group(path)).await;
+        made.expect("a group is made").group.expect("the group")
+    }
+
+    /// Makes a workspace.
+    pub async fn creates_workspace(&self, path: &str) -> namespace::Workspace {
+        let made = self.asks(workspace(path)).await;
+        made.expect("a workspace is made")
+            .workspace
+            .expect("the workspace")
+    }
+
+    /// Makes an AWS identity.
+    pub async fn creates_identity(&self, path: &str) -> identity::ManagedIdentity {
+        let made = self.asks(aws_identity(path)).await;
+        made.expect("a managed identity is made")
+            .managed_identity
+            .expect("the identity")
+    }
+
+    /// Gives someone a role in a group or workspace, by id or TRN.
+    pub async fn grants(
+        &self,
+        to: &User,
+        role: access::Role,
+        namespace: &str,
+    ) -> namespace::Membership {
+        let made = self.asks(membership(&to.principal, role, namespace)).await;
+        made.expect("a membership is made")
+            .membership
+            .expect("the membership")
+    }
+
+    /// Assigns an identity to a workspace, each by id or TRN; answers with the consistency token.
+    pub async fn assigns(&self, identity: &str, workspace: &str) -> String {
+        let assigned = self.asks(assignment(identity, workspace)).await;
+        assigned.expect("it is assigned").consistency_token
+    }
+
+    /// Opens a job in a workspace.
+    pub async fn opens_job(&self, workspace: &str) -> OpenedJob {
+        let opened = self.asks(job(workspace)).await.expect("a job is opened");
+        OpenedJob {
+            job: opened.job.expect("the job"),
+            token: opened.job_token,
+        }
+    }
+
+    /// Asks, with a job's token, for an identity's credential.
+    pub async fn asks_as(
+        &self,
+        job_token: &str,
+        identity: &str,
+    ) -> Result<issuer::IssueCredentialResponse, Status> {
+        self.with_token(job_token).asks(credential(identity)).await
+    }
+
+    /// Deletes a group and everything below; answers with the consistency token.
+    pub async fn deletes_group(&self, id: &str) -> String {
+        let request = namespace::DeleteGroupRequest {
+            id: id.to_owned(),
+            force: true,
+            ..Default::default()
+        };
+        let deleted = self.asks(request).await;
+        deleted.expect("the group is deleted").consistency_token
+    }
+
+    /// The names of what is right below a group; of what the caller may see, at the top.
+    pub async fn lists_children(&self, group: &str) -> Vec<String> {
+        let request = directory::ListChildrenRequest {
+            group_id: group.to_owned(),
+            ..Default::default()
+        };
+        let listed = self.asks(request).await.expect("children are listed");
+        listed.children.iter().map(child_name).collect()
+    }
+}
+
+/// The name of a group or workspace.
+#[must_use]
+pub fn child_name(child: &directory::Child) -> String {
+    use directory::child::Kind;
+    match &child.kind {
+        Some(Kind::Group(group)) => group.name.clone(),
+        Some(Kind::Workspace(workspace)) => workspace.name.clone(),
+        None => String::new(),
+    }
+}
+
+/// The path above, as a group's TRN, and the name.
+fn split(path: &str) -> (String, String) {
+    match path.rsplit_once('/') {
+        Some((above, name)) => (format!("trn:group:{above}"), name.to_owned()),
+        None => (String::new(), path.to_owned()),
+    }
+}
+
+/// The request that makes the group of this path.
+#[must_use]
+pub fn group(path: &str) -> namespace::CreateGroupRequest {
+    let (parent_id, name) = split(path);
+    let group = namespace::Group {
+        parent_id,
+        name,
+        ..Default::default()
+    };
+    namespace::CreateGroupRequest {
+        group: Some(group),
+        ..Default::default()
+    }
+}
+
+/// The request that makes the workspace of this path.
+#[must_use]
+pub fn workspace(path: &str) -> namespace::CreateWorkspaceRequest {
+    let (group_id, name) = split(path);
+    let workspace = namespace::Workspace {
+        group_id,
+        name,
+        ..Default::default()
+    };
+    namespace::CreateWorkspaceRequest {
+        workspace: Some(workspace),
+        ..Default::default()
+    }
+}
+
+/// The request that makes the AWS identity of this path.
+#[must_use]
+pub fn aws_identity(path: &str) -> identity::CreateManagedIdentityRequest {
+    let (group_id, name) = split(path);
+    let managed_identity = identity::ManagedIdentity {
+        configuration: Some(aws(&format!("arn:aws:iam::123456789012:role/{name}"))),
+        group_id,
+        name,
+        ..Default::default()
+    };
+    identity::CreateManagedIdentityRequest {
+        managed_identity: Some(managed_identity),
+        ..Default::default()
+    }
+}
+
+/// The configuration of an IAM role.
+#[must_use]
+pub fn aws(role_arn: &str) -> identity::Configuration {
+    let aws = identity::AwsConfiguration {
+        role_arn: role_arn.to_owned(),
+    };
+    identity::Configuration {
+        r#type: Some(identity::configuration::Type::Aws(aws)),
+    }
+}
+
+/// The request that gives a principal, `dev/bob`, a role.
+#[must_use]
+pub fn membership(
+    principal: &str,
+    role: access::Role,
+    namespace: &str,
+) -> namespace::CreateMembershipRequest {
+    let principal = access::Principal {
+        kind: Some(access::principal::Kind::User(principal.to_owned())),
+    };
+    let membership = namespace::Membership {
+        namespace_id: namespace.to_owned(),
+        principal: Some(principal),
+        role: role.into(),
+        ..Default::default()
+    };
+    namespace::CreateMembershipRequest {
+        membership: Some(membership),
+        ..Default::default()
+    }
+}
+
+/// The request that assigns an identity.
+#[must_use]
+pub fn assignment(identity: &str, workspace: &str) -> identity::AssignManagedIdentityRequest {
+    identity::AssignManagedIdentityRequest {
+        workspace_id: workspace.to_owned(),
+        managed_identity_id: identity.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The request that takes an identity away.
+#[must_use]
+pub fn unassignment(identity: &str, workspace: &str) -> identity::UnassignManagedIdentityRequest {
+    identity::UnassignManagedIdentityRequest {
+        workspace_id: workspace.to_owned(),
+        managed_identity_id: identity.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The request that opens a job.
+#[must_use]
+pub fn job(workspace: &str) -> issuer::OpenJobRequest {
+    let job = issuer::Job {
+        workspace_id: workspace.to_owned(),
+        stage: issuer::Stage::Apply.into(),
+        ..Default::default()
+    };
+    issuer::OpenJobRequest {
+        job: Some(job),
+        ..Default::default()
+    }
+}
+
+/// The request for a credential.
+#[must_use]
+pub fn credential(identity: &str) -> issuer::IssueCredentialRequest {
+    issuer::IssueCredentialRequest {
+        managed_identity_id: identity.to_owned(),
+        ..Default::default()
+    }
+}

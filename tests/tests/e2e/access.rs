@@ -1,0 +1,495 @@
+//! Who may call what: every rpc by every role in every relation, against the golden file.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use e2e::refusal::{invalid, not_found, refused};
+use e2e::rpc::Rpc;
+use e2e::user::{self, membership};
+use e2e::{Service, User, World};
+use futures::future::BoxFuture;
+use prost_reflect::DescriptorPool;
+use proto::access::v1::Role;
+use proto::directory::v1 as directory;
+use proto::eventlog::v1 as eventlog;
+use proto::eventlog::v1::event_log_service_client::EventLogServiceClient;
+use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
+use proto::namespace::v1 as namespace;
+use tonic::{Code, Status};
+
+use crate::golden;
+
+const GOLDEN: &str = "access.txt";
+const NOT_COVERED: &str = "access_not_covered.txt";
+const READ_EVENTS: &str = "/tharsis.eventlog.v1.EventLogService/ReadEvents";
+/// No aggregate has come so far: who may do it is refused for this, and so nothing changes.
+const OTHER_ETAG: &str = "v999";
+
+/// What the callers ask about.
+struct Target {
+    group: namespace::Group,
+    workspace: namespace::Workspace,
+    membership: namespace::Membership,
+    identity: identity::ManagedIdentity,
+    job: user::OpenedJob,
+}
+
+/// One rpc, and what comes of it for a caller.
+struct Row {
+    name: String,
+    ask: Box<dyn Fn(User) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>,
+}
+
+fn row<R: Rpc>(note: &str, request: R) -> Row {
+    Row {
+        name: format!("{}{note}", R::PATH),
+        ask: Box::new(move |user| {
+            let request = request.clone();
+            Box::pin(async move { user.asks(request).await.map(drop) })
+        }),
+    }
+}
+
+/// Every rpc on the target. Where it would change something, the request is one that is refused after the permission.
+fn rows(target: &Target) -> Vec<Row> {
+    let mut rows = namespace_rows(target);
+    rows.extend(identity_rows(target));
+    rows.extend(issuer_rows(target));
+    rows.extend(directory_rows(target));
+    rows
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+fn namespace_rows(target: &Target) -> Vec<Row> {
+    let mut create_group = user::group("_");
+    let mut create_top = create_group.clone();
+    create_group.group.get_or_insert_default().parent_id = text(&target.group.id);
+    create_top.group.get_or_insert_default().parent_id = String::new();
+    let mut create_workspace = user::workspace("_");
+    create_workspace.workspace.get_or_insert_default().group_id = text(&target.group.id);
+    let changed_membership = namespace::Membership {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.membership.clone()
+    };
+    vec![
+        row(" (top level)", create_top),
+        row("", create_group),
+        row(
+            "",
+            namespace::GetGroupRequest {
+                id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::DeleteGroupRequest {
+                id: text(&target.group.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row("", create_workspace),
+        row(
+            "",
+            namespace::GetWorkspaceRequest {
+                id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::DeleteWorkspaceRequest {
+                id: text(&target.workspace.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            membership("dev/somebody", Role::Unspecified, &target.group.id),
+        ),
+        row(
+            " (workspace)",
+            membership("dev/somebody", Role::Unspecified, &target.workspace.id),
+        ),
+        row(
+            "",
+            namespace::GetMembershipRequest {
+                id: text(&target.membership.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::UpdateMembershipRequest {
+                membership: Some(changed_membership),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::DeleteMembershipRequest {
+                id: text(&target.membership.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+    ]
+}
+
+fn identity_rows(target: &Target) -> Vec<Row> {
+    let mut create_identity = user::aws_identity("_");
+    create_identity
+        .managed_identity
+        .get_or_insert_default()
+        .group_id = text(&target.group.id);
+    let changed_identity = identity::ManagedIdentity {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.identity.clone()
+    };
+    vec![
+        row("", create_identity),
+        row(
+            "",
+            identity::GetManagedIdentityRequest {
+                id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::UpdateManagedIdentityRequest {
+                managed_identity: Some(changed_identity),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::DeleteManagedIdentityRequest {
+                id: text(&target.identity.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row("", user::assignment("?", &target.workspace.id)),
+        row("", user::unassignment("?", &target.workspace.id)),
+    ]
+}
+
+fn issuer_rows(target: &Target) -> Vec<Row> {
+    let mut open_job = user::job(&target.workspace.id);
+    open_job.job.get_or_insert_default().stage = 0;
+    vec![
+        row("", open_job),
+        row(
+            "",
+            issuer::GetJobRequest {
+                id: text(&target.job.job.id),
+                ..Default::default()
+            },
+        ),
+        row("", user::credential(&target.identity.id)),
+    ]
+}
+
+/// And those that every service has.
+fn directory_rows(target: &Target) -> Vec<Row> {
+    vec![
+        row(" (top level)", directory::ListChildrenRequest::default()),
+        row(
+            "",
+            directory::ListChildrenRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListManagedIdentitiesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListWorkspaceManagedIdentitiesRequest {
+                workspace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row("", eventlog::GetHeadRequest::default()),
+        row("", eventlog::AwaitRequest::default()),
+        Row {
+            name: READ_EVENTS.to_owned(),
+            ask: Box::new(|user| {
+                Box::pin(async move {
+                    let mut client = EventLogServiceClient::new(user.channel(Service::Namespace));
+                    let request = user.request(eventlog::ReadEventsRequest::default());
+                    client.read_events(request).await.map(drop)
+                })
+            }),
+        },
+    ]
+}
+
+/// Those who ask, by relation and role.
+async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    admin.creates_group("other").await;
+    let group = admin.creates_group("acme/team").await;
+    admin.creates_group("acme/team/below").await;
+    let workspace = admin.creates_workspace("acme/team/web").await;
+    let identity = admin.creates_identity("acme/team/deployer").await;
+    admin.assigns(&identity.id, &workspace.id).await;
+    let membership = admin
+        .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
+        .await;
+    let job = admin.opens_job(&workspace.id).await;
+    let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
+    for (relation, at) in [
+        ("above", "trn:group:acme"),
+        ("there", "trn:group:acme/team"),
+        ("below", "trn:group:acme/team/below"),
+        ("elsewhere", "trn:group:other"),
+    ] {
+        for role in [Role::Viewer, Role::Deployer, Role::Owner] {
+            let name = role
+                .as_str_name()
+                .trim_start_matches("ROLE_")
+                .to_ascii_lowercase();
+            let user = world.user(&format!("{relation}-{name}"));
+            admin.grants(&user, role, at).await;
+            callers.push((format!("{relation} {name}"), user));
+        }
+    }
+    callers.push(("administrator".to_owned(), admin.clone()));
+    callers.push(("event reader".to_owned(), world.user("projector")));
+    callers.push(("its job".to_owned(), admin.with_token(&job.token)));
+    callers.push(("no token".to_owned(), world.stranger()));
+    let target = Target {
+        group,
+        workspace,
+        membership,
+        identity,
+        job,
+    };
+    (target, callers)
+}
+
+fn verdict(outcome: Result<(), Status>) -> &'static str {
+    match outcome.map_err(|status| status.code()) {
+        // Refused for what it asks, not for who asks.
+        Ok(()) | Err(Code::InvalidArgument | Code::Aborted) => "yes",
+        Err(Code::PermissionDenied) => "denied",
+        Err(Code::NotFound) => "hidden",
+        Err(Code::Unauthenticated) => "unknown",
+        Err(_) => "?",
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_call_what_is_as_the_golden_file_says() {
+    let world = World::start().await;
+    let (target, callers) = callers(&world).await;
+    let mut table = String::from(
+        "# yes: the caller may; hidden: NOT_FOUND; denied: PERMISSION_DENIED; unknown: UNAUTHENTICATED.\n\
+         # The resource is in acme/team; callers hold their role above it, there, below it, or elsewhere.\n",
+    );
+    for row in rows(&target) {
+        writeln!(table, "\n{}", row.name).expect("a string takes text");
+        let mut by_verdict: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (caller, user) in &callers {
+            let verdict = verdict((row.ask)(user.clone()).await);
+            match by_verdict.iter_mut().find(|(seen, _)| *seen == verdict) {
+                Some((_, callers)) => callers.push(caller),
+                None => by_verdict.push((verdict, vec![caller])),
+            }
+        }
+        by_verdict.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
+        for (verdict, callers) in by_verdict {
+            writeln!(table, "    {verdict:8} {}", callers.join(", ")).expect("a string takes text");
+        }
+    }
+    golden::compare(GOLDEN, &table);
+}
+
+#[test]
+fn every_rpc_is_in_the_golden_file() {
+    let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("descriptors");
+    let rpcs: BTreeSet<String> = pool
+        .services()
+        .filter(|service| service.package_name().starts_with("tharsis."))
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| format!("/{}/{}", method.parent_service().full_name(), method.name()))
+        .collect();
+    assert!(rpcs.len() > 20, "{rpcs:?}");
+    let named = |file: &str| -> BTreeSet<String> {
+        let text = golden::read(file);
+        let lines = text.lines().filter(|line| line.starts_with('/'));
+        lines
+            .filter_map(|line| line.split(' ').next())
+            .map(str::to_owned)
+            .collect()
+    };
+    let (covered, excused) = (named(GOLDEN), named(NOT_COVERED));
+    let missing: Vec<_> = rpcs
+        .iter()
+        .filter(|rpc| !covered.contains(*rpc) && !excused.contains(*rpc))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "in neither {GOLDEN} nor {NOT_COVERED}: {missing:?}"
+    );
+    let stale: Vec<_> = excused
+        .iter()
+        .filter(|rpc| covered.contains(*rpc) || !rpcs.contains(*rpc))
+        .collect();
+    assert!(
+        stale.is_empty(),
+        "in {NOT_COVERED} for no reason: {stale:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nearest_membership_counts_and_a_hidden_thing_looks_like_none() {
+    let world = World::start().await;
+    let (admin, mallory) = (world.admin(), world.user("mallory"));
+    let acme = admin.creates_group("acme").await;
+    let team = admin.creates_group("acme/team").await;
+    let web = admin.creates_workspace("acme/team/web").await;
+
+    // What is hidden is answered as what does not exist, but for its name.
+    let get = |id: &str| namespace::GetGroupRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let hidden = mallory
+        .asks(get("trn:group:acme"))
+        .await
+        .expect_err("hidden");
+    let missing = mallory
+        .asks(get("trn:group:nope"))
+        .await
+        .expect_err("missing");
+    assert_eq!(hidden.code(), missing.code());
+    assert_eq!(hidden.message(), missing.message().replace("nope", "acme"));
+    assert_eq!(hidden.details().len(), missing.details().len());
+    not_found(mallory.asks(get(&acme.id)).await);
+
+    // Owner above, viewer nearer.
+    admin.grants(&mallory, Role::Owner, &acme.id).await;
+    mallory.creates_group("acme/hers").await;
+    let nearer = admin.grants(&mallory, Role::Viewer, &team.id).await;
+    refused(
+        mallory.asks(user::group("acme/team/x")).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    refused(
+        mallory.asks(user::workspace("acme/team/x")).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    mallory
+        .asks(get(&team.id))
+        .await
+        .expect("she still sees it");
+    // And deployer nearer still.
+    admin.grants(&mallory, Role::Deployer, &web.id).await;
+    mallory.opens_job(&web.id).await;
+    refused(
+        mallory.asks(user::workspace("acme/team/x")).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    // Once it is gone, the one above counts again, in every service.
+    let request = namespace::DeleteMembershipRequest {
+        id: nearer.trn.clone(),
+        ..Default::default()
+    };
+    admin.asks(request).await.expect("deleted");
+    mallory.creates_workspace("acme/team/x").await;
+    mallory.creates_identity("acme/team/x").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_top_level_group_keeps_an_owner() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin(), world.user("bob"));
+    let acme = admin.creates_group("acme").await;
+    let second = admin.grants(&bob, Role::Owner, &acme.id).await;
+    let delete = |id: &str| namespace::DeleteMembershipRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let change =
+        |membership: &namespace::Membership, role: Role| namespace::UpdateMembershipRequest {
+            membership: Some(namespace::Membership {
+                role: role.into(),
+                ..membership.clone()
+            }),
+            ..Default::default()
+        };
+    // Whoever made the group owns it, by a membership that its event tells of.
+    let log = world.log(Service::Namespace).await;
+    let first = log
+        .iter()
+        .find_map(|event| event.stream_id.strip_prefix("membership/"))
+        .expect("the founder's membership");
+    // Both at once: one of the two must stay.
+    let (one, other) = tokio::join!(admin.asks(delete(first)), admin.asks(delete(&second.id)));
+    assert_ne!(one.is_ok(), other.is_ok(), "{one:?} {other:?}");
+    let (left, refusal) = if one.is_ok() {
+        (second.id.clone(), other.map(drop))
+    } else {
+        (first.to_owned(), one.map(drop))
+    };
+    refused(refusal, Code::FailedPrecondition, "LAST_OWNER");
+    let last = admin
+        .asks(namespace::GetMembershipRequest {
+            id: left.clone(),
+            ..Default::default()
+        })
+        .await
+        .expect("it stays")
+        .membership
+        .expect("the membership");
+    refused(
+        admin.asks(change(&last, Role::Deployer)).await,
+        Code::FailedPrecondition,
+        "LAST_OWNER",
+    );
+    invalid(
+        admin.asks(change(&last, Role::Unspecified)).await,
+        &["membership.role"],
+    );
+    // With another owner it may go; in a group further down there need not be one.
+    admin
+        .grants(&world.user("carol"), Role::Owner, &acme.id)
+        .await;
+    let changed = admin
+        .asks(change(&last, Role::Deployer))
+        .await
+        .expect("changed")
+        .membership
+        .expect("it");
+    assert_eq!(
+        (changed.role(), changed.etag != last.etag),
+        (Role::Deployer, true)
+    );
+    let team = admin.creates_group("acme/team").await;
+    let only = admin.grants(&bob, Role::Owner, &team.id).await;
+    admin.asks(delete(&only.id)).await.expect("deleted");
+    not_found(admin.asks(delete(&only.id)).await);
+    // One membership of a principal in a group.
+    let twice = admin
+        .asks(membership("dev/carol", Role::Viewer, &acme.id))
+        .await;
+    refused(twice, Code::AlreadyExists, "MEMBERSHIP_EXISTS");
+}

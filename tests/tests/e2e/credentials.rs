@@ -1,0 +1,312 @@
+//! Who gets a credential, and who no longer does.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bed::eventually;
+use e2e::refusal::{not_found, reason, refused};
+use e2e::user::{OpenedJob, credential, job, unassignment};
+use e2e::world::Setup;
+use e2e::{Service, User, World};
+use proto::access::v1::Role;
+use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
+use proto::namespace::v1 as namespace;
+use tokio::task::JoinSet;
+use tonic::{Code, Status};
+
+/// What a job needs: everything below a group of its own.
+struct Scene {
+    group: namespace::Group,
+    workspace: namespace::Workspace,
+    identity: identity::ManagedIdentity,
+    job: OpenedJob,
+}
+
+impl Scene {
+    /// In the group `name`, which holds nothing else.
+    async fn set(admin: &User, name: &str) -> Self {
+        let group = admin.creates_group(name).await;
+        let workspace = admin.creates_workspace(&format!("{name}/web")).await;
+        let identity = admin.creates_identity(&format!("{name}/deployer")).await;
+        admin.assigns(&identity.id, &workspace.id).await;
+        let job = admin.opens_job(&workspace.id).await;
+        Self {
+            group,
+            workspace,
+            identity,
+            job,
+        }
+    }
+
+    async fn gets_credential(
+        &self,
+        user: &User,
+        consistency_token: &str,
+    ) -> Result<issuer::IssueCredentialResponse, Status> {
+        let request = issuer::IssueCredentialRequest {
+            consistency_token: consistency_token.to_owned(),
+            ..credential(&self.identity.id)
+        };
+        user.with_token(&self.job.token).asks(request).await
+    }
+}
+
+/// How an identity is taken from a job.
+#[derive(Clone, Copy, Debug)]
+enum Revocation {
+    Unassigned,
+    WorkspaceDeleted,
+    GroupDeleted,
+    IdentityDeleted,
+}
+
+impl Revocation {
+    const ALL: [Self; 4] = [
+        Self::Unassigned,
+        Self::WorkspaceDeleted,
+        Self::GroupDeleted,
+        Self::IdentityDeleted,
+    ];
+
+    /// Answers with the consistency token.
+    async fn happens(self, user: &User, scene: &Scene) -> String {
+        match self {
+            Self::Unassigned => {
+                let request = unassignment(&scene.identity.id, &scene.workspace.id);
+                user.asks(request)
+                    .await
+                    .expect("unassigned")
+                    .consistency_token
+            }
+            Self::WorkspaceDeleted => {
+                let request = namespace::DeleteWorkspaceRequest {
+                    id: scene.workspace.id.clone(),
+                    ..Default::default()
+                };
+                user.asks(request).await.expect("deleted").consistency_token
+            }
+            Self::GroupDeleted => user.deletes_group(&scene.group.id).await,
+            Self::IdentityDeleted => {
+                let request = identity::DeleteManagedIdentityRequest {
+                    id: scene.identity.id.clone(),
+                    force: true,
+                    ..Default::default()
+                };
+                user.asks(request).await.expect("deleted").consistency_token
+            }
+        }
+    }
+}
+
+/// While jobs ask without pause, the identity is taken from them. No request that began after the revoking rpc had
+/// answered, and presents its consistency token, gets a credential.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_revoked_is_not_issued_any_more() {
+    let world = World::start().await;
+    // The token alone has to do it, not the wait for visibility.
+    let admin = world.admin();
+    let hasty = admin.in_a_hurry();
+    for revocation in Revocation::ALL {
+        for round in 0..2 {
+            let name = format!("{revocation:?}{round}").to_ascii_lowercase();
+            let scene = Arc::new(Scene::set(&admin, &name).await);
+            let revoked: Arc<Mutex<String>> = Arc::default();
+            let enough = Arc::new(AtomicBool::new(false));
+            let mut askers = JoinSet::new();
+            for _ in 0..3 {
+                let (scene, revoked, enough, admin) = (
+                    Arc::clone(&scene),
+                    Arc::clone(&revoked),
+                    Arc::clone(&enough),
+                    admin.clone(),
+                );
+                askers.spawn(async move {
+                    let (mut before, mut after) = (0, vec![]);
+                    while !enough.load(Ordering::Relaxed) {
+                        let token = revoked.lock().expect("not poisoned").clone();
+                        let outcome = scene.gets_credential(&admin, &token).await;
+                        if token.is_empty() {
+                            before += usize::from(outcome.is_ok());
+                        } else {
+                            after.push(outcome);
+                            if after.len() == 3 {
+                                break;
+                            }
+                        }
+                    }
+                    (before, after)
+                });
+            }
+            // Some have been issued, and are in full flow.
+            eventually(async || {
+                let audit = world.log(Service::Issuer).await;
+                let issued = audit
+                    .iter()
+                    .filter(|event| event.stream_id.ends_with(&scene.job.job.id))
+                    .count();
+                if issued > 6 {
+                    Ok(())
+                } else {
+                    Err(format!("{issued} were issued"))
+                }
+            })
+            .await;
+            let token = revocation.happens(&hasty, &scene).await;
+            *revoked.lock().expect("not poisoned") = token;
+            let outcomes = askers.join_all().await;
+            enough.store(true, Ordering::Relaxed);
+            assert!(outcomes.iter().map(|(before, _)| before).sum::<usize>() > 0);
+            for outcome in outcomes.into_iter().flat_map(|(_, after)| after) {
+                let status = outcome.expect_err("it was revoked");
+                let wanted = match revocation {
+                    Revocation::Unassigned => (Code::FailedPrecondition, "NOT_ASSIGNED"),
+                    _ => (Code::NotFound, "RESOURCE_NOT_FOUND"),
+                };
+                assert_eq!(
+                    (status.code(), reason(&status).as_str()),
+                    wanted,
+                    "{revocation:?}: {status:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_jobs_own_token_gets_its_credentials() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    let other = Scene::set(&admin, "other").await;
+    let credential_of_the_job = scene
+        .gets_credential(&admin, "")
+        .await
+        .expect("a credential")
+        .token;
+
+    // Another job does not even learn that the identity exists.
+    not_found(admin.asks_as(&other.job.token, &scene.identity.id).await);
+    not_found(admin.asks_as(&other.job.token, &scene.identity.trn).await);
+    // A credential for a cloud is no key to ours.
+    refused(
+        admin
+            .asks_as(&credential_of_the_job, &scene.identity.id)
+            .await,
+        Code::Unauthenticated,
+        "TOKEN_TYPE_REFUSED",
+    );
+    // Nor is a person's token, an administrator's included.
+    refused(
+        admin.asks(credential(&scene.identity.id)).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    // An inherited identity that is not assigned is known, and refused.
+    let spare = admin.creates_identity("acme/spare").await;
+    refused(
+        admin.asks_as(&scene.job.token, &spare.id).await,
+        Code::FailedPrecondition,
+        "NOT_ASSIGNED",
+    );
+
+    // The job's token opens nothing else.
+    let job = admin.with_token(&scene.job.token);
+    let get = issuer::GetJobRequest {
+        id: scene.job.job.id.clone(),
+        ..Default::default()
+    };
+    not_found(job.asks(get).await);
+    not_found(job.asks(e2e::user::job(&scene.workspace.id)).await);
+    for service in [Service::Namespace, Service::Identity, Service::Projector] {
+        let outcome = job
+            .calls(service, proto::eventlog::v1::AwaitRequest::default())
+            .await;
+        let status = outcome.expect_err("no token of theirs");
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::Unauthenticated, "TOKEN_ISSUER_UNKNOWN")
+        );
+    }
+    let head = proto::eventlog::v1::GetHeadRequest::default();
+    refused(
+        job.calls(Service::Issuer, head).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    // A membership of the job's name would not make it a user.
+    let owner = e2e::user::membership(
+        &format!("dev/{}", scene.job.job.id),
+        Role::Owner,
+        &scene.group.id,
+    );
+    admin.asks(owner).await.expect("a membership");
+    let get = issuer::GetJobRequest {
+        id: scene.job.job.id.clone(),
+        ..Default::default()
+    };
+    not_found(job.asks(get).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_over_gets_nothing() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    let mut request = job(&scene.workspace.id);
+    let wanted = request.job.as_mut().expect("a job");
+    wanted.max_duration = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let opened = admin.asks(request).await.expect("opened");
+    let expires = opened.job.and_then(|job| job.expire_time).expect("an end");
+    let mut lifetimes = Vec::new();
+    // The token itself is taken for the leeway of clocks longer: it is the job's end that counts.
+    let status =
+        eventually(
+            async || match admin.asks_as(&opened.job_token, &scene.identity.id).await {
+                Ok(issued) => {
+                    lifetimes.push(issued.expire_time);
+                    Err("it is not over yet")
+                }
+                Err(status) => Ok(status),
+            },
+        )
+        .await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::FailedPrecondition, "JOB_OVER")
+    );
+    assert!(
+        lifetimes.iter().all(|end| *end == Some(expires)),
+        "no token outlives its job"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_does_not_know_better_refuses() {
+    let mut world = Setup::default().staleness_bound(2).start().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    scene
+        .gets_credential(&admin, "")
+        .await
+        .expect("a credential");
+    world.stops(Service::Namespace).await;
+    eventually(async || {
+        let outcome = scene.gets_credential(&admin, "").await;
+        let status = outcome.err().ok_or("it is not stale yet")?;
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::Unavailable, "REPLICA_STALE"),
+            "{status:?}"
+        );
+        // On a busy machine the other log may be late for a moment too.
+        let of_namespace = status.message().contains("namespace");
+        of_namespace.then_some(()).ok_or("another log is stale")
+    })
+    .await;
+    world.starts(Service::Namespace).await;
+    eventually(async || scene.gets_credential(&admin, "").await).await;
+}

@@ -1,0 +1,155 @@
+//! Real bytes of every event type ever written: what is in a log stays readable for ever. A file here is written once,
+//! and never again.
+
+use std::collections::BTreeMap;
+
+use e2e::user::{User, unassignment};
+use e2e::{Service, World};
+use proto::access::v1::Role;
+use proto::{identity, issuer, namespace};
+
+use crate::golden;
+
+/// Every type that there is.
+fn types() -> impl Iterator<Item = &'static str> {
+    [
+        namespace::v1::Event::TYPES,
+        identity::v1::Event::TYPES,
+        issuer::v1::Event::TYPES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// Decodes an event, and encodes it again.
+fn recoded(event_type: &str, payload: &[u8]) -> Result<Vec<u8>, proto::EventError> {
+    if event_type.starts_with("tharsis.namespace.") {
+        namespace::v1::Event::decode(event_type, payload).map(|event| event.encode())
+    } else if event_type.starts_with("tharsis.identity.") {
+        identity::v1::Event::decode(event_type, payload).map(|event| event.encode())
+    } else {
+        issuer::v1::Event::decode(event_type, payload).map(|event| event.encode())
+    }
+}
+
+fn corpus() -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(golden::path("events")).expect("the corpus");
+    let read = |file: std::io::Result<std::fs::DirEntry>| {
+        let path = file.expect("a file").path();
+        let event_type = path.file_stem()?.to_str()?.to_owned();
+        Some((event_type, std::fs::read(path).expect("it can be read")))
+    };
+    files.filter_map(read).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_ever_written_reads_as_it_was_meant() {
+    if golden::is_updated() {
+        write_what_is_missing().await;
+    }
+    let corpus = corpus();
+    let missing: Vec<_> = types()
+        .filter(|event_type| !corpus.contains_key(*event_type))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "not in tests/golden/events (UPDATE_GOLDEN=1 adds them): {missing:?}"
+    );
+    for (event_type, payload) in corpus {
+        assert!(!payload.is_empty(), "{event_type}");
+        let again =
+            recoded(&event_type, &payload).unwrap_or_else(|error| panic!("{event_type}: {error}"));
+        assert_eq!(again, payload, "{event_type} has lost or changed a field");
+    }
+}
+
+async fn write_what_is_missing() {
+    let corpus = corpus();
+    if types().all(|event_type| corpus.contains_key(event_type)) {
+        return;
+    }
+    let world = World::start().await;
+    make_each_happen(&world.admin(), &world.user("bob")).await;
+    for service in Service::WITH_LOG {
+        // The last of a type has the most in it.
+        for event in world.log(service).await.into_iter().rev() {
+            let path = golden::path("events").join(format!("{}.bin", event.event_type));
+            if !path.exists() {
+                std::fs::write(path, &event.payload).expect("the file can be written");
+            }
+        }
+    }
+}
+
+/// Each with every field set.
+async fn make_each_happen(admin: &User, bob: &User) {
+    admin.creates_group("acme").await;
+    let mut request = e2e::user::group("acme/team");
+    "Those who deploy".clone_into(&mut request.group.get_or_insert_default().description);
+    let team = admin
+        .asks(request)
+        .await
+        .expect("made")
+        .group
+        .expect("a group");
+    let mut request = e2e::user::workspace("acme/team/web");
+    "The front".clone_into(&mut request.workspace.get_or_insert_default().description);
+    let web = admin
+        .asks(request)
+        .await
+        .expect("made")
+        .workspace
+        .expect("a workspace");
+    let bobs = admin.grants(bob, Role::Viewer, &team.id).await;
+    let change = namespace::v1::UpdateMembershipRequest {
+        membership: Some(namespace::v1::Membership {
+            role: Role::Deployer.into(),
+            ..bobs.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let delete = namespace::v1::DeleteMembershipRequest {
+        id: bobs.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    let mut request = e2e::user::aws_identity("acme/team/deployer");
+    "Deploys".clone_into(&mut request.managed_identity.get_or_insert_default().description);
+    let deployer = admin
+        .asks(request)
+        .await
+        .expect("made")
+        .managed_identity
+        .expect("an identity");
+    let change = identity::v1::UpdateManagedIdentityRequest {
+        managed_identity: Some(identity::v1::ManagedIdentity {
+            description: "Deploys it all".to_owned(),
+            ..deployer.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    admin.assigns(&deployer.id, &web.id).await;
+    let opened = admin.opens_job(&web.id).await;
+    admin
+        .asks_as(&opened.token, &deployer.id)
+        .await
+        .expect("a credential");
+    admin
+        .asks(unassignment(&deployer.id, &web.id))
+        .await
+        .expect("unassigned");
+    let delete = identity::v1::DeleteManagedIdentityRequest {
+        id: deployer.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    let delete = namespace::v1::DeleteWorkspaceRequest {
+        id: web.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    admin.deletes_group(&team.id).await;
+}

@@ -1,0 +1,249 @@
+//! The same request twice is carried out once, and answered alike.
+
+use bed::unique_id;
+use e2e::refusal::{invalid, refused};
+use e2e::rpc::Rpc;
+use e2e::user::{aws_identity, group, job, membership, unassignment, workspace};
+use e2e::{Service, User, World};
+use futures::future::join_all;
+use proto::access::v1::Role;
+use proto::identity::v1 as identity;
+use proto::namespace::v1 as namespace;
+use tonic::Code;
+
+/// Sends a request ten times at once, and once more. All answers are the same, and it wrote `events` events.
+async fn is_carried_out_once<R: Rpc>(
+    world: &World,
+    user: &User,
+    request: R,
+    events: usize,
+) -> R::Answer {
+    let before = world.log(R::SERVICE).await.len();
+    let outcomes = join_all((0..10).map(|_| user.asks(request.clone()))).await;
+    let mut answers: Vec<R::Answer> = outcomes
+        .into_iter()
+        .map(|outcome| outcome.expect(R::PATH))
+        .collect();
+    answers.push(user.asks(request).await.expect("it is answered for ever"));
+    let first = answers[0].clone();
+    assert!(
+        answers.iter().all(|answer| *answer == first),
+        "{answers:#?}"
+    );
+    assert_eq!(
+        world.log(R::SERVICE).await.len() - before,
+        events,
+        "{}",
+        R::PATH
+    );
+    first
+}
+
+fn request_id() -> String {
+    unique_id().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_is_carried_out_once() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let request = namespace::CreateGroupRequest {
+        request_id: request_id(),
+        ..group("acme")
+    };
+    // The group, and the membership of its owner.
+    let acme = is_carried_out_once(&world, &admin, request, 2)
+        .await
+        .group
+        .expect("a group");
+    let request = namespace::CreateWorkspaceRequest {
+        request_id: request_id(),
+        ..workspace("acme/web")
+    };
+    let web = is_carried_out_once(&world, &admin, request, 1)
+        .await
+        .workspace
+        .expect("a workspace");
+    let request = namespace::CreateMembershipRequest {
+        request_id: request_id(),
+        ..membership("dev/bob", Role::Viewer, &acme.id)
+    };
+    let bobs = is_carried_out_once(&world, &admin, request, 1)
+        .await
+        .membership
+        .expect("a membership");
+    let request = namespace::UpdateMembershipRequest {
+        membership: Some(namespace::Membership {
+            role: Role::Deployer.into(),
+            ..bobs.clone()
+        }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = identity::CreateManagedIdentityRequest {
+        request_id: request_id(),
+        ..aws_identity("acme/deployer")
+    };
+    let deployer = is_carried_out_once(&world, &admin, request, 1)
+        .await
+        .managed_identity
+        .expect("an identity");
+    let request = identity::UpdateManagedIdentityRequest {
+        managed_identity: Some(identity::ManagedIdentity {
+            description: "new".to_owned(),
+            ..deployer.clone()
+        }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = identity::AssignManagedIdentityRequest {
+        request_id: request_id(),
+        ..e2e::user::assignment(&deployer.trn, &web.trn)
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = proto::issuer::v1::OpenJobRequest {
+        request_id: request_id(),
+        ..job(&web.id)
+    };
+    let opened = is_carried_out_once(&world, &admin, request, 1).await;
+    // The one token that they all got is good.
+    admin
+        .asks_as(&opened.job_token, &deployer.id)
+        .await
+        .expect("a credential");
+    let request = identity::UnassignManagedIdentityRequest {
+        request_id: request_id(),
+        ..unassignment(&deployer.id, &web.id)
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = identity::DeleteManagedIdentityRequest {
+        id: deployer.trn,
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = namespace::DeleteMembershipRequest {
+        id: bobs.trn,
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = namespace::DeleteWorkspaceRequest {
+        id: web.trn,
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = namespace::DeleteGroupRequest {
+        id: acme.trn,
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_id_is_for_one_request_of_one_caller() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin(), world.user("bob"));
+    let acme = admin.creates_group("acme").await;
+    admin.grants(&bob, Role::Owner, &acme.id).await;
+    let id = request_id();
+    let with_id = |path: &str| namespace::CreateGroupRequest {
+        request_id: id.clone(),
+        ..group(path)
+    };
+    let first = admin
+        .asks(with_id("acme/a"))
+        .await
+        .expect("made")
+        .group
+        .expect("a group");
+
+    // Another content, and another rpc, is another request.
+    refused(
+        admin.asks(with_id("acme/b")).await,
+        Code::AlreadyExists,
+        "REQUEST_ID_REUSED",
+    );
+    let other = namespace::CreateWorkspaceRequest {
+        request_id: id.clone(),
+        ..workspace("acme/a")
+    };
+    refused(
+        admin.asks(other).await,
+        Code::AlreadyExists,
+        "REQUEST_ID_REUSED",
+    );
+    // A consistency token is no part of the content: a client that retries may know more by then.
+    let again = namespace::CreateGroupRequest {
+        consistency_token: admin
+            .asks(with_id("acme/a"))
+            .await
+            .expect("repeated")
+            .consistency_token,
+        ..with_id("acme/a")
+    };
+    assert_eq!(
+        admin.asks(again).await.expect("repeated").group,
+        Some(first.clone())
+    );
+    // Another service, and another caller, know nothing of it.
+    let elsewhere = identity::CreateManagedIdentityRequest {
+        request_id: id.clone(),
+        ..aws_identity("acme/x")
+    };
+    admin.asks(elsewhere).await.expect("made");
+    let bobs = bob
+        .asks(with_id("acme/b"))
+        .await
+        .expect("made")
+        .group
+        .expect("a group");
+    assert_ne!(first.id, bobs.id);
+    refused(
+        bob.asks(with_id("acme/a")).await,
+        Code::AlreadyExists,
+        "REQUEST_ID_REUSED",
+    );
+
+    // What was refused may be repeated, and then counts.
+    let later = namespace::CreateGroupRequest {
+        request_id: request_id(),
+        ..group("acme/later/x")
+    };
+    assert!(admin.asks(later.clone()).await.is_err());
+    admin.creates_group("acme/later").await;
+    admin.asks(later).await.expect("made");
+    // Without an id each request is its own.
+    refused(
+        admin.asks(group("acme/a")).await,
+        Code::AlreadyExists,
+        "NAME_TAKEN",
+    );
+    for bad in ["1", "00000000-0000-0000-0000-000000000000"] {
+        let request = namespace::CreateGroupRequest {
+            request_id: bad.to_owned(),
+            ..group("acme/bad")
+        };
+        invalid(admin.asks(request).await, &["request_id"]);
+    }
+    // Answered as then, even when the thing is gone since; but only to its own caller.
+    admin.deletes_group(&acme.id).await;
+    assert_eq!(
+        admin.asks(with_id("acme/a")).await.expect("repeated").group,
+        Some(first)
+    );
+    assert!(world.user("eve").asks(with_id("acme/a")).await.is_err());
+    assert_eq!(
+        world
+            .log(Service::Namespace)
+            .await
+            .last()
+            .expect("events")
+            .event_type,
+        "tharsis.namespace.v1.GroupDeleted"
+    );
+}

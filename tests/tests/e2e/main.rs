@@ -1,0 +1,16 @@
+//! The whole set, as its callers, relying parties and subscribers see it.
+
+mod access;
+mod assignments;
+mod consistency;
+mod credentials;
+mod directory;
+mod edge;
+mod errors;
+mod events;
+mod faults;
+mod golden;
+mod idempotency;
+mod layout;
+mod load;
+mod main_job;
