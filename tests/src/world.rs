@@ -71,6 +71,26 @@ pub struct Event {
     pub metadata: String,
 }
 
+/// All that a service may be told.
+const VARIABLES: [&str; 16] = [
+    "THARSIS_DATABASE_URL",
+    "THARSIS_NATS_URL",
+    "THARSIS_NATS_PREFIX",
+    "THARSIS_GRPC_LISTEN",
+    "THARSIS_OIDC_ISSUERS",
+    "THARSIS_ADMINISTRATORS",
+    "THARSIS_EVENT_READERS",
+    "THARSIS_SERVICE_TOKEN_FILE",
+    "THARSIS_NAMESPACE_URL",
+    "THARSIS_IDENTITY_URL",
+    "THARSIS_ISSUER_GRPC_URL",
+    "THARSIS_PROJECTOR_URL",
+    "THARSIS_HTTP_LISTEN",
+    "THARSIS_ISSUER_URL",
+    "THARSIS_KEY_ENCRYPTION_KEY_FILE",
+    "THARSIS_STALENESS_BOUND_SECONDS",
+];
+
 /// How a world differs from the usual one.
 #[derive(Default)]
 pub struct Setup {
@@ -361,7 +381,14 @@ impl World {
         self.running.insert(service, Running { stop, ended });
     }
 
-    /// The environment of a service.
+    /// The environment of a service, for a process of its own: each variable that the set gives a value.
+    #[must_use]
+    pub fn environment(&self, service: Service) -> Vec<(&'static str, String)> {
+        let value = |variable| Some((variable, self.setting(service, variable)?));
+        VARIABLES.into_iter().filter_map(value).collect()
+    }
+
+    /// What a service is told.
     fn setting(&self, service: Service, variable: &str) -> Option<String> {
         let grpc = |service| format!("127.0.0.1:{}", self.ports[&service]);
         let peer = |service| Some(format!("http://{}", grpc(service)));

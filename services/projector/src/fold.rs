@@ -32,10 +32,7 @@ impl Fold for Directory {
             }
             _ => {}
         }
-        if !facts.is_empty() {
-            eventlog::write_facts(connection, &facts).await?;
-        }
-        Ok(())
+        Ok(eventlog::write_facts(connection, log, &facts).await?)
     }
 }
 

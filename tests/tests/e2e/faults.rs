@@ -171,12 +171,12 @@ async fn who_follows_a_log_that_was_swapped_stands_still_and_says_so() {
     );
     let status = eventually(
         async || match admin.asks_as(&opened.token, &deployer.id).await {
-            Ok(_) => Err("the bound has not passed yet"),
+            Ok(_) => Err("the swap has not been noticed yet"),
             Err(status) => Ok(status),
         },
     )
     .await;
-    refused::<()>(Err(status), Code::Unavailable, "REPLICA_STALE");
+    refused::<()>(Err(status), Code::Unavailable, "FOLLOWER_HALTED");
     let get = namespace::GetGroupRequest {
         id: "trn:group:new".to_owned(),
         ..Default::default()

@@ -3,7 +3,7 @@
 use bed::unique_id;
 use e2e::refusal::{invalid, refused};
 use e2e::rpc::Rpc;
-use e2e::user::{aws_identity, group, job, membership, unassignment, workspace};
+use e2e::user::{assignment, aws_identity, group, job, membership, unassignment, workspace};
 use e2e::{Service, User, World};
 use futures::future::join_all;
 use proto::access::v1::Role;
@@ -246,4 +246,28 @@ async fn a_request_id_is_for_one_request_of_one_caller() {
             .event_type,
         "tharsis.namespace.v1.GroupDeleted"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_had_nothing_to_change_changes_nothing_when_it_comes_again() {
+    let world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let deployer = admin.creates_identity("acme/deployer").await;
+    admin.assigns(&deployer.id, &web.id).await;
+    let late = identity::AssignManagedIdentityRequest {
+        request_id: request_id(),
+        ..assignment(&deployer.id, &web.id)
+    };
+    let first = admin.asks(late.clone()).await.expect("it is so already");
+    admin
+        .asks(unassignment(&deployer.id, &web.id))
+        .await
+        .expect("unassigned");
+    let before = world.log(Service::Identity).await.len();
+    // Sent again by a client whose answer was lost, it must not undo what came between.
+    let again = admin.asks(late).await.expect("it is answered as then");
+    assert_eq!(again, first);
+    assert_eq!(world.log(Service::Identity).await.len(), before);
 }

@@ -75,7 +75,18 @@ impl IssuerRpc {
     /// Past the bound, what we know may be revoked already: we refuse rather than guess.
     fn refuse_on_stale_replica(&self) -> Result<(), Status> {
         for (log, progress) in &self.shared.replica {
-            let current = progress.borrow().current_at;
+            let Progress {
+                current_at: current,
+                halted,
+                ..
+            } = progress.borrow().clone();
+            if let Some(halt) = halted {
+                let message = format!(
+                    "the issuer does not follow {log} any more: {halt}; no credentials are issued until an operator \
+                     has looked after it"
+                );
+                return Err(status::unavailable("FOLLOWER_HALTED", &message));
+            }
             if current.is_none_or(|at| at.elapsed() > self.shared.staleness_bound) {
                 let age = current.map_or("ever".to_owned(), |at| {
                     format!("{} s", at.elapsed().as_secs())

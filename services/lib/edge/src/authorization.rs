@@ -232,7 +232,7 @@ pub async fn locate(
         .map_err(|error| status::database(&error))?;
     Ok(place.map(|mut place| {
         if caller.administrator {
-            (place.role, place.granted_by) = (Some(Role::Owner), None);
+            (place.role, place.granted_by) = (Some(Role::Owner), vec![]);
         }
         place
     }))

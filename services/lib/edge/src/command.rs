@@ -123,7 +123,7 @@ impl Commands {
         reached.merge(token.parse().unwrap_or_default());
         *token = reached.to_string();
         let visible = self.visibility.wait(token, mutation.metadata).await;
-        if let Some(appended) = appended {
+        if let Some(appended) = appended.filter(|appended| !appended.is_empty()) {
             answer(&mut reply, appended.recorded_at);
         }
         Ok(response(reply, visible))
@@ -208,7 +208,7 @@ impl Commands {
             let mut decision = decide().await?;
             // Kept with the reply, so that a retry is answered alike.
             *token(&mut decision.reply) = self.leaned_on().await?.to_string();
-            if decision.streams.is_empty() {
+            if decision.streams.is_empty() && identity.is_none() {
                 return Ok((None, decision.reply));
             }
             let append = Append {

@@ -105,12 +105,7 @@ impl Positions {
         let deadline = tokio::time::Instant::now() + patience;
         for (log, wanted) in token.logs() {
             if let Some(own) = self.own.as_ref().filter(|own| own.name() == log) {
-                // What we appended, we see.
-                if own.epoch() != wanted.epoch {
-                    return Err(NotReached::OtherEpoch {
-                        log: log.to_owned(),
-                    });
-                }
+                reach_own(own, log, wanted).await?;
             } else if let Some((_, progress)) = self.followed.iter().find(|(name, _)| *name == log)
             {
                 let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
@@ -119,6 +114,35 @@ impl Positions {
         }
         Ok(())
     }
+}
+
+/// What any of our processes appended, we see. A position that the log does not have is of no token of ours.
+async fn reach_own(own: &EventLog, log: &str, wanted: Head) -> Result<(), NotReached> {
+    let other_epoch = || NotReached::OtherEpoch {
+        log: log.to_owned(),
+    };
+    if own.epoch() != wanted.epoch {
+        return Err(other_epoch());
+    }
+    if *own.watch().borrow() >= wanted.position {
+        return Ok(());
+    }
+    let head = own.head().await.map_err(|_| NotReached::Late {
+        log: log.to_owned(),
+        reached: *own.watch().borrow(),
+        wanted: wanted.position,
+    })?;
+    if head.epoch != wanted.epoch {
+        return Err(other_epoch());
+    }
+    if head.position < wanted.position {
+        return Err(NotReached::Late {
+            log: log.to_owned(),
+            reached: head.position,
+            wanted: wanted.position,
+        });
+    }
+    Ok(())
 }
 
 async fn reach_one(

@@ -223,7 +223,7 @@ impl Fold for Replica {
         log: &'static str,
         events: &[RecordedEvent],
     ) -> Result<(), FoldError> {
-        Ok(eventlog::write_facts(connection, &changes(log, events)?).await?)
+        Ok(eventlog::write_facts(connection, log, &changes(log, events)?).await?)
     }
 }
 
@@ -234,8 +234,9 @@ pub struct Place {
     pub nodes: Vec<Node>,
     /// The asking principal's role here: of the nearest membership.
     pub role: Option<Role>,
-    /// The fact of that membership; none for a role that the configuration gives.
-    pub granted_by: Option<(String, String)>,
+    /// What that role rests on: the fact of that membership, and that nothing nearer overrules it. Nothing for a role
+    /// that the configuration gives.
+    pub granted_by: Vec<(String, Option<String>)>,
 }
 
 /// A resource in a [`Place`].
@@ -301,14 +302,11 @@ impl Place {
             .map(|node| node.id.to_string())
             .chain([String::new()]);
         let nodes = self.nodes.iter().zip(parents);
-        let way_up =
-            nodes.map(|(node, parent)| (node_key(node.id), format!("{parent}/{}", node.name)));
+        let way_up = nodes
+            .map(|(node, parent)| (node_key(node.id), Some(format!("{parent}/{}", node.name))));
         way_up
             .chain(self.granted_by.clone())
-            .map(|(key, value)| Guard::Expect {
-                key,
-                value: Some(value),
-            })
+            .map(|(key, value)| Guard::Expect { key, value })
             .collect()
     }
 }
@@ -356,13 +354,15 @@ impl Hierarchy {
         if !reaches_top {
             return Ok(None);
         }
-        let nearest = rows
-            .iter()
-            .find_map(|row| row.member.clone().map(|member| (&row.id, member)));
+        let nearest = rows.iter().position(|row| row.member.is_some());
         let role = nearest
-            .as_ref()
-            .and_then(|(_, member)| member.split_once('/')?.0.parse().ok());
-        let granted_by = nearest.map(|(at, member)| (member_key(at, principal), member));
+            .and_then(|nearest| rows[nearest].member.as_ref())
+            .and_then(|member| member.split_once('/')?.0.parse().ok());
+        let up_to_nearest = nearest.map_or(&rows[..0], |nearest| &rows[..=nearest]);
+        let granted_by = up_to_nearest
+            .iter()
+            .map(|row| (member_key(&row.id, principal), row.member.clone()))
+            .collect();
         let nodes = rows.iter().map(|row| {
             let name = row.value.split_once('/').map_or("", |(_, name)| name);
             row.id.parse().map(|id| Node {

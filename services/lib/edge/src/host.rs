@@ -30,6 +30,12 @@ use crate::status::chain;
 const CONNECTIONS: u32 = 16;
 /// How long a request waits for one of them.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
+/// Appends and followers pass through one locked row. What PostgreSQL does with a process that is stopped or cut off
+/// while it holds the lock, and with those who wait for it.
+const LOCK_LIMITS: [(&str, &str); 2] = [
+    ("idle_in_transaction_session_timeout", "10s"),
+    ("lock_timeout", "30s"),
+];
 /// Between attempts to reach the database at the start.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -141,7 +147,8 @@ impl Host {
         let options = match schema {
             Some(schema) => options.options([("search_path", schema)]),
             None => options,
-        };
+        }
+        .options(LOCK_LIMITS);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECTION_PATIENCE)
@@ -287,7 +294,8 @@ impl Host {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.pool.close().await;
+        // A connection that hangs is not worth waiting for: whatever it holds is rolled back.
+        let _ = tokio::time::timeout(CONNECTION_PATIENCE, self.pool.close()).await;
         Ok(served?)
     }
 }
@@ -307,7 +315,8 @@ async fn watch_follower(
     };
     health.set(&condition, first).await;
     let reached = |progress: &Progress| progress.current_at.is_some() || progress.halted.is_some();
-    if progress.wait_for(reached).await.is_ok() {
+    let reached = progress.wait_for(reached).await;
+    if reached.is_ok_and(|progress| progress.halted.is_none()) {
         health.set(&condition, Ok(())).await;
     }
     let halted = progress

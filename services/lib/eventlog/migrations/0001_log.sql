@@ -28,13 +28,15 @@ CREATE TRIGGER events_are_never_changed
     BEFORE UPDATE OR DELETE OR TRUNCATE ON events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_events();
 
--- What was carried out, so that the same request twice is carried out once and answered alike.
+-- What was carried out, so that the same request twice is carried out once and answered alike. For a command that had
+-- nothing to change, the positions are those around its place: the first is one behind the last.
 CREATE TABLE commands (
     command_id     uuid PRIMARY KEY,
     -- Of the request's content: the same id with another content is a mistake of the caller.
     fingerprint    bytea  NOT NULL,
     first_position bigint NOT NULL,
     last_position  bigint NOT NULL,
+    recorded_at    timestamptz NOT NULL,
     reply          bytea  NOT NULL
 );
 
@@ -42,12 +44,16 @@ CREATE TABLE commands (
 -- under the head lock only, by appends or by the follower that keeps a replica of another log's facts.
 CREATE TABLE facts (
     key   text PRIMARY KEY COLLATE "C",
-    value text NOT NULL COLLATE "C"
+    value text NOT NULL COLLATE "C",
+    -- Of the log that a replica's fact comes from: with its checkpoint it is all that there is of the replica.
+    log   text NOT NULL DEFAULT '' COLLATE "C"
 );
 
 -- How far this database has followed the logs of the other services.
 CREATE TABLE checkpoints (
     log      text PRIMARY KEY COLLATE "C",
     epoch    uuid   NOT NULL,
-    position bigint NOT NULL
+    position bigint NOT NULL,
+    -- Of the event at the position: a log that went back and grew again has another one there.
+    event_id uuid
 );

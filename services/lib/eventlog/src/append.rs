@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::event::{Metadata, NewEvent, StreamId};
 
-/// One command's events, all appended or none.
+/// One command's events, all appended or none. A command without events had nothing to change; it is remembered, so that
+/// its retry changes nothing either, whatever came between.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
     /// Makes a retry idempotent.
@@ -83,6 +84,14 @@ pub enum Guard {
     },
 }
 
+impl Appended {
+    /// Whether the command had nothing to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.last < self.first
+    }
+}
+
 impl Guard {
     /// The fact that it is about.
     #[must_use]
@@ -100,7 +109,7 @@ pub struct Appended {
     pub epoch: Uuid,
     /// Of the command's first event.
     pub first: u64,
-    /// Of the command's last event.
+    /// Of the command's last event; of the one before its place, if it has none.
     pub last: u64,
     /// When, by the database's clock.
     pub recorded_at: OffsetDateTime,
@@ -130,7 +139,7 @@ pub enum AppendError {
     /// The command id was used for a request with another content.
     #[error("the command id was used for another request")]
     CommandReused,
-    /// The command has no events.
+    /// There are no events and no command to remember, or a stream without events.
     #[error("nothing to append")]
     Empty,
     /// The log is shutting down. Nothing was appended.

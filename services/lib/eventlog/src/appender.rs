@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use sqlx::error::DatabaseError;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Appended, Guard};
 use crate::batch::{CarriedOut, Ground, Verdict};
 use crate::event::{NewEvent, StreamId};
+use crate::follower::is_for_good;
 
 /// Commands in a transaction at most. Beyond, a batch gains nothing and its last command waits for its first.
 const BATCH: usize = 200;
@@ -52,7 +54,8 @@ impl Appender {
             .send(Waiting { append, answer })
             .await
             .map_err(|_| AppendError::Closed)?;
-        answered.await.map_err(|_| AppendError::Closed)?
+        let lost = |_| AppendError::OutcomeUnknown(Arc::new(sqlx::Error::WorkerCrashed));
+        answered.await.map_err(lost)?
     }
 }
 
@@ -69,9 +72,7 @@ async fn carry_out(pool: &PgPool, batch: Vec<Waiting>) -> Option<u64> {
     match attempt(pool, &appends).await {
         Ok((position, all)) => (end, verdicts) = (position, all),
         // The database refused a row, not the connection: one command is to blame, and only that one shall fail.
-        Err(AppendError::Database(error))
-            if appends.len() > 1 && error.as_database_error().is_some() =>
-        {
+        Err(AppendError::Database(error)) if appends.len() > 1 && is_refusal(&error) => {
             for append in &appends {
                 match attempt(pool, std::slice::from_ref(append)).await {
                     Ok((position, mut one)) => {
@@ -89,6 +90,11 @@ async fn carry_out(pool: &PgPool, batch: Vec<Waiting>) -> Option<u64> {
         let _ = answer.send(verdict);
     }
     end
+}
+
+fn is_refusal(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| is_for_good(&code))
 }
 
 /// One transaction. The outer error is for the whole batch, which then was not appended.
@@ -118,16 +124,22 @@ async fn attempt(
             Verdict::Refuse(error) => Err(error),
         })
         .collect();
-    let Some(first_event) = rows.event_ids.first().copied() else {
+    if rows.event_ids.is_empty() && rows.command_ids.is_empty() {
         return Ok((None, verdicts));
-    };
+    }
+    let first_event = rows.event_ids.first().copied();
     write(&mut transaction, rows, &before, &ground)
         .await
         .map_err(database)?;
-    if let Err(error) = transaction.commit().await {
-        settle(pool, before.position + 1, first_event, error).await?;
+    match (transaction.commit().await, first_event) {
+        (Ok(()), _) => {}
+        (Err(error), Some(first_event)) => {
+            settle(pool, before.position + 1, first_event, error).await?;
+        }
+        // Whether they are remembered or not, these commands changed nothing.
+        (Err(error), None) => return Err(database(error)),
     }
-    Ok((Some(ground.position), verdicts))
+    Ok((first_event.map(|_| ground.position), verdicts))
 }
 
 /// After a commit whose answer was lost: the head lock waits for that transaction to end, and then its first event
@@ -225,8 +237,8 @@ async fn read_ground(
         .collect();
     if !commands.is_empty() {
         let rows = sqlx::query!(
-            "SELECT command_id, fingerprint, first_position, last_position, reply, recorded_at
-             FROM commands JOIN events ON position = last_position WHERE command_id = ANY($1)",
+            "SELECT command_id, fingerprint, first_position, last_position, recorded_at, reply
+             FROM commands WHERE command_id = ANY($1)",
             &commands
         )
         .fetch_all(connection)
@@ -319,8 +331,8 @@ async fn write(
              SELECT *, $17::timestamptz FROM UNNEST
                  ($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[], $7::jsonb[])
          ), carried_out AS (
-             INSERT INTO commands (command_id, fingerprint, first_position, last_position, reply)
-             SELECT * FROM UNNEST($8::uuid[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[])
+             INSERT INTO commands (command_id, fingerprint, first_position, last_position, reply, recorded_at)
+             SELECT *, $17 FROM UNNEST($8::uuid[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[])
          ), gone AS (
              DELETE FROM facts WHERE key = ANY($13)
          ), changed AS (

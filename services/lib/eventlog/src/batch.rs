@@ -50,8 +50,8 @@ impl Ground {
         if let Some(verdict) = self.replay(append) {
             return verdict;
         }
-        if append.streams.is_empty() || append.streams.iter().any(|stream| stream.events.is_empty())
-        {
+        let nothing_new = append.streams.is_empty() && append.command.is_none();
+        if nothing_new || append.streams.iter().any(|stream| stream.events.is_empty()) {
             return Verdict::Refuse(AppendError::Empty);
         }
         let first_versions = match self.versions_after(append) {

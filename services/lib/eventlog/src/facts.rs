@@ -33,9 +33,16 @@ impl FromIterator<(String, String)> for Facts {
     }
 }
 
-/// Writes facts that replicate another log's, in the transaction that moves the checkpoint. Takes the head row, so
+/// Writes facts that replicate those of the log `log`, in the transaction that moves the checkpoint. Takes the head row, so
 /// that an append sees either all of it or none; of two changes of one key the later holds.
-pub async fn write(connection: &mut PgConnection, changes: &[Change]) -> Result<(), sqlx::Error> {
+pub async fn write(
+    connection: &mut PgConnection,
+    log: &str,
+    changes: &[Change],
+) -> Result<(), sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
     sqlx::query!("SELECT position FROM log_head FOR UPDATE")
         .fetch_one(&mut *connection)
         .await?;
@@ -54,11 +61,12 @@ pub async fn write(connection: &mut PgConnection, changes: &[Change]) -> Result<
         .unzip();
     sqlx::query!(
         "WITH gone AS (DELETE FROM facts WHERE key = ANY($1))
-         INSERT INTO facts (key, value) SELECT * FROM UNNEST($2::text[], $3::text[])
+         INSERT INTO facts (key, value, log) SELECT *, $4 FROM UNNEST($2::text[], $3::text[])
          ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         &gone,
         &keys,
-        &values
+        &values,
+        log
     )
     .execute(&mut *connection)
     .await?;

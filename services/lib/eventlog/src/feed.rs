@@ -18,6 +18,10 @@ use crate::relay::chain;
 const RETRY: Duration = Duration::from_millis(250);
 /// The server says that it is there this often when nothing happens; missing it ends the session.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Messages in a pull.
+const PULL: usize = 2_000;
+/// So far behind what was applied already, it is not worth reading through.
+const BEHIND: u64 = 2 * PULL as u64;
 
 /// What came off the bus.
 pub(crate) enum Delivery {
@@ -41,16 +45,20 @@ pub(crate) struct Feed {
 impl Feed {
     /// Delivers until the follower is gone.
     pub(crate) async fn run(self) {
+        let mut problem = String::new();
         loop {
             match self.deliver().await {
                 Ok(()) => return,
                 Err(error) => {
-                    if self.connected.send_replace(false) {
+                    self.connected.send_replace(false);
+                    let error = chain(&error);
+                    if problem != error {
                         tracing::warn!(
                             log = self.log,
-                            error = chain(&error),
+                            error,
                             "the bus is silent, following the owner"
                         );
+                        problem = error;
                     }
                 }
             }
@@ -60,7 +68,8 @@ impl Feed {
 
     async fn deliver(&self) -> Result<(), BusError> {
         let context = self.bus.jetstream()?;
-        let start = self.progress.borrow().position + 1;
+        // From the event at the checkpoint, which the follower compares with the one that it applied.
+        let start = self.progress.borrow().position.max(1);
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: start,
@@ -91,7 +100,7 @@ impl Feed {
         }
         let mut messages = consumer
             .stream()
-            .max_messages_per_batch(2_000)
+            .max_messages_per_batch(PULL)
             .heartbeat(HEARTBEAT)
             .expires(Duration::from_secs(5))
             .messages()
@@ -103,6 +112,11 @@ impl Feed {
         while let Some(message) = messages.next().await {
             let message = message.map_err(BusError::jetstream)?;
             let sequence = message.info().map_err(BusError::JetStream)?.stream_sequence;
+            if sequence + BEHIND < self.progress.borrow().position {
+                return Err(BusError::jetstream(
+                    "the owner's log was quicker, going on behind it",
+                ));
+            }
             let read = message
                 .headers
                 .as_ref()

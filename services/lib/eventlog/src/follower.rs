@@ -83,6 +83,14 @@ pub enum Halt {
         /// How far we came.
         checkpoint: u64,
     },
+    /// The log holds another event at our checkpoint: it went back, and grew again.
+    #[error(
+        "the log holds another event at {position} than was followed: its database was restored from a backup"
+    )]
+    Diverged {
+        /// Where.
+        position: u64,
+    },
     /// An event can't be decoded or applied.
     #[error("{0}")]
     Inapplicable(Arc<str>),
@@ -95,6 +103,8 @@ pub struct Progress {
     pub epoch: Option<Uuid>,
     /// The last position applied.
     pub position: u64,
+    /// The id of the event there.
+    pub event_id: Option<Uuid>,
     /// When everything that the log held was known to be applied.
     pub current_at: Option<Instant>,
     /// Set if the follower stands still for good.
@@ -127,11 +137,8 @@ impl From<FoldError> for FollowError {
     fn from(error: FoldError) -> Self {
         match &error {
             FoldError::Inapplicable { .. } => Self::Halt(Halt::Inapplicable(chain(&error).into())),
-            // The database took the statement and refused the data: trying again would be refused again.
             FoldError::Database(sqlx::Error::Database(refusal))
-                if refusal
-                    .code()
-                    .is_some_and(|code| code.starts_with("22") || code.starts_with("23")) =>
+                if refusal.code().is_some_and(|code| is_for_good(&code)) =>
             {
                 Self::Halt(Halt::Inapplicable(chain(&error).into()))
             }
@@ -141,6 +148,15 @@ impl From<FoldError> for FollowError {
             FoldError::Database(_) => Self::Fold(error),
         }
     }
+}
+
+/// Whether the database took the statement and refused what it says, so that trying again would be refused again: by
+/// the class of the SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>), for cardinality, data,
+/// constraints, schema, limits and `RAISE`.
+pub(crate) fn is_for_good(sqlstate: &str) -> bool {
+    ["21", "22", "23", "42", "54", "P0"]
+        .iter()
+        .any(|class| sqlstate.starts_with(class))
 }
 
 /// What a transaction did with the events that it was given.
@@ -191,45 +207,37 @@ impl<F: Fold> Follower<F> {
             );
             sleep(RETRY).await;
         }
-        let (deliveries, mut delivered) = mpsc::channel(4 * BATCH);
         let connected = watch::Sender::new(false);
-        let bus_connected = connected.subscribe();
-        let feed = Feed {
-            log: self.log,
-            bus: self.bus.clone(),
-            deliveries,
-            progress: self.progress(),
-            connected,
-        };
-        let _feed = AbortOnDropHandle::new(tokio::spawn(feed.run()));
+        let (mut delivered, mut _feed) = self.feed(&connected);
         let (heads, mut polled) = watch::channel(None);
         let poll = poll_owner(
             self.owner.clone(),
             self.log,
             self.progress(),
-            bus_connected.clone(),
+            connected.subscribe(),
             heads,
         );
         let _poll = AbortOnDropHandle::new(tokio::spawn(poll));
-        let mut seen = u64::MAX;
         let mut batch = Vec::with_capacity(BATCH);
+        let mut before = None;
+        let mut pending: Option<Poll> = None;
         loop {
             let outcome = tokio::select! {
                 1.. = delivered.recv_many(&mut batch, BATCH) => self.take(std::mem::take(&mut batch)).await,
                 _ = polled.changed() => {
-                    // A bus that brought something since the last look is not silent.
-                    let silent = !*bus_connected.borrow() || seen == self.position();
                     let poll = *polled.borrow_and_update();
+                    // A bus that brought something since the last look is not silent.
+                    let silent = !*connected.borrow() || before == Some(self.position());
                     let outcome = match poll {
-                        Some(poll) => self.compare_with_owner(poll, silent).await,
+                        Some(poll) => self.compare_with_owner(poll, silent, &mut pending).await,
                         None => Ok(()),
                     };
-                    seen = self.position();
+                    before = Some(self.position());
                     outcome
                 }
             };
             match outcome {
-                Ok(()) => {}
+                Ok(()) => self.settle(&mut pending),
                 Err(FollowError::Halt(halt)) => return halt,
                 Err(error) => {
                     tracing::warn!(
@@ -238,9 +246,30 @@ impl<F: Fold> Follower<F> {
                         "following is held up"
                     );
                     sleep(RETRY).await;
+                    // What the bus brought is gone with the failure, and the owner may be away: it is brought again.
+                    if matches!(error, FollowError::Fold(_) | FollowError::Database(_)) {
+                        let (again, task) = self.feed(&connected);
+                        (delivered, _feed) = (again, task);
+                    }
                 }
             }
         }
+    }
+
+    /// Starts to bring events off the bus, from the checkpoint on.
+    fn feed(
+        &self,
+        connected: &watch::Sender<bool>,
+    ) -> (mpsc::Receiver<Delivery>, AbortOnDropHandle<()>) {
+        let (deliveries, delivered) = mpsc::channel(4 * BATCH);
+        let feed = Feed {
+            log: self.log,
+            bus: self.bus.clone(),
+            deliveries,
+            progress: self.progress(),
+            connected: connected.clone(),
+        };
+        (delivered, AbortOnDropHandle::new(tokio::spawn(feed.run())))
     }
 
     fn position(&self) -> u64 {
@@ -248,69 +277,98 @@ impl<F: Fold> Follower<F> {
     }
 
     async fn load_checkpoint(&self) -> Result<(), sqlx::Error> {
-        if let Some(Head { epoch, position }) = checkpoint(&self.pool, self.log).await? {
-            self.moved_to(epoch, position);
+        let row = sqlx::query!(
+            "SELECT epoch, position, event_id FROM checkpoints WHERE log = $1",
+            self.log
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        if let Some(row) = row {
+            self.moved_to(row.epoch, row.position.cast_unsigned(), row.event_id);
         }
         Ok(())
     }
 
-    /// Applies what came off the bus; on a gap, reads the owner's log instead.
+    /// Applies what came off the bus, as far as nothing is missing in it; then reads the owner's log.
     async fn take(&self, deliveries: Vec<Delivery>) -> Result<(), FollowError> {
         let (known, position) = {
             let progress = self.progress.borrow();
             (progress.epoch, progress.position)
         };
         let mut events: Vec<RecordedEvent> = Vec::with_capacity(deliveries.len());
+        let mut whole = true;
         for delivery in deliveries {
             match delivery {
-                // A feed that began again brings again what is applied, or what waits here already.
                 Delivery::Event { epoch, event } if Some(epoch) == known => {
-                    if event.position > events.last().map_or(position, |last| last.position) {
+                    // The event at the checkpoint itself shows whether this is still the log that was followed.
+                    let next = events.last().map_or(position, |last| last.position + 1);
+                    // A feed that began again brings again what is applied, or what waits here already.
+                    if event.position < next {
+                        continue;
+                    }
+                    whole = event.position == next
+                        || (events.is_empty() && event.position == position + 1);
+                    if whole {
                         events.push(event);
                     }
                 }
                 // The bus is never the truth: the owner knows whether its log was swapped, or the bus brings another's.
-                Delivery::Event { .. } | Delivery::Unreadable => return self.heal().await,
+                Delivery::Event { .. } | Delivery::Unreadable => whole = false,
+            }
+            if !whole {
+                break;
             }
         }
-        let Some(epoch) = known.filter(|_| !events.is_empty()) else {
-            return Ok(());
-        };
-        match self.apply(epoch, &events).await? {
-            Applied::UpToDate => Ok(()),
-            Applied::Gap => self.heal().await,
+        if let Some(epoch) = known.filter(|_| !events.is_empty()) {
+            whole &= matches!(self.apply(epoch, &events).await?, Applied::UpToDate);
         }
+        if whole { Ok(()) } else { self.heal().await }
     }
 
     /// Reads on where the owner's log goes on and nothing else brings it.
-    async fn compare_with_owner(&self, poll: Poll, silent: bool) -> Result<(), FollowError> {
-        let Poll {
-            asked_at,
-            checkpoint,
-            head: Head {
-                epoch,
-                position: head,
-            },
-        } = poll;
-        self.check_epoch(epoch)?;
+    async fn compare_with_owner(
+        &self,
+        poll: Poll,
+        silent: bool,
+        pending: &mut Option<Poll>,
+    ) -> Result<(), FollowError> {
+        // The database may have gone back under us: what it holds is what was applied, not what we remember.
+        self.load_checkpoint().await?;
+        let (head, checkpoint) = (poll.head.position, poll.checkpoint);
+        self.check_epoch(poll.head.epoch)?;
         if head < checkpoint {
             return Err(Halt::WentBack { head, checkpoint }.into());
         }
-        if self.position() < head && silent {
-            self.heal().await?;
+        if poll.diverged {
+            let position = checkpoint;
+            return Err(Halt::Diverged { position }.into());
         }
+        // Under steady appends no answer is ever the end any more when it arrives: the oldest one that was not reached
+        // yet tells how current we are.
         if self.position() >= head {
-            self.progress.send_modify(|progress| {
-                progress.epoch = Some(epoch);
-                progress.current_at = Some(asked_at);
-            });
+            *pending = Some(poll);
+        } else {
+            pending.get_or_insert(poll);
+            if silent {
+                self.heal().await?;
+            }
         }
         Ok(())
     }
 
-    /// Applies the owner's log from the checkpoint on.
+    /// Says how current we are, once we have come to where the owner's log was known to end.
+    fn settle(&self, pending: &mut Option<Poll>) {
+        if let Some(poll) = pending.take_if(|poll| self.position() >= poll.head.position) {
+            self.progress.send_modify(|progress| {
+                progress.epoch = Some(poll.head.epoch);
+                progress.current_at = Some(poll.asked_at);
+            });
+        }
+    }
+
+    /// Applies the owner's log from the checkpoint on. The event at the checkpoint comes along, and is compared.
     async fn heal(&self) -> Result<(), FollowError> {
-        let pages = self.owner.read(self.position()).await?;
+        let pages = self.owner.read(self.position().saturating_sub(1)).await?;
         pin_mut!(pages);
         let stalled = |_| tonic::Status::deadline_exceeded("the owner stopped sending events");
         while let Some(page) = timeout(PAGE_PATIENCE, pages.next())
@@ -366,7 +424,7 @@ impl<F: Fold> Follower<F> {
         .execute(&mut *transaction)
         .await?;
         let checkpoint = sqlx::query!(
-            "SELECT epoch, position FROM checkpoints WHERE log = $1 FOR UPDATE",
+            "SELECT epoch, position, event_id FROM checkpoints WHERE log = $1 FOR UPDATE",
             self.log
         )
         .fetch_one(&mut *transaction)
@@ -379,34 +437,46 @@ impl<F: Fold> Follower<F> {
             .into());
         }
         let position = checkpoint.position.cast_unsigned();
-        let new = &events[events.partition_point(|event| event.position <= position)..];
-        let Some(last) = new.last().map(|event| event.position) else {
-            self.moved_to(epoch, position);
+        let (old, new) =
+            events.split_at(events.partition_point(|event| event.position <= position));
+        if let (Some(old), Some(known)) = (old.last(), checkpoint.event_id)
+            && old.position == position
+            && old.id != known
+        {
+            return Err(Halt::Diverged { position }.into());
+        }
+        let Some(last) = new.last() else {
+            self.moved_to(epoch, position, checkpoint.event_id);
             return Ok(Applied::UpToDate);
         };
         if !(position + 1..)
             .zip(new)
             .all(|(expected, event)| event.position == expected)
         {
+            self.moved_to(epoch, position, checkpoint.event_id);
             return Ok(Applied::Gap);
         }
         self.fold.apply(&mut transaction, self.log, new).await?;
         sqlx::query!(
-            "UPDATE checkpoints SET position = $2 WHERE log = $1",
+            "UPDATE checkpoints SET position = $2, event_id = $3 WHERE log = $1",
             self.log,
-            last.cast_signed()
+            last.position.cast_signed(),
+            last.id
         )
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
-        self.moved_to(epoch, last);
+        self.moved_to(epoch, last.position, Some(last.id));
         Ok(Applied::UpToDate)
     }
 
-    fn moved_to(&self, epoch: Uuid, position: u64) {
-        self.progress.send_modify(|progress| {
+    fn moved_to(&self, epoch: Uuid, position: u64, event_id: Option<Uuid>) {
+        self.progress.send_if_modified(|progress| {
+            let moved = (progress.epoch, progress.position) != (Some(epoch), position);
             progress.epoch = Some(epoch);
             progress.position = position;
+            progress.event_id = event_id;
+            moved
         });
     }
 }
@@ -431,6 +501,8 @@ struct Poll {
     asked_at: Instant,
     /// How far we had come when we asked.
     checkpoint: u64,
+    /// Whether the owner has another event there.
+    diverged: bool,
     head: Head,
 }
 
@@ -444,12 +516,19 @@ async fn poll_owner(
 ) {
     let mut answering = true;
     loop {
-        let (asked_at, checkpoint) = (Instant::now(), progress.borrow().position);
-        match owner.head().await {
-            Ok(head) => {
+        let asked_at = Instant::now();
+        let (checkpoint, known) = {
+            let progress = progress.borrow();
+            (progress.position, progress.event_id)
+        };
+        match owner.head(checkpoint).await {
+            Ok((head, there)) => {
                 heads.send_replace(Some(Poll {
                     asked_at,
                     checkpoint,
+                    diverged: known
+                        .zip(there)
+                        .is_some_and(|(known, there)| known != there),
                     head,
                 }));
                 answering = true;

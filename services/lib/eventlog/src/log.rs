@@ -108,6 +108,15 @@ impl EventLog {
         Ok(read_head(&self.pool).await?)
     }
 
+    /// The id of the event at a position, if there is one.
+    pub async fn event_id(&self, position: u64) -> Result<Option<Uuid>, LogError> {
+        let id = sqlx::query_scalar!(
+            "SELECT event_id FROM events WHERE position = $1",
+            signed(position)
+        );
+        Ok(id.fetch_optional(&self.pool).await?)
+    }
+
     /// Told the new position after each append of this process.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<u64> {
@@ -173,8 +182,7 @@ impl EventLog {
     /// What was answered to a command, if it was carried out.
     pub async fn carried_out(&self, command_id: Uuid) -> Result<Option<Carried>, LogError> {
         let row = sqlx::query!(
-            "SELECT fingerprint, first_position, last_position, reply, recorded_at
-             FROM commands JOIN events ON position = last_position WHERE command_id = $1",
+            "SELECT fingerprint, first_position, last_position, reply, recorded_at FROM commands WHERE command_id = $1",
             command_id
         )
         .fetch_optional(&self.pool)

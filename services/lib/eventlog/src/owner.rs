@@ -63,18 +63,23 @@ impl Owner {
         Self { client }
     }
 
-    /// Where the log ends.
-    pub async fn head(&self) -> Result<Head, OwnerError> {
-        let mut request = tonic::Request::new(wire::GetHeadRequest {});
+    /// Where the log ends, and the id of the event at a position, if there is one.
+    pub async fn head(&self, position: u64) -> Result<(Head, Option<Uuid>), OwnerError> {
+        let mut request = tonic::Request::new(wire::GetHeadRequest { position });
         request.set_timeout(PATIENCE);
         let answer = tokio::time::timeout(PATIENCE, self.client.clone().get_head(request))
             .await
             .map_err(|_| tonic::Status::deadline_exceeded("no answer about the head"))??
             .into_inner();
-        Ok(Head {
+        let head = Head {
             epoch: epoch(&answer.epoch)?,
             position: answer.position,
-        })
+        };
+        let event_id = match answer.event_id.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| OwnerError::Malformed("event id"))?),
+        };
+        Ok((head, event_id))
     }
 
     /// The events behind a position, in pages, up to the head as it is when the call begins.

@@ -1,9 +1,9 @@
 //! The relay: the log's events onto its JetStream stream, so that sequence == position.
 //!
 //! The stream's tail is the cursor. Every publish names the sequence before it, so two relays can't hurt each other,
-//! and whatever NATS loses from the tail is filled again with the same sequences. Within a session it names the message
-//! before it too: were something else stored in place of a position, the position behind it would still have the right
-//! sequence before it, and would hide the hole.
+//! and whatever NATS loses from the tail is filled again with the same sequences. It names the message before it too:
+//! were something else stored in place of a position, the position behind it would still have the right sequence before
+//! it, and would hide the hole. For the same reason each read of the log begins at the last event published.
 
 use std::time::Duration;
 
@@ -77,6 +77,15 @@ enum RelayError {
         found: String,
         epoch: Uuid,
     },
+    #[error(
+        "the stream {stream} holds another event at {position} than the log, whose database was restored from a backup; \
+         delete the stream and it is filled again from the log"
+    )]
+    Diverged { stream: String, position: u64 },
+    #[error(
+        "the database holds a log of epoch {found}, ours was {epoch}: start this service again"
+    )]
+    Swapped { found: Uuid, epoch: Uuid },
     #[error("the stream ended at {published}, and now at {tail}: its tail is lost")]
     TailLost { published: u64, tail: u64 },
     #[error("the log can't be read any more")]
@@ -126,17 +135,20 @@ impl Relay {
 
     async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
         let context = self.bus.jetstream()?;
-        let tail = self.tail(&context).await?;
+        let Tail {
+            sequence: tail,
+            event_id,
+        } = self.tail(&context).await?;
         self.state.send_replace(RelayState {
             published: tail,
             problem: None,
         });
         let (pages, mut events) = mpsc::channel(2);
-        let reader = read_pages(self.log.clone(), tail, pages);
+        let reader = self.read_pages(tail, event_id, pages);
         let publisher = async {
             let mut acknowledgements = FuturesOrdered::new();
             let mut published = tail;
-            let mut previous = None;
+            let mut previous = event_id;
             let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -168,7 +180,7 @@ impl Relay {
                         }
                     }
                     _ = look.tick(), if acknowledgements.is_empty() => {
-                        let tail = self.tail(&context).await?;
+                        let tail = self.tail(&context).await?.sequence;
                         if tail < published {
                             return Err(RelayError::TailLost { published, tail });
                         }
@@ -178,7 +190,7 @@ impl Relay {
         };
         tokio::select! {
             failed = publisher => failed,
-            failed = reader => Err(failed.into()),
+            Err(failed) = reader => Err(failed),
         }
     }
 
@@ -193,8 +205,8 @@ impl Relay {
         }
     }
 
-    /// The stream's last sequence, of a stream that is ours.
-    async fn tail(&self, context: &async_nats::jetstream::Context) -> Result<u64, RelayError> {
+    /// Where the stream ends, which is ours and holds there what the log holds.
+    async fn tail(&self, context: &async_nats::jetstream::Context) -> Result<Tail, RelayError> {
         let config = self.bus.stream_config(self.log.name());
         let stream = match context.get_stream(&config.name).await {
             Err(error) if is_missing(&error) => match context.create_stream(&config).await {
@@ -209,9 +221,15 @@ impl Relay {
             },
             found => found.map_err(BusError::jetstream)?,
         };
+        let epoch = self.log.epoch();
+        let head = self.log.head().await?;
+        if head.epoch != epoch {
+            let found = head.epoch;
+            return Err(RelayError::Swapped { found, epoch });
+        }
         let sequence = stream.cached_info().state.last_sequence;
         if sequence == 0 {
-            return Ok(0);
+            return Ok(Tail::default());
         }
         // The last message tells whose log it is. Only where nothing is retained is there nothing to tell; an answer
         // that fails to come must not pass for that.
@@ -220,60 +238,83 @@ impl Relay {
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
             Err(error) => return Err(BusError::jetstream(error).into()),
         };
-        if let Some(last) = last {
-            let found = last
-                .headers
-                .get("ce-epoch")
-                .map_or("none", HeaderValue::as_str)
-                .to_owned();
-            if found != self.log.epoch().to_string() {
-                return Err(RelayError::ForeignEpoch {
-                    stream: config.name,
-                    found,
-                    epoch: self.log.epoch(),
-                });
-            }
+        let header = |name: &str| {
+            let headers = last.as_ref().map(|last| &last.headers)?;
+            Some(headers.get(name).map_or("none", HeaderValue::as_str))
+        };
+        if let Some(found) = header("ce-epoch").filter(|found| *found != epoch.to_string()) {
+            return Err(RelayError::ForeignEpoch {
+                found: found.to_owned(),
+                stream: config.name,
+                epoch,
+            });
         }
-        let position = self.log.head().await?.position;
-        if sequence > position {
+        if sequence > head.position {
             return Err(RelayError::StreamAhead {
                 stream: config.name,
                 sequence,
-                position,
+                position: head.position,
             });
         }
-        Ok(sequence)
+        let event_id = self.log.event_id(sequence).await?;
+        if header("ce-id").is_some_and(|found| event_id.is_none_or(|id| id.to_string() != found)) {
+            return Err(RelayError::Diverged {
+                stream: config.name,
+                position: sequence,
+            });
+        }
+        Ok(Tail {
+            sequence,
+            event_id: event_id.filter(|_| last.is_some()),
+        })
     }
+
+    /// Sends on what stands behind a position, page by page, as it comes. Ends only with an error.
+    async fn read_pages(
+        &self,
+        mut after: u64,
+        mut known: Option<Uuid>,
+        pages: mpsc::Sender<Vec<RecordedEvent>>,
+    ) -> Result<std::convert::Infallible, RelayError> {
+        let mut head = self.log.watch();
+        loop {
+            // Seen before reading, so that an append during the read wakes us again.
+            head.mark_unchanged();
+            let mut page = self.log.read(after.saturating_sub(1), PAGE).await?;
+            if after > 0 {
+                let there = page.first().filter(|event| event.position == after);
+                if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
+                    return Err(RelayError::Diverged {
+                        stream: self.bus.stream_name(self.log.name()),
+                        position: after,
+                    });
+                }
+                page.remove(0);
+            }
+            if let Some(last) = page.last() {
+                (after, known) = (last.position, Some(last.id));
+                if pages.send(page).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            } else if let Ok(Err(_)) = tokio::time::timeout(POLL, head.changed()).await {
+                // Nobody tells of appends any more: another process may still make some.
+                tokio::time::sleep(POLL).await;
+            }
+        }
+    }
+}
+
+/// Where the stream ends.
+#[derive(Default)]
+struct Tail {
+    /// 0 for an empty stream.
+    sequence: u64,
+    /// Of the message there, if it is retained.
+    event_id: Option<Uuid>,
 }
 
 fn is_missing(error: &GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(ref error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-/// Sends on what stands behind a position, page by page, as it comes. Ends only with an error.
-async fn read_pages(
-    log: EventLog,
-    mut after: u64,
-    pages: mpsc::Sender<Vec<RecordedEvent>>,
-) -> LogError {
-    let mut head = log.watch();
-    loop {
-        // Seen before reading, so that an append during the read wakes us again.
-        head.mark_unchanged();
-        let page = match log.read(after, PAGE).await {
-            Ok(page) => page,
-            Err(error) => return error,
-        };
-        if let Some(last) = page.last() {
-            after = last.position;
-            if pages.send(page).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        } else {
-            // A closed watch means that the log is going; the poll goes on until we are stopped.
-            let _ = tokio::time::timeout(POLL, head.changed()).await;
-        }
-    }
 }
 
 /// An error with its causes.

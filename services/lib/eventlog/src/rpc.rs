@@ -72,12 +72,14 @@ impl EventLogService for EventLogRpc {
 
     async fn get_head(
         &self,
-        _request: Request<wire::GetHeadRequest>,
+        request: Request<wire::GetHeadRequest>,
     ) -> Result<Response<wire::GetHeadResponse>, Status> {
+        let event_id = self.0.event_id(request.get_ref().position).await?;
         let head = self.0.head().await?;
         Ok(Response::new(wire::GetHeadResponse {
             epoch: head.epoch.to_string(),
             position: head.position,
+            event_id: event_id.map(|id| id.to_string()).unwrap_or_default(),
         }))
     }
 }

@@ -3,6 +3,9 @@
 //! Reads the environment of the tests; `deploy/dev bench` sets it.
 
 mod append;
+mod credentials;
+mod lag;
+mod project;
 mod relay;
 mod report;
 
@@ -24,6 +27,18 @@ enum Bench {
     Append(append::Arguments),
     /// The relay into an empty stream, against a plain pipelined publish.
     Relay(relay::Arguments),
+    /// The read models from nothing, against a copy of their rows.
+    Project(project::Arguments),
+    /// CPU time of the issuer for each credential, against that of the signature alone.
+    Credentials(credentials::Arguments),
+    /// From an acknowledged command to the directory, idle and under load.
+    Lag(lag::Arguments),
+    /// The issuer of `credentials`, in a process of its own.
+    #[command(hide = true)]
+    ServeIssuer,
+    /// The signatures of `credentials`, in a process of their own.
+    #[command(hide = true)]
+    Sign(credentials::SignArguments),
 }
 
 #[tokio::main]
@@ -31,6 +46,11 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().bench {
         Bench::Append(arguments) => append::run(arguments).await,
         Bench::Relay(arguments) => relay::run(arguments).await,
+        Bench::Project(arguments) => project::run(arguments).await,
+        Bench::Credentials(arguments) => credentials::run(arguments).await,
+        Bench::Lag(arguments) => lag::run(arguments).await,
+        Bench::ServeIssuer => credentials::serve_issuer().await,
+        Bench::Sign(arguments) => credentials::sign_alone(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,11 @@ pub(crate) struct Row {
     unit: &'static str,
     #[serde(flatten)]
     ours: Rate,
+    /// The least that we want.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aim: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    met: Option<bool>,
     against: Vec<Against>,
 }
 
@@ -55,7 +60,18 @@ impl Row {
             what: what.into(),
             unit,
             ours: rounds.into(),
+            aim: None,
+            met: None,
             against: Vec::new(),
+        }
+    }
+
+    /// What is wanted at least, whatever the limit is.
+    pub(crate) fn aim(self, least: f64) -> Self {
+        Self {
+            aim: Some(least),
+            met: Some(self.ours.median >= least),
+            ..self
         }
     }
 
@@ -85,13 +101,16 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
         what,
         unit,
         ours,
+        aim,
+        met,
         against,
     } in rows
     {
         println!(
-            "{what:<14} {:>28} {:>10} {unit}",
+            "{what:<14} {:>28} {:>10} {unit}  {}",
             "tharsis",
-            thousands(ours.median)
+            readable(ours.median),
+            verdict(*aim, *met)
         );
         for Against {
             name,
@@ -101,15 +120,11 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
             met,
         } in against
         {
-            let aim = match (aim, met) {
-                (Some(aim), Some(true)) => format!("aim ≥ {aim}: met"),
-                (Some(aim), _) => format!("aim ≥ {aim}: MISSED"),
-                _ => String::new(),
-            };
             println!(
-                "{:<14} {name:>28} {:>10} {unit}  ratio {ratio:>6.2}  {aim}",
+                "{:<14} {name:>28} {:>10} {unit}  ratio {ratio:>6.2}  {}",
                 "",
-                thousands(rate.median)
+                readable(rate.median),
+                verdict(*aim, *met)
             );
         }
     }
@@ -124,7 +139,19 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
     std::fs::write(&path, json).with_context(|| format!("{} can't be written", path.display()))
 }
 
-fn thousands(rate: f64) -> String {
+fn verdict(aim: Option<f64>, met: Option<bool>) -> String {
+    match (aim, met) {
+        (Some(aim), Some(true)) => format!("aim ≥ {}: met", readable(aim)),
+        (Some(aim), _) => format!("aim ≥ {}: MISSED", readable(aim)),
+        _ => String::new(),
+    }
+}
+
+/// A few digits for small numbers, and groups of them for large ones.
+fn readable(rate: f64) -> String {
+    if rate < 100.0 {
+        return format!("{rate:.2}");
+    }
     let digits = format!("{rate:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

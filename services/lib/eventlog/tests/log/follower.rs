@@ -23,7 +23,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Endpoint, Server};
 
 use crate::relay::{Running, Subscriber};
-use crate::scene::{LOG, bus, database, event, grow, open, stream, to, whole};
+use crate::scene::{LOG, bus, database, event, grow, open, restored, stream, to, whole};
 
 /// Notes each event in a table, and what it was asked to apply in memory.
 #[derive(Default)]
@@ -525,14 +525,7 @@ async fn a_log_that_went_back_halts_the_follower() {
     world.appends(10).await;
     let follower = world.follow().await;
     follower.reaches(10).await;
-    let backup = database().await;
-    sqlx::query("UPDATE log_head SET epoch = $1")
-        .bind(world.log.epoch())
-        .execute(backup.pool())
-        .await
-        .unwrap();
-    let restored = open(&backup).await;
-    grow(&restored, "a", 4).await;
+    let (_backup, restored) = restored(&world.log, 4).await;
     world.owner.goes_away().await;
     world.owner.comes_back(&restored).await;
     assert_eq!(
@@ -542,6 +535,68 @@ async fn a_log_that_went_back_halts_the_follower() {
             checkpoint: 10
         }
     );
+}
+
+#[tokio::test]
+async fn a_log_that_went_back_and_grew_again_halts_the_follower() {
+    let mut world = World::new().await;
+    world.appends(10).await;
+    let follower = world.follow().await;
+    follower.reaches(10).await;
+    let (_backup, restored) = restored(&world.log, 8).await;
+    grow(&restored, "b", 4).await;
+    world.owner.goes_away().await;
+    world.owner.comes_back(&restored).await;
+    assert_eq!(follower.halts().await, Halt::Diverged { position: 10 });
+    assert_eq!(world.replica.state().await, (10, 10, 10));
+    follower.stops().await;
+    let again = world.follow().await;
+    assert_eq!(again.halts().await, Halt::Diverged { position: 10 });
+}
+
+#[tokio::test]
+async fn a_replica_that_went_back_is_followed_into_from_where_it_is() {
+    let world = World::new().await;
+    world.appends(10).await;
+    let follower = world.follow().await;
+    follower.reaches(10).await;
+    let fifth = whole(&world.log).await[4].id;
+    sqlx::raw_sql("DELETE FROM notes WHERE position > 5")
+        .execute(world.replica.0.pool())
+        .await
+        .expect("notes can be lost");
+    sqlx::query("UPDATE checkpoints SET position = 5, event_id = $1")
+        .bind(fifth)
+        .execute(world.replica.0.pool())
+        .await
+        .expect("the checkpoint is there");
+    bed::eventually(async || match world.replica.state().await {
+        (10, 10, 10) => Ok(()),
+        state => Err(format!("{state:?}")),
+    })
+    .await;
+    follower.is_current().await;
+    world.replica.has_noted(&world.log).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_knows_that_it_is_current_under_steady_appends() {
+    let world = World::new().await;
+    let follower = world.follow().await;
+    let appending = async {
+        loop {
+            world.appends(20).await;
+        }
+    };
+    let looking = async {
+        for _ in 0..3 {
+            follower.is_current().await;
+        }
+    };
+    tokio::select! {
+        () = looking => {}
+        () = appending => {}
+    }
 }
 
 #[tokio::test]

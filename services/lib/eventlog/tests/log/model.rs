@@ -128,7 +128,11 @@ impl Model {
                 Told::Reused
             };
         }
-        if append.streams.is_empty() || append.streams.iter().any(|part| part.events.is_empty()) {
+        // A command that had nothing to change is remembered like any other.
+        if append.streams.is_empty() && append.command.is_none() {
+            return Told::Empty;
+        }
+        if append.streams.iter().any(|part| part.events.is_empty()) {
             return Told::Empty;
         }
         let first = self.head() + 1;

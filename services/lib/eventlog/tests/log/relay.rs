@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::scene::{HAPPENED, LOG, bus, database, event, grow, open, stream, to, whole};
+use crate::scene::{HAPPENED, LOG, bus, database, event, grow, open, restored, stream, to, whole};
 
 /// A relay that runs until it is dropped.
 pub(crate) struct Running {
@@ -400,26 +400,30 @@ async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
 
 #[tokio::test]
 async fn a_stream_ahead_of_the_log_is_reported_and_left_alone() {
-    let (database, backup, prefix, url) = (
-        database().await,
-        database().await,
-        unique_name(),
-        shared_nats_url(),
-    );
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
     let log = open(&database).await;
-    sqlx::query("UPDATE log_head SET epoch = $1")
-        .bind(log.epoch())
-        .execute(backup.pool())
-        .await
-        .unwrap();
-    let restored = open(&backup).await;
     grow(&log, "a", 10).await;
-    grow(&restored, "a", 4).await;
+    let (_backup, restored) = restored(&log, 4).await;
     let relay = Running::start(&log, &url, &prefix).await;
     relay.published(10).await;
     drop(relay);
     let relay = Running::start(&restored, &url, &prefix).await;
     relay.problem("ends at 10, but the log at 4").await;
+    Subscriber::at(&url, &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_stream_of_a_log_that_went_back_and_grew_again_is_reported_and_left_alone() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 10).await;
+    let (_backup, restored) = restored(&log, 8).await;
+    grow(&restored, "b", 4).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(10).await;
+    drop(relay);
+    let relay = Running::start(&restored, &url, &prefix).await;
+    relay.problem("another event at 10").await;
     Subscriber::at(&url, &prefix).await.finds(&log).await;
 }
 

@@ -81,6 +81,29 @@ pub(crate) async fn grow(log: &EventLog, id: &str, count: usize) -> u64 {
     last
 }
 
+/// A database that was restored from a backup of this log, taken when it held so many events; its epoch is the same.
+pub(crate) async fn restored(log: &EventLog, events: usize) -> (Database, EventLog) {
+    let database = database().await;
+    sqlx::query("UPDATE log_head SET epoch = $1")
+        .bind(log.epoch())
+        .execute(database.pool())
+        .await
+        .expect("the head row is there");
+    let backup = open(&database).await;
+    for event in whole(log).await.into_iter().take(events) {
+        let again = NewEvent {
+            id: event.id,
+            event_type: HAPPENED,
+            payload: event.payload.to_vec(),
+        };
+        backup
+            .append(to(stream("a"), Expected::Any, vec![again]))
+            .await
+            .expect("nothing is in the way");
+    }
+    (database, backup)
+}
+
 /// The whole log.
 pub(crate) async fn whole(log: &EventLog) -> Vec<RecordedEvent> {
     log.read(0, u64::MAX).await.expect("the log can be read")

@@ -1,0 +1,176 @@
+//! Credentials: what a token costs the issuer's process, against what its signature alone costs.
+
+use std::fs;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use e2e::{Service, User, World};
+use issuer::Config;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::report::{Row, report};
+
+/// The clock of `/proc/PID/stat`, in ticks a second: on Linux always 100 as user space sees it (`man 7 time`).
+const TICKS: f64 = 100.0;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Rounds; each issues credentials, and makes plain signatures.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Of issuing in a round; of signing, half as much.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Jobs that ask at the same time, each for one credential after the other.
+    #[arg(long, default_value_t = 32)]
+    jobs: usize,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    admin.creates_workspace("acme/app").await;
+    let identity = admin.creates_identity("acme/deployer").await.id;
+    admin.assigns(&identity, "trn:workspace:acme/app").await;
+    let mut jobs = Vec::new();
+    for _ in 0..arguments.jobs {
+        let job = admin.opens_job("trn:workspace:acme/app").await;
+        jobs.push(admin.with_token(&job.token));
+    }
+    world.stops(Service::Issuer).await;
+    let issuer = serve(&world)?;
+    world.is_serving(Service::Issuer).await;
+    let pid = issuer.id().context("the issuer has ended")?;
+    let (mut issued, mut signed) = (Vec::new(), Vec::new());
+    // The first credential of each job is decided from the database, and every connection is made.
+    issue(&jobs, &identity, 0.5).await?;
+    for round in 1..=arguments.rounds {
+        let before = cpu(pid)?;
+        let (tokens, wall) = issue(&jobs, &identity, arguments.seconds).await?;
+        issued.push(tokens / (cpu(pid)? - before));
+        signed.push(sign(arguments.seconds / 2.0).await?);
+        eprintln!(
+            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU; {:.0} credentials/s",
+            issued[round - 1],
+            signed[round - 1],
+            tokens / wall
+        );
+    }
+    let row = Row::new("credentials", "per CPU second", &issued).against(
+        "raw RS256 signature",
+        &signed,
+        Some(0.7),
+    );
+    report("credentials", &[row])
+}
+
+/// Has each job ask until the time is up. Answers with how many credentials there were, and in how many seconds.
+async fn issue(jobs: &[User], identity: &str, seconds: f64) -> anyhow::Result<(f64, f64)> {
+    let start = Instant::now();
+    let identity: Arc<str> = identity.into();
+    let ask = |job: &User| {
+        let (job, identity) = (job.clone(), Arc::clone(&identity));
+        async move {
+            let mut issued = 0_u32;
+            while start.elapsed() < Duration::from_secs_f64(seconds) {
+                let answer = job.asks(e2e::user::credential(&identity)).await?;
+                ensure!(!answer.token.is_empty(), "there is no token");
+                issued += 1;
+            }
+            Ok(issued)
+        }
+    };
+    let asking: JoinSet<_> = jobs.iter().map(ask).collect();
+    let mut issued = 0;
+    for of_one in asking.join_all().await {
+        issued += of_one?;
+    }
+    Ok((f64::from(issued), start.elapsed().as_secs_f64()))
+}
+
+/// The issuer in a process of its own; it ends with the value.
+fn serve(world: &World) -> anyhow::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("serve-issuer")
+        .envs(world.environment(Service::Issuer))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command.spawn().context("the issuer can't be started")
+}
+
+/// What the process of [`serve`] does.
+pub(crate) async fn serve_issuer() -> anyhow::Result<()> {
+    let config = edge::settings::from_process(Config::read)?;
+    let listener = TcpListener::bind(config.settings.grpc_listen).await?;
+    let http_listener = TcpListener::bind(config.http_listen).await?;
+    Ok(issuer::run(config, listener, http_listener, CancellationToken::new()).await?)
+}
+
+/// Signatures in a second of CPU, of a process that does nothing else.
+async fn sign(seconds: f64) -> anyhow::Result<f64> {
+    let done = Command::new(std::env::current_exe()?)
+        .args(["sign", "--seconds", &seconds.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .await?;
+    ensure!(done.status.success(), "signing ended with {}", done.status);
+    Ok(String::from_utf8(done.stdout)?.trim().parse()?)
+}
+
+#[derive(clap::Args)]
+pub(crate) struct SignArguments {
+    #[arg(long)]
+    seconds: f64,
+}
+
+/// What the process of [`sign`] does.
+#[expect(clippy::print_stdout, reason = "it is the answer")]
+pub(crate) fn sign_alone(arguments: &SignArguments) -> anyhow::Result<()> {
+    let der: Pkcs8V1Der = KeyPair::generate(KeySize::Rsa2048)?.as_der()?;
+    let key = KeyPair::from_pkcs8(der.as_ref())?;
+    // As long as the header and claims of a credential are.
+    let message = [b'x'; 800];
+    let mut signature = vec![0; key.public_modulus_len()];
+    let (start, before) = (Instant::now(), cpu(std::process::id())?);
+    let mut signatures = 0_u32;
+    while start.elapsed() < Duration::from_secs_f64(arguments.seconds) {
+        key.sign(
+            &RSA_PKCS1_SHA256,
+            &SystemRandom::new(),
+            &message,
+            &mut signature,
+        )?;
+        signatures += 1;
+    }
+    println!(
+        "{}",
+        f64::from(signatures) / (cpu(std::process::id())? - before)
+    );
+    Ok(())
+}
+
+/// Seconds of CPU that a process has used, in user space and in the kernel.
+fn cpu(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context("the CPU time of a process is read from /proc, which only Linux has")?;
+    // The command's name stands in parentheses and may hold anything; utime and stime are the 14th and 15th word.
+    let words = stat.rsplit(") ").next().unwrap_or_default();
+    let ticks: Vec<f64> = words
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / TICKS)
+}
