@@ -97,6 +97,14 @@ await() {
   ((code == 0)) || die 'the set did not become ready within a minute (above: what is missing)' "look at: deploy/dev logs, in $bed/log"
 }
 
+# The services go on without NATS, and fill its streams again: so its death is no reason to end the set.
+revive_nats() {
+  warn 'nats stopped by itself; the services go on without it; it is started again in 5 seconds'
+  attend sleep 5
+  start_nats "$nats_port" || { last_lines "$bed/log/nats.log"; die 'nats-server did not start'; }
+  step "NATS is back on port $nats_port"
+}
+
 # mourn: ends the launcher if a member that was started has died by itself.
 mourn() {
   local name code

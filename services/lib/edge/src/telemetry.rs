@@ -1,5 +1,7 @@
 //! Where logs go, and how they look.
 
+use std::io::IsTerminal as _;
+
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{ParseError, filter_fn};
@@ -22,15 +24,25 @@ pub enum TelemetryError {
 /// Sends the process's logs to standard output.
 pub fn init(settings: &LogSettings) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder().parse(&settings.filter)?;
-    // Below info, the HTTP stack logs headers, and with them tokens.
-    let no_headers = filter_fn(|metadata| {
-        let http = ["h2", "hyper", "hyper_util", "reqwest", "tonic"];
+    let limits = filter_fn(|metadata| {
         let root = metadata.target().split("::").next().unwrap_or_default();
-        *metadata.level() <= Level::INFO || !http.contains(&root)
+        let most = match root {
+            // Below info, the HTTP stack logs headers, and with them tokens.
+            "h2" | "hyper" | "hyper_util" | "reqwest" | "tonic" => Level::INFO,
+            // Each of its attempts to connect again, every second, is an info.
+            "async_nats" => Level::WARN,
+            _ => Level::TRACE,
+        };
+        *metadata.level() <= most
     });
-    let registry = tracing_subscriber::registry().with(filter).with(no_headers);
+    let registry = tracing_subscriber::registry().with(filter).with(limits);
     match settings.format {
-        LogFormat::Text => registry.with(tracing_subscriber::fmt::layer()).try_init()?,
+        LogFormat::Text => {
+            let colours = std::io::stdout().is_terminal();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_ansi(colours))
+                .try_init()?;
+        }
         LogFormat::Json => registry
             .with(tracing_subscriber::fmt::layer().json().flatten_event(true))
             .try_init()?,
