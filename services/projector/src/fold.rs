@@ -19,7 +19,9 @@ impl Fold for Directory {
         log: &'static str,
         events: &[RecordedEvent],
     ) -> Result<(), FoldError> {
-        let facts = hierarchy::changes(log, events)?;
+        let mut facts = hierarchy::changes(log, events)?;
+        // Nothing is decided here: facts serve only to know who may see what.
+        facts.retain(|(key, _)| hierarchy::is_of_the_hierarchy(key));
         match log {
             "namespace" => namespaces::apply(connection, events).await?,
             "identity" => identities::apply(connection, events).await?,

@@ -16,6 +16,8 @@ use tower::Service;
 
 use crate::status;
 
+/// Bytes that may be under way: pages of an event log are larger than HTTP/2's 64 KiB.
+const WINDOW: u32 = 2 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A peer that is silently gone is noticed within this and [`KEEPALIVE_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -32,6 +34,8 @@ impl Channel {
     /// To the service at this address.
     pub fn to(address: &Uri, token: ServiceToken) -> Result<Self, Error> {
         let endpoint = Endpoint::from(address.clone())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(2 * WINDOW)
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)

@@ -48,6 +48,14 @@ pub fn assignment_key(
     format!("assignment/{workspace}/{identity}")
 }
 
+/// Whether a fact is of those that a [`Hierarchy`] is read from.
+#[must_use]
+pub fn is_of_the_hierarchy(key: &str) -> bool {
+    ["node/", "name/", "identity-name/", "member/"]
+        .iter()
+        .any(|prefix| key.starts_with(prefix))
+}
+
 /// An event names something in a way that no writer of ours does.
 #[derive(Debug, thiserror::Error)]
 pub enum MalformedEvent {
@@ -223,7 +231,7 @@ impl Fold for Replica {
         log: &'static str,
         events: &[RecordedEvent],
     ) -> Result<(), FoldError> {
-        Ok(eventlog::write_facts(connection, log, &changes(log, events)?).await?)
+        Ok(eventlog::replicate_facts(connection, log, &changes(log, events)?).await?)
     }
 }
 

@@ -33,9 +33,9 @@ impl FromIterator<(String, String)> for Facts {
     }
 }
 
-/// Writes facts that replicate those of the log `log`, in the transaction that moves the checkpoint. Takes the head row, so
-/// that an append sees either all of it or none; of two changes of one key the later holds.
-pub async fn write(
+/// Writes facts that replicate those of the log `log`, in the transaction that moves the checkpoint, where commands
+/// decide on them. Takes the head row, so that an append sees either all of it or none.
+pub async fn replicate(
     connection: &mut PgConnection,
     log: &str,
     changes: &[Change],
@@ -46,6 +46,18 @@ pub async fn write(
     sqlx::query!("SELECT position FROM log_head FOR UPDATE")
         .fetch_one(&mut *connection)
         .await?;
+    write(connection, log, changes).await
+}
+
+/// The same where nothing is ever appended. Of two changes of one key the later holds.
+pub async fn write(
+    connection: &mut PgConnection,
+    log: &str,
+    changes: &[Change],
+) -> Result<(), sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
     let last: HashMap<&str, Option<&str>> = changes
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_deref()))

@@ -25,6 +25,8 @@ use crate::relay::chain;
 
 /// Events in a transaction at most.
 const BATCH: usize = 500;
+/// Pages of the owner's log that wait to be applied.
+const AHEAD: usize = 2;
 /// How often the owner is asked where its log ends.
 const POLL: Duration = Duration::from_secs(1);
 /// The same while the bus does not deliver: then it is all there is.
@@ -368,10 +370,19 @@ impl<F: Fold> Follower<F> {
 
     /// Applies the owner's log from the checkpoint on. The event at the checkpoint comes along, and is compared.
     async fn heal(&self) -> Result<(), FollowError> {
-        let pages = self.owner.read(self.position().saturating_sub(1)).await?;
-        pin_mut!(pages);
+        let read = self.owner.read(self.position().saturating_sub(1)).await?;
+        // Read and decoded while the pages before are applied.
+        let (ahead, mut pages) = mpsc::channel(AHEAD);
+        let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            pin_mut!(read);
+            while let Some(page) = read.next().await {
+                if ahead.send(page).await.is_err() {
+                    break;
+                }
+            }
+        }));
         let stalled = |_| tonic::Status::deadline_exceeded("the owner stopped sending events");
-        while let Some(page) = timeout(PAGE_PATIENCE, pages.next())
+        while let Some(page) = timeout(PAGE_PATIENCE, pages.recv())
             .await
             .map_err(stalled)
             .map_err(OwnerError::from)?
