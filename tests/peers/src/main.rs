@@ -43,7 +43,10 @@ async fn main() -> anyhow::Result<()> {
         Store::PostgresEs => cqrs::run(pool, &arguments).await?,
         Store::DisintegratePostgres => disintegrating::run(pool, &arguments).await?,
     };
-    println!("{}", serde_json::json!({ "events": events, "seconds": seconds }));
+    println!(
+        "{}",
+        serde_json::json!({ "events": events, "seconds": seconds })
+    );
     Ok(())
 }
 
@@ -66,7 +69,9 @@ where
 }
 
 async fn exists(pool: &PgPool, table: &str) -> anyhow::Result<bool> {
-    let found: Option<String> =
-        sqlx::query_scalar("SELECT to_regclass($1)::text").bind(table).fetch_one(pool).await?;
+    let found: Option<String> = sqlx::query_scalar("SELECT to_regclass($1)::text")
+        .bind(table)
+        .fetch_one(pool)
+        .await?;
     Ok(found.is_some())
 }

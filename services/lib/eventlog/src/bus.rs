@@ -1,6 +1,7 @@
 //! The connection to NATS, and how an event looks on it: CloudEvents, binary mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -152,7 +153,8 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 pub(crate) fn headers(log: &str, epoch: Uuid, event: &RecordedEvent) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut insert = |name: &'static str, value: &str| {
-        headers.insert(name, utf8_percent_encode(value, ENCODED).to_string());
+        let value = Cow::from(utf8_percent_encode(value, ENCODED));
+        headers.insert(name, value.as_ref());
     };
     insert("ce-specversion", "1.0");
     insert("ce-id", &event.id.to_string());
@@ -182,7 +184,7 @@ pub(crate) fn read(headers: &HeaderMap, payload: bytes::Bytes) -> Option<(Uuid, 
         percent_decode_str(value)
             .decode_utf8()
             .ok()
-            .map(std::borrow::Cow::into_owned)
+            .map(Cow::into_owned)
     };
     let event = RecordedEvent {
         position: get("ce-position")?.parse().ok()?,

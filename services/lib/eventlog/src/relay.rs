@@ -12,11 +12,12 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::bus::{self, Bus, BusError};
@@ -25,6 +26,8 @@ use crate::log::{EventLog, LogError};
 
 /// Events read at a time.
 const PAGE: u64 = 500;
+/// Pages that wait to be published.
+const AHEAD: usize = 2;
 /// Publishes without an acknowledgement yet.
 const IN_FLIGHT: usize = 2_000;
 /// How often the log is looked at without being told of an append: another process may have made it.
@@ -88,8 +91,8 @@ enum RelayError {
     Swapped { found: Uuid, epoch: Uuid },
     #[error("the stream ended at {published}, and now at {tail}: its tail is lost")]
     TailLost { published: u64, tail: u64 },
-    #[error("the log can't be read any more")]
-    ReaderGone,
+    #[error("reading or publishing ended without a word")]
+    HalfGone,
 }
 
 impl Relay {
@@ -143,12 +146,12 @@ impl Relay {
             published: tail,
             problem: None,
         });
-        let (pages, mut events) = mpsc::channel(2);
-        let reader = self.read_pages(tail, event_id, pages);
+        let (pages, mut messages) = mpsc::channel(AHEAD);
+        let reader = read(self.log.clone(), self.bus.clone(), tail, event_id, pages);
+        let reader = AbortOnDropHandle::new(tokio::spawn(reader));
         let publisher = async {
             let mut acknowledgements = FuturesOrdered::new();
             let mut published = tail;
-            let mut previous = event_id;
             let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
@@ -156,21 +159,17 @@ impl Relay {
                     biased;
                     Some(acknowledged) = acknowledgements.next(), if !acknowledgements.is_empty() => {
                         published = acknowledged?;
+                        // Under load many are there at once: who watches is told once.
+                        while let Some(Some(acknowledged)) = acknowledgements.next().now_or_never() {
+                            published = acknowledged?;
+                        }
                         self.state.send_modify(|state| state.published = published);
                     }
-                    page = events.recv(), if acknowledgements.len() < IN_FLIGHT => {
-                        let page: Vec<RecordedEvent> = page.ok_or(RelayError::ReaderGone)?;
-                        for event in page {
-                            let sent = context
-                                .send_publish(
-                                    self.bus.subject(self.log.name(), &event),
-                                    self.message(&event, previous.replace(event.id)),
-                                )
-                                .await
-                                .map_err(RelayError::Publish)?;
+                    page = messages.recv(), if acknowledgements.len() < IN_FLIGHT => {
+                        for Outgoing { position, subject, message } in page.ok_or(RelayError::HalfGone)? {
+                            let sent = context.send_publish(subject, message).await.map_err(RelayError::Publish)?;
                             acknowledgements.push_back(async move {
-                                let acknowledgement = sent.await.map_err(RelayError::Publish)?;
-                                let (position, sequence) = (event.position, acknowledgement.sequence);
+                                let sequence = sent.await.map_err(RelayError::Publish)?.sequence;
                                 if sequence == position {
                                     Ok(position)
                                 } else {
@@ -190,18 +189,7 @@ impl Relay {
         };
         tokio::select! {
             failed = publisher => failed,
-            Err(failed) = reader => Err(failed),
-        }
-    }
-
-    fn message(&self, event: &RecordedEvent, previous: Option<Uuid>) -> PublishMessage {
-        let message = PublishMessage::build()
-            .payload(event.payload.clone())
-            .headers(bus::headers(self.log.name(), self.log.epoch(), event))
-            .expected_last_sequence(event.position - 1);
-        match previous {
-            Some(id) => message.expected_last_message_id(id.to_string()),
-            None => message,
+            failed = reader => failed.unwrap_or(Err(RelayError::HalfGone)),
         }
     }
 
@@ -268,39 +256,68 @@ impl Relay {
             event_id: event_id.filter(|_| last.is_some()),
         })
     }
+}
 
-    /// Sends on what stands behind a position, page by page, as it comes. Ends only with an error.
-    async fn read_pages(
-        &self,
-        mut after: u64,
-        mut known: Option<Uuid>,
-        pages: mpsc::Sender<Vec<RecordedEvent>>,
-    ) -> Result<std::convert::Infallible, RelayError> {
-        let mut head = self.log.watch();
-        loop {
-            // Seen before reading, so that an append during the read wakes us again.
-            head.mark_unchanged();
-            let mut page = self.log.read(after.saturating_sub(1), PAGE).await?;
-            if after > 0 {
-                let there = page.first().filter(|event| event.position == after);
-                if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
-                    return Err(RelayError::Diverged {
-                        stream: self.bus.stream_name(self.log.name()),
-                        position: after,
-                    });
-                }
-                page.remove(0);
+/// A message that is ready to be published.
+struct Outgoing {
+    position: u64,
+    subject: String,
+    message: PublishMessage,
+}
+
+/// Sends on what stands behind a position, page by page, as it comes, while what was read before is published. Ends
+/// only with an error.
+async fn read(
+    log: EventLog,
+    bus: Bus,
+    mut after: u64,
+    mut known: Option<Uuid>,
+    pages: mpsc::Sender<Vec<Outgoing>>,
+) -> Result<std::convert::Infallible, RelayError> {
+    let mut head = log.watch();
+    loop {
+        // Seen before reading, so that an append during the read wakes us again.
+        head.mark_unchanged();
+        let mut page = log.read(after.saturating_sub(1), PAGE).await?;
+        if after > 0 {
+            let there = page.first().filter(|event| event.position == after);
+            if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
+                return Err(RelayError::Diverged {
+                    stream: bus.stream_name(log.name()),
+                    position: after,
+                });
             }
-            if let Some(last) = page.last() {
-                (after, known) = (last.position, Some(last.id));
-                if pages.send(page).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            } else if let Ok(Err(_)) = tokio::time::timeout(POLL, head.changed()).await {
+            page.remove(0);
+        }
+        if page.is_empty() {
+            if let Ok(Err(_)) = tokio::time::timeout(POLL, head.changed()).await {
                 // Nobody tells of appends any more: another process may still make some.
                 tokio::time::sleep(POLL).await;
             }
+            continue;
         }
+        let messages = page.into_iter().map(|event| {
+            after = event.position;
+            outgoing(&log, &bus, &event, known.replace(event.id))
+        });
+        if pages.send(messages.collect()).await.is_err() {
+            return Err(RelayError::HalfGone);
+        }
+    }
+}
+
+fn outgoing(log: &EventLog, bus: &Bus, event: &RecordedEvent, previous: Option<Uuid>) -> Outgoing {
+    let message = PublishMessage::build()
+        .payload(event.payload.clone())
+        .headers(bus::headers(log.name(), log.epoch(), event))
+        .expected_last_sequence(event.position - 1);
+    Outgoing {
+        position: event.position,
+        subject: bus.subject(log.name(), event),
+        message: match previous {
+            Some(id) => message.expected_last_message_id(id.to_string()),
+            None => message,
+        },
     }
 }
 

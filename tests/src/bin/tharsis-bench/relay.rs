@@ -1,4 +1,5 @@
-//! The relay: a filled log into an empty stream, against the same messages published by someone who has them ready.
+//! The relay: a filled log into an empty stream, against the same messages published by someone who has them ready,
+//! plainly, and under the same conditions.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const PAYLOAD: &[u8] =
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Rounds; each relays, and publishes plainly, the whole log.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// In the log.
     #[arg(long, default_value_t = 50_000)]
@@ -31,6 +32,7 @@ pub(crate) struct Arguments {
 }
 
 struct Message {
+    id: String,
     subject: String,
     headers: HeaderMap,
     payload: Bytes,
@@ -42,7 +44,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let log = EventLog::open(LOG, database.another_pool(4)).await?;
     fill(&log, arguments.events).await?;
     let context = jetstream::new(async_nats::connect(shared_nats_url()).await?);
-    let (mut relayed, mut published) = (Vec::new(), Vec::new());
+    let (mut relayed, mut published, mut guarded) = (Vec::new(), Vec::new(), Vec::new());
     let mut messages = Vec::new();
     for round in 1..=arguments.rounds {
         let prefix = unique_name();
@@ -53,20 +55,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
             messages = read(&context, &stream, arguments.events).await?;
         }
         context.delete_stream(stream).await?;
-        let time = publish(&context, &messages).await?;
-        published.push(f64::from(arguments.events) / time.as_secs_f64());
+        let rate = |time: Duration| f64::from(arguments.events) / time.as_secs_f64();
+        published.push(rate(publish(&context, &messages, false).await?));
+        guarded.push(rate(publish(&context, &messages, true).await?));
         let of = |rates: &[f64]| rates.last().copied().unwrap_or_default();
         eprintln!(
-            "round {round}: relay {:.0}, plain publish {:.0} events/s",
+            "round {round}: relay {:.0}, plain publish {:.0}, naming what is before {:.0} events/s",
             of(&relayed),
-            of(&published)
+            of(&published),
+            of(&guarded)
         );
     }
-    let row = Row::new("relay", "events/s", &relayed).against(
-        "plain pipelined publish",
-        &published,
-        Some(0.8),
-    );
+    let row = Row::new("relay", "events/s", &relayed)
+        .against("plain pipelined publish", &published, Some(0.8))
+        .against("naming what is before", &guarded, None);
     report("relay", &[row])
 }
 
@@ -142,7 +144,9 @@ async fn read(
                 headers.insert(name.clone(), values[0].clone());
             }
         }
+        let id = headers.get("Nats-Msg-Id").map(ToString::to_string);
         messages.push(Message {
+            id: id.unwrap_or_default(),
             subject: message.subject.to_string(),
             headers,
             payload: message.payload.clone(),
@@ -151,7 +155,12 @@ async fn read(
     Ok(messages)
 }
 
-async fn publish(context: &jetstream::Context, messages: &[Message]) -> anyhow::Result<Duration> {
+/// Publishes the messages, plainly or each naming the sequence and the message before it, as the relay does.
+async fn publish(
+    context: &jetstream::Context,
+    messages: &[Message],
+    guarded: bool,
+) -> anyhow::Result<Duration> {
     let name = unique_name().to_ascii_uppercase();
     let first = messages
         .first()
@@ -168,10 +177,17 @@ async fn publish(context: &jetstream::Context, messages: &[Message]) -> anyhow::
         .await?;
     let start = Instant::now();
     let mut acknowledgements = FuturesOrdered::new();
-    for message in messages {
-        let publish = PublishMessage::build()
+    let mut previous: Option<&Message> = None;
+    for (sequence, message) in (0..).zip(messages) {
+        let mut publish = PublishMessage::build()
             .payload(message.payload.clone())
             .headers(message.headers.clone());
+        if guarded {
+            publish = publish.expected_last_sequence(sequence);
+            if let Some(previous) = previous.replace(message) {
+                publish = publish.expected_last_message_id(&previous.id);
+            }
+        }
         let sent = context
             .send_publish(message.subject.clone(), publish)
             .await?;
