@@ -1,9 +1,11 @@
--- The head row. Every append takes it first, so positions are dense and in commit order.
+-- The head row. Every append goes through it, so positions are dense and in commit order.
 CREATE TABLE log_head (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     -- Made with the database: a follower that meets another one stops.
     epoch     uuid    NOT NULL DEFAULT gen_random_uuid(),
-    position  bigint  NOT NULL DEFAULT 0
+    position  bigint  NOT NULL DEFAULT 0,
+    -- Counts the changes of events, facts and commands: what was read at a revision holds as long as it is the same.
+    revision  bigint  NOT NULL DEFAULT 0
 );
 INSERT INTO log_head DEFAULT VALUES;
 
@@ -41,7 +43,7 @@ CREATE TABLE commands (
 );
 
 -- What commands decide on beyond their own streams: who holds a name, what is above what, who may do what. Written
--- under the head lock only, by appends or by the follower that keeps a replica of another log's facts.
+-- behind the head row only, by appends or by the follower that keeps a replica of another log's facts.
 CREATE TABLE facts (
     key   text PRIMARY KEY COLLATE "C",
     value text NOT NULL COLLATE "C",

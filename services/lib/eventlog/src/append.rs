@@ -52,7 +52,7 @@ pub struct Command {
     pub reply: Vec<u8>,
 }
 
-/// A condition on the facts, checked and carried out in the append's own transaction under the head lock: no other
+/// A condition on the facts, checked and carried out in the append's own transaction behind the head row: no other
 /// append comes between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Guard {

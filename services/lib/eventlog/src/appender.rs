@@ -1,13 +1,17 @@
 //! The appender: one task that drains what waits into one transaction.
 //!
-//! Many commands share one head lock and one commit; a command that is refused never costs its neighbours theirs.
+//! Many commands share one turn at the head row and one commit; a command that is refused never costs its neighbours
+//! theirs. What they lean on is read first, and written behind the head row only if nothing has changed since.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::error::DatabaseError;
-use sqlx::{PgConnection, PgPool};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Guard};
@@ -19,6 +23,8 @@ use crate::follower::is_for_good;
 const BATCH: usize = 200;
 /// Commands that wait at most; beyond, callers wait to be taken in.
 const WAITING: usize = 4_096;
+/// For how long the connection is kept for the next batch.
+const KEPT: Duration = Duration::from_secs(1);
 
 type Answer = Result<Appended, AppendError>;
 
@@ -34,17 +40,8 @@ pub(crate) struct Appender {
 impl Appender {
     /// Starts the task. It ends when the last handle is gone, after carrying out what waits.
     pub(crate) fn start(pool: PgPool, head: watch::Sender<u64>) -> Self {
-        let (queue, mut waiting) = mpsc::channel(WAITING);
-        tokio::spawn(async move {
-            let mut batch = Vec::with_capacity(BATCH);
-            while waiting.recv_many(&mut batch, BATCH).await > 0 {
-                // Whoever stopped waiting before its command was begun does not want it any more.
-                batch.retain(|command: &Waiting| !command.answer.is_closed());
-                if let Some(position) = carry_out(&pool, std::mem::take(&mut batch)).await {
-                    head.send_replace(position);
-                }
-            }
-        });
+        let (queue, waiting) = mpsc::channel(WAITING);
+        tokio::spawn(drain(Connection { pool, kept: None }, waiting, head));
         Self { queue }
     }
 
@@ -59,8 +56,59 @@ impl Appender {
     }
 }
 
+async fn drain(
+    mut connection: Connection,
+    mut waiting: mpsc::Receiver<Waiting>,
+    head: watch::Sender<u64>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        let received = waiting.recv_many(&mut batch, BATCH);
+        let received = if connection.kept.is_some() {
+            timeout(KEPT, received).await
+        } else {
+            Ok(received.await)
+        };
+        match received {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(_) => {
+                connection.kept = None;
+                continue;
+            }
+        }
+        // Whoever stopped waiting before its command was begun does not want it any more.
+        batch.retain(|command: &Waiting| !command.answer.is_closed());
+        if let Some(position) = carry_out(&mut connection, std::mem::take(&mut batch)).await {
+            head.send_replace(position);
+        }
+        // Who was just answered and goes on at once comes into the next batch, not into the one after it.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The appender's connection.
+struct Connection {
+    pool: PgPool,
+    /// Of the batch before, if that came through.
+    kept: Option<PoolConnection<Postgres>>,
+}
+
+impl Connection {
+    /// One transaction. After a failure the next one has another connection.
+    async fn attempt(&mut self, appends: &[Append]) -> Result<Attempted, AppendError> {
+        let connection = match self.kept.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await.map_err(database)?,
+        };
+        let (connection, attempted) = attempt(&self.pool, connection, appends).await?;
+        self.kept = connection;
+        Ok(attempted)
+    }
+}
+
 /// Appends the batch and answers each command. Returns where the log ends now, if something was appended.
-async fn carry_out(pool: &PgPool, batch: Vec<Waiting>) -> Option<u64> {
+async fn carry_out(connection: &mut Connection, batch: Vec<Waiting>) -> Option<u64> {
     if batch.is_empty() {
         return None;
     }
@@ -69,12 +117,12 @@ async fn carry_out(pool: &PgPool, batch: Vec<Waiting>) -> Option<u64> {
         .map(|one| (one.append, one.answer))
         .unzip();
     let (mut end, mut verdicts) = (None, Vec::new());
-    match attempt(pool, &appends).await {
+    match connection.attempt(&appends).await {
         Ok((position, all)) => (end, verdicts) = (position, all),
         // The database refused a row, not the connection: one command is to blame, and only that one shall fail.
         Err(AppendError::Database(error)) if appends.len() > 1 && is_refusal(&error) => {
             for append in &appends {
-                match attempt(pool, std::slice::from_ref(append)).await {
+                match connection.attempt(std::slice::from_ref(append)).await {
                     Ok((position, mut one)) => {
                         end = position.or(end);
                         verdicts.append(&mut one);
@@ -97,22 +145,98 @@ fn is_refusal(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| is_for_good(&code))
 }
 
-/// One transaction. The outer error is for the whole batch, which then was not appended.
+fn database(error: sqlx::Error) -> AppendError {
+    AppendError::Database(Arc::new(error))
+}
+
+/// Where the log ends now, if something was appended, and each command's answer.
+type Attempted = (Option<u64>, Vec<Answer>);
+
+/// Gives the connection back if it is fit for another batch. The error is for the whole batch, which then was not
+/// appended.
 async fn attempt(
     pool: &PgPool,
+    mut connection: PoolConnection<Postgres>,
     appends: &[Append],
-) -> Result<(Option<u64>, Vec<Answer>), AppendError> {
-    let database = |error| AppendError::Database(Arc::new(error));
-    let mut transaction = pool.begin().await.map_err(database)?;
-    let mut ground = lock_head(&mut transaction).await.map_err(database)?;
-    read_ground(&mut transaction, appends, &mut ground)
+) -> Result<(Option<PoolConnection<Postgres>>, Attempted), AppendError> {
+    // Mostly nobody comes between reading and writing. Then nothing is locked in the meantime, and two round trips are
+    // all that it takes.
+    let ground = read_ground(&mut connection, appends).await;
+    let plan = Plan::of(ground.map_err(database)?, appends);
+    if plan.changes_nothing() {
+        return Ok((Some(connection), plan.outcome()));
+    }
+    match write(&mut connection, &plan).await {
+        Ok(true) => return Ok((Some(connection), plan.outcome())),
+        Ok(false) => {}
+        Err(error) if is_refusal(&error) => return Err(database(error)),
+        Err(error) => {
+            drop(connection);
+            return Ok((None, settle(pool, plan, error).await?));
+        }
+    }
+    // Someone did, and might again: behind the locked head row nobody can.
+    let mut transaction = connection.begin().await.map_err(database)?;
+    sqlx::query!("SELECT position FROM log_head FOR UPDATE")
+        .fetch_one(&mut *transaction)
         .await
         .map_err(database)?;
-    let before = ground.clone();
-    let mut rows = Rows::default();
-    let verdicts: Vec<Answer> = appends
-        .iter()
-        .map(|append| match ground.place(append) {
+    let ground = read_ground(&mut transaction, appends).await;
+    let plan = Plan::of(ground.map_err(database)?, appends);
+    if plan.changes_nothing() {
+        transaction.rollback().await.map_err(database)?;
+        return Ok((Some(connection), plan.outcome()));
+    }
+    if !write(&mut transaction, &plan).await.map_err(database)? {
+        return Err(database(sqlx::Error::RowNotFound));
+    }
+    if let Err(error) = transaction.commit().await {
+        // Its transaction may still hold the head row.
+        drop(connection);
+        return Ok((None, settle(pool, plan, error).await?));
+    }
+    Ok((Some(connection), plan.outcome()))
+}
+
+/// After a write whose answer was lost: were it still on its way, it would come too late behind another revision; and
+/// then its first event is there or not.
+async fn settle(pool: &PgPool, plan: Plan, error: sqlx::Error) -> Result<Attempted, AppendError> {
+    let Some(first_event) = plan.rows.event_ids.first() else {
+        // Whether they are remembered or not, these commands changed nothing.
+        return Err(database(error));
+    };
+    let error = Arc::new(error);
+    let unknown = |_| AppendError::OutcomeUnknown(Arc::clone(&error));
+    sqlx::query!("UPDATE log_head SET revision = revision + 1")
+        .execute(pool)
+        .await
+        .map_err(unknown)?;
+    let found = sqlx::query_scalar!(
+        "SELECT event_id FROM events WHERE position = $1",
+        plan.rows.positions.first()
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(unknown)?;
+    if found.as_ref() == Some(first_event) {
+        Ok(plan.outcome())
+    } else {
+        Err(AppendError::Database(error))
+    }
+}
+
+/// What a batch comes to on what it leans on.
+struct Plan {
+    before: Ground,
+    after: Ground,
+    rows: Rows,
+    verdicts: Vec<Answer>,
+}
+
+impl Plan {
+    fn of(before: Ground, appends: &[Append]) -> Self {
+        let (mut after, mut rows) = (before.clone(), Rows::default());
+        let verdicts = appends.iter().map(|append| match after.place(append) {
             Verdict::Place {
                 appended,
                 first_versions,
@@ -122,139 +246,98 @@ async fn attempt(
             }
             Verdict::Replay(appended) => Ok(appended),
             Verdict::Refuse(error) => Err(error),
-        })
-        .collect();
-    if rows.event_ids.is_empty() && rows.command_ids.is_empty() {
-        return Ok((None, verdicts));
-    }
-    let first_event = rows.event_ids.first().copied();
-    write(&mut transaction, rows, &before, &ground)
-        .await
-        .map_err(database)?;
-    match (transaction.commit().await, first_event) {
-        (Ok(()), _) => {}
-        (Err(error), Some(first_event)) => {
-            settle(pool, before.position + 1, first_event, error).await?;
+        });
+        let verdicts = verdicts.collect();
+        Self {
+            before,
+            after,
+            rows,
+            verdicts,
         }
-        // Whether they are remembered or not, these commands changed nothing.
-        (Err(error), None) => return Err(database(error)),
     }
-    Ok((first_event.map(|_| ground.position), verdicts))
-}
 
-/// After a commit whose answer was lost: the head lock waits for that transaction to end, and then its first event
-/// is there or not.
-async fn settle(
-    pool: &PgPool,
-    position: u64,
-    event_id: Uuid,
-    error: sqlx::Error,
-) -> Result<(), AppendError> {
-    let error = Arc::new(error);
-    let unknown = |_| AppendError::OutcomeUnknown(Arc::clone(&error));
-    let mut transaction = pool.begin().await.map_err(unknown)?;
-    lock_head(&mut transaction).await.map_err(unknown)?;
-    let found = sqlx::query_scalar!(
-        "SELECT event_id FROM events WHERE position = $1",
-        position.cast_signed()
-    )
-    .fetch_optional(&mut *transaction)
-    .await
-    .map_err(unknown)?;
-    if found == Some(event_id) {
-        Ok(())
-    } else {
-        Err(AppendError::Database(error))
+    fn changes_nothing(&self) -> bool {
+        self.rows.event_ids.is_empty() && self.rows.command_ids.is_empty()
+    }
+
+    fn outcome(self) -> Attempted {
+        let appended = !self.rows.event_ids.is_empty();
+        (appended.then_some(self.after.position), self.verdicts)
     }
 }
 
-async fn lock_head(connection: &mut PgConnection) -> sqlx::Result<Ground> {
-    // The outer select runs once the row is locked: its clock is later than that of every append before.
-    let head = sqlx::query!(
-        r#"WITH head AS MATERIALIZED (SELECT epoch, position FROM log_head FOR UPDATE)
-           SELECT epoch, position, clock_timestamp() AS "now!" FROM head"#
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(Ground {
-        epoch: head.epoch,
-        position: head.position.cast_unsigned(),
-        now: head.now,
-        versions: HashMap::new(),
-        facts: HashMap::new(),
-        commands: HashMap::new(),
-    })
-}
-
-/// Reads what the batch leans on. Behind the head lock: a statement sees what was committed before it began.
-async fn read_ground(
-    connection: &mut PgConnection,
-    appends: &[Append],
-    ground: &mut Ground,
-) -> sqlx::Result<()> {
-    let streams: HashSet<&StreamId> = appends
+/// Reads what the batch leans on, all of one moment.
+async fn read_ground(connection: &mut PgConnection, appends: &[Append]) -> sqlx::Result<Ground> {
+    let streams: BTreeSet<&StreamId> = appends
         .iter()
         .flat_map(|append| &append.streams)
         .map(|stream| &stream.stream_id)
         .collect();
-    let streams: Vec<String> = streams
-        .into_iter()
-        .map(|stream| stream.as_str().to_owned())
-        .collect();
-    let rows = sqlx::query!(
-        r#"SELECT wanted.stream_id AS "stream_id!", stands.version AS "version!"
-           FROM UNNEST($1::text[]) AS wanted (stream_id),
-           LATERAL (SELECT version FROM events WHERE stream_id = wanted.stream_id ORDER BY version DESC LIMIT 1) stands"#,
-        &streams
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let versions: HashMap<String, u64> = rows
-        .into_iter()
-        .map(|row| (row.stream_id, row.version.cast_unsigned()))
-        .collect();
-    for stream in appends.iter().flat_map(|append| &append.streams) {
-        if let Some(version) = versions.get(stream.stream_id.as_str()) {
-            ground.versions.insert(stream.stream_id.clone(), *version);
-        }
-    }
-    let keys: HashSet<&str> = appends
+    let keys: BTreeSet<&str> = appends
         .iter()
         .flat_map(|append| &append.guards)
         .map(Guard::key)
         .collect();
-    if !keys.is_empty() {
-        let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
-        let rows = sqlx::query!("SELECT key, value FROM facts WHERE key = ANY($1)", &keys)
-            .fetch_all(&mut *connection)
-            .await?;
-        ground.facts = rows.into_iter().map(|row| (row.key, row.value)).collect();
+    let stream_ids: Vec<String> = streams.iter().map(|id| id.as_str().to_owned()).collect();
+    let keys: Vec<String> = keys.into_iter().map(str::to_owned).collect();
+    let commands = appends.iter().filter_map(|append| append.command.as_ref());
+    let commands: Vec<Uuid> = commands.map(|command| command.id).collect();
+    let found = sqlx::query!(
+        r#"SELECT epoch, position, revision, clock_timestamp() AS "now!",
+                  ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream_id = wanted.id), 0)
+                        FROM UNNEST($1::text[]) WITH ORDINALITY AS wanted (id, place) ORDER BY place) AS "versions!",
+                  ARRAY(SELECT (SELECT value FROM facts WHERE key = wanted.key)
+                        FROM UNNEST($2::text[]) WITH ORDINALITY AS wanted (key, place) ORDER BY place)
+                      AS "fact_values!: Vec<Option<String>>",
+                  ARRAY(SELECT command_id FROM commands WHERE command_id = ANY($3)) AS "carried_out!"
+           FROM log_head"#,
+        &stream_ids,
+        &keys,
+        &commands
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let versions = found.versions.into_iter().map(i64::cast_unsigned);
+    let facts = keys.into_iter().zip(found.fact_values);
+    Ok(Ground {
+        epoch: found.epoch,
+        position: found.position.cast_unsigned(),
+        revision: found.revision,
+        now: found.now,
+        versions: streams.into_iter().cloned().zip(versions).collect(),
+        facts: facts
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect(),
+        commands: carried_out(connection, found.carried_out).await?,
+    })
+}
+
+/// What became of commands of earlier appends.
+async fn carried_out(
+    connection: &mut PgConnection,
+    commands: Vec<Uuid>,
+) -> sqlx::Result<HashMap<Uuid, CarriedOut>> {
+    if commands.is_empty() {
+        return Ok(HashMap::new());
     }
-    let commands: Vec<Uuid> = appends
-        .iter()
-        .filter_map(|append| append.command.as_ref())
-        .map(|command| command.id)
-        .collect();
-    if !commands.is_empty() {
-        let rows = sqlx::query!(
-            "SELECT command_id, fingerprint, first_position, last_position, recorded_at, reply
-             FROM commands WHERE command_id = ANY($1)",
-            &commands
-        )
-        .fetch_all(connection)
-        .await?;
-        for row in rows {
-            let carried_out = CarriedOut {
-                fingerprint: row.fingerprint,
-                first: row.first_position.cast_unsigned(),
-                last: row.last_position.cast_unsigned(),
-                recorded_at: row.recorded_at,
-                reply: row.reply,
-            };
-            ground.commands.insert(row.command_id, carried_out);
-        }
-    }
-    Ok(())
+    let rows = sqlx::query!(
+        "SELECT command_id, fingerprint, first_position, last_position, recorded_at, reply
+         FROM commands WHERE command_id = ANY($1)",
+        &commands
+    )
+    .fetch_all(connection)
+    .await?;
+    let found = rows.into_iter().map(|row| {
+        let carried_out = CarriedOut {
+            fingerprint: row.fingerprint,
+            first: row.first_position.cast_unsigned(),
+            last: row.last_position.cast_unsigned(),
+            recorded_at: row.recorded_at,
+            reply: row.reply,
+        };
+        (row.command_id, carried_out)
+    });
+    Ok(found.collect())
 }
 
 /// The batch's rows, by column.
@@ -305,13 +388,14 @@ impl Rows {
     }
 }
 
-/// Writes everything in one round trip.
-async fn write(
-    connection: &mut PgConnection,
-    rows: Rows,
-    before: &Ground,
-    after: &Ground,
-) -> sqlx::Result<()> {
+/// Writes everything in one statement, if nothing has changed since the ground was read. Answers whether it did.
+async fn write(connection: &mut PgConnection, plan: &Plan) -> sqlx::Result<bool> {
+    let Plan {
+        before,
+        after,
+        rows,
+        ..
+    } = plan;
     let gone: Vec<String> = before
         .facts
         .keys()
@@ -324,22 +408,28 @@ async fn write(
         .filter(|(key, value)| before.facts.get(*key) != Some(*value))
         .map(|(key, value)| (key.clone(), value.clone()))
         .unzip();
-    sqlx::query!(
-        "WITH appended AS (
+    // Whoever waited here for another append finds another revision.
+    let heads = sqlx::query_scalar!(
+        r#"WITH head AS (
+             UPDATE log_head SET position = $16, revision = revision + 1 WHERE revision = $18 RETURNING revision
+         ), appended AS (
              INSERT INTO events
                  (position, stream_id, version, event_id, event_type, payload, metadata, recorded_at)
              SELECT *, $17::timestamptz FROM UNNEST
                  ($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[], $7::jsonb[])
+             WHERE EXISTS (SELECT FROM head)
          ), carried_out AS (
              INSERT INTO commands (command_id, fingerprint, first_position, last_position, reply, recorded_at)
              SELECT *, $17 FROM UNNEST($8::uuid[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[])
+             WHERE EXISTS (SELECT FROM head)
          ), gone AS (
-             DELETE FROM facts WHERE key = ANY($13)
+             DELETE FROM facts WHERE key = ANY($13) AND EXISTS (SELECT FROM head)
          ), changed AS (
-             INSERT INTO facts (key, value) SELECT * FROM UNNEST($14::text[], $15::text[])
+             INSERT INTO facts (key, value)
+             SELECT * FROM UNNEST($14::text[], $15::text[]) WHERE EXISTS (SELECT FROM head)
              ON CONFLICT (key) DO UPDATE SET value = excluded.value
          )
-         UPDATE log_head SET position = $16",
+         SELECT count(*) AS "count!" FROM head"#,
         &rows.positions,
         &rows.stream_ids,
         &rows.versions,
@@ -356,9 +446,10 @@ async fn write(
         &keys,
         &values,
         after.position.cast_signed(),
-        after.now
+        after.now,
+        before.revision
     )
-    .execute(connection)
+    .fetch_one(connection)
     .await?;
-    Ok(())
+    Ok(heads == 1)
 }

@@ -8,13 +8,14 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Appended, Expected, Guard};
 use crate::event::StreamId;
 
-/// What the batch leans on, read under the head lock. Changes with each command that is placed, so that the next one
+/// What the batch leans on, as it was at one revision of the log. Changes with each command that is placed, so that the next one
 /// sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ground {
     pub(crate) epoch: Uuid,
     pub(crate) position: u64,
-    /// When what is placed is recorded. Read behind the head lock, so that times follow positions.
+    pub(crate) revision: i64,
+    /// When what is placed is recorded. Read behind the position, so that times follow positions.
     pub(crate) now: OffsetDateTime,
     /// A missing stream stands at 0.
     pub(crate) versions: HashMap<StreamId, u64>,
@@ -209,6 +210,7 @@ mod tests {
             let mut ground = Ground {
                 epoch: Uuid::nil(),
                 position: start,
+                revision: 0,
                 now: OffsetDateTime::UNIX_EPOCH,
                 versions: HashMap::new(),
                 facts: HashMap::new(),

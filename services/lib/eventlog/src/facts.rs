@@ -1,4 +1,4 @@
-//! Facts: small keyed values that commands decide on, kept under the head lock.
+//! Facts: small keyed values that commands decide on, kept behind the head row.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ impl FromIterator<(String, String)> for Facts {
 }
 
 /// Writes facts that replicate those of the log `log`, in the transaction that moves the checkpoint, where commands
-/// decide on them. Takes the head row, so that an append sees either all of it or none.
+/// decide on them. It goes through the head row, so that an append sees either all of it or none.
 pub async fn replicate(
     connection: &mut PgConnection,
     log: &str,
@@ -43,8 +43,8 @@ pub async fn replicate(
     if changes.is_empty() {
         return Ok(());
     }
-    sqlx::query!("SELECT position FROM log_head FOR UPDATE")
-        .fetch_one(&mut *connection)
+    sqlx::query!("UPDATE log_head SET revision = revision + 1")
+        .execute(&mut *connection)
         .await?;
     write(connection, log, changes).await
 }

@@ -427,19 +427,22 @@ impl<F: Fold> Follower<F> {
     ) -> Result<Applied, FollowError> {
         let mut transaction = self.pool.begin().await?;
         // Another process may follow into the same database: who holds the row is the one who moves it.
-        sqlx::query!(
-            "INSERT INTO checkpoints (log, epoch, position) VALUES ($1, $2, 0) ON CONFLICT (log) DO NOTHING",
-            self.log,
-            epoch
-        )
-        .execute(&mut *transaction)
-        .await?;
-        let checkpoint = sqlx::query!(
-            "SELECT epoch, position, event_id FROM checkpoints WHERE log = $1 FOR UPDATE",
-            self.log
-        )
-        .fetch_one(&mut *transaction)
-        .await?;
+        let checkpoint = loop {
+            let held = sqlx::query!(
+                "SELECT epoch, position, event_id FROM checkpoints WHERE log = $1 FOR UPDATE",
+                self.log
+            );
+            if let Some(checkpoint) = held.fetch_optional(&mut *transaction).await? {
+                break checkpoint;
+            }
+            sqlx::query!(
+                "INSERT INTO checkpoints (log, epoch, position) VALUES ($1, $2, 0) ON CONFLICT (log) DO NOTHING",
+                self.log,
+                epoch
+            )
+            .execute(&mut *transaction)
+            .await?;
+        };
         if checkpoint.epoch != epoch {
             return Err(Halt::Epoch {
                 known: checkpoint.epoch,

@@ -251,7 +251,7 @@ async fn behind_held_head(
     bed::eventually(async || {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%FROM log_head FOR UPDATE%'",
+             WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%UPDATE log_head%'",
         )
         .fetch_one(database.pool())
         .await

@@ -501,7 +501,7 @@ const SABOTAGE: &str = "
     CREATE FUNCTION former_epoch() RETURNS uuid LANGUAGE sql AS 'SELECT epoch FROM former_head';
     CREATE FUNCTION last_given() RETURNS bigint LANGUAGE sql AS
         'SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM given';
-    CREATE VIEW log_head AS SELECT former_epoch() AS epoch, last_given() AS position;
+    CREATE VIEW log_head AS SELECT former_epoch() AS epoch, last_given() AS position, 0::bigint AS revision;
     CREATE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
     CREATE TRIGGER leave INSTEAD OF UPDATE ON log_head FOR EACH ROW EXECUTE FUNCTION leave();
     CREATE FUNCTION give() RETURNS trigger LANGUAGE plpgsql AS
