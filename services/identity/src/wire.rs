@@ -30,7 +30,7 @@ pub(crate) fn read_identity(
 ) -> Result<managed_identity::Event, Unreadable> {
     let configuration = |configuration: Option<pb::Configuration>| {
         configuration
-            .and_then(|configuration| read_configuration(&configuration).ok())
+            .and_then(|configuration| read_configuration(&configuration.r#type?).ok())
             .ok_or(Unreadable::Field("configuration"))
     };
     match Event::decode(&recorded.event_type, &recorded.payload)? {
@@ -124,35 +124,82 @@ pub(crate) fn write_assignment(event: &assignment::Event) -> Event {
     }
 }
 
-/// A wrong field of a configuration: its path below the configuration, and what it must be.
-pub(crate) struct WrongField {
-    path: &'static str,
-    message: String,
-}
-
-fn read_configuration(configuration: &pb::Configuration) -> Result<Configuration, WrongField> {
-    match &configuration.r#type {
-        Some(Type::Aws(aws)) => aws
-            .role_arn
-            .parse()
-            .map(|role| Configuration::Aws { role })
-            .map_err(|error| WrongField {
-                path: ".aws.role_arn",
-                message: format!("{error}"),
-            }),
-        None => Err(WrongField {
-            path: "",
-            message: "must be set, to one of: aws".to_owned(),
-        }),
+fn read_configuration(configuration: &Type) -> Result<Configuration, Violations> {
+    let mut violations = Violations::default();
+    match configuration {
+        Type::Aws(aws) => {
+            let role = violations.check("aws.role_arn", aws.role_arn.parse());
+            violations.finish(|| Some(Configuration::Aws { role: role? }))
+        }
+        Type::Azure(azure) => {
+            let client = violations.check("azure.client_id", azure.client_id.parse());
+            let tenant = violations.check("azure.tenant_id", azure.tenant_id.parse());
+            let audience = violations.check("azure.audience", azure.audience.parse());
+            violations.finish(|| {
+                Some(Configuration::Azure {
+                    client: client?,
+                    tenant: tenant?,
+                    audience: audience?,
+                })
+            })
+        }
+        Type::Google(google) => {
+            let provider = violations.check(
+                "google.workload_identity_provider",
+                google.workload_identity_provider.parse(),
+            );
+            let service_account = match google.service_account.as_str() {
+                "" => None,
+                email => violations.check("google.service_account", email.parse()),
+            };
+            violations.finish(|| {
+                Some(Configuration::Google {
+                    provider: provider?,
+                    service_account,
+                })
+            })
+        }
+        Type::Kubernetes(kubernetes) => {
+            let audience = violations.check("kubernetes.audience", kubernetes.audience.parse());
+            violations.finish(|| {
+                Some(Configuration::Kubernetes {
+                    audience: audience?,
+                })
+            })
+        }
     }
 }
 
 fn write_configuration(configuration: &Configuration) -> pb::Configuration {
-    let Configuration::Aws { role } = configuration;
-    pb::Configuration {
-        r#type: Some(Type::Aws(pb::AwsConfiguration {
+    let configuration = match configuration {
+        Configuration::Aws { role } => Type::Aws(pb::AwsConfiguration {
             role_arn: role.to_string(),
-        })),
+        }),
+        Configuration::Azure {
+            client,
+            tenant,
+            audience,
+        } => Type::Azure(pb::AzureConfiguration {
+            client_id: client.to_string(),
+            tenant_id: tenant.to_string(),
+            audience: audience.to_string(),
+        }),
+        Configuration::Google {
+            provider,
+            service_account,
+        } => Type::Google(pb::GoogleConfiguration {
+            workload_identity_provider: provider.to_string(),
+            service_account: service_account
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        }),
+        Configuration::Kubernetes { audience } => Type::Kubernetes(pb::KubernetesConfiguration {
+            audience: audience.to_string(),
+        }),
+    };
+    pb::Configuration {
+        r#type: Some(configuration),
     }
 }
 
@@ -161,17 +208,16 @@ pub(crate) fn configuration(
     identity: &pb::ManagedIdentity,
     violations: &mut Violations,
 ) -> Option<Configuration> {
-    let unset = pb::Configuration::default();
-    match read_configuration(identity.configuration.as_ref().unwrap_or(&unset)) {
-        Ok(configuration) => Some(configuration),
-        Err(wrong) => {
-            violations.add(
-                &format!("managed_identity.configuration{}", wrong.path),
-                wrong.message,
-            );
-            None
-        }
-    }
+    const FIELD: &str = "managed_identity.configuration";
+    let given = identity.configuration.as_ref();
+    let Some(given) = given.and_then(|configuration| configuration.r#type.as_ref()) else {
+        violations.add(
+            FIELD,
+            "must be set, to one of: aws, azure, google, kubernetes",
+        );
+        return None;
+    };
+    violations.nested(FIELD, read_configuration(given))
 }
 
 /// What a request says of an identity to be made.

@@ -14,3 +14,4 @@ mod idempotency;
 mod layout;
 mod load;
 mod main_job;
+mod types;

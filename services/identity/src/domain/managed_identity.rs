@@ -3,7 +3,10 @@
 use model::{Description, GroupId, ManagedIdentityId, Name};
 
 use super::MAX_IN_GROUP;
+use super::audience::{AzureAudience, KubernetesAudience};
 use super::aws::RoleArn;
+use super::azure::Guid;
+use super::google::{Provider, ServiceAccount};
 
 /// A managed identity's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,27 @@ pub enum Configuration {
     Aws {
         /// The role.
         role: RoleArn,
+    },
+    /// An app registration or a user-assigned managed identity.
+    Azure {
+        /// Its application id.
+        client: Guid,
+        /// The directory that it is in.
+        tenant: Guid,
+        /// Of its federated credential.
+        audience: AzureAudience,
+    },
+    /// A principal of a workload identity pool.
+    Google {
+        /// The pool's provider that trusts us.
+        provider: Provider,
+        /// The service account that jobs impersonate, if they do.
+        service_account: Option<ServiceAccount>,
+    },
+    /// A user of a cluster.
+    Kubernetes {
+        /// The audience that the cluster takes.
+        audience: KubernetesAudience,
     },
 }
 

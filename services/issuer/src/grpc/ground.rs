@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::caller::Caller;
-use edge::hierarchy::{assignment_key, identity_type_key};
+use edge::hierarchy::{assignment_key, identity_audience_key, identity_type_key};
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::Guard;
@@ -81,12 +81,13 @@ impl IssuerRpc {
         let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
             Violations::of("managed_identity_id", "must name a managed identity").into_status()
         })?;
-        let (known, assignment, kind) = (
+        let (known, assignment, kind, audience) = (
             job_key(job),
             assignment_key(workspace, identity),
             identity_type_key(identity),
+            identity_audience_key(identity),
         );
-        let keys = [known.clone(), assignment.clone(), kind.clone()];
+        let keys = [&known, &assignment, &kind, &audience].map(String::clone);
         let facts = self
             .shared
             .commands
@@ -121,17 +122,16 @@ impl IssuerRpc {
                 identity,
                 assigned,
                 inherited,
-                audience: audience(facts.get(&kind)),
+                audience: facts
+                    .get(&audience)
+                    .or_else(|| facts.get(&kind))
+                    .unwrap_or_default()
+                    .to_owned(),
                 now: OffsetDateTime::UNIX_EPOCH,
             },
             guards,
         })
     }
-}
-
-/// The audience that the identity's cloud expects, by the identity's type.
-fn audience(kind: Option<&str>) -> String {
-    kind.unwrap_or_default().to_owned()
 }
 
 fn read_job(known: &str) -> Option<(Stage, OffsetDateTime)> {

@@ -39,6 +39,12 @@ pub fn identity_type_key(id: impl std::fmt::Display) -> String {
     format!("identity-type/{id}")
 }
 
+/// The key of the audience that a managed identity's cloud expects, where that is not its type's word.
+#[must_use]
+pub fn identity_audience_key(id: impl std::fmt::Display) -> String {
+    format!("identity-audience/{id}")
+}
+
 /// The key that says that a managed identity is assigned to a workspace.
 #[must_use]
 pub fn assignment_key(
@@ -153,12 +159,19 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 identity_type_key(&event.managed_identity_id),
                 Some(identity_type(event.configuration.as_ref())?.to_owned()),
             ),
+            audience(&event.managed_identity_id, event.configuration.as_ref()),
         ],
-        Event::ManagedIdentityUpdated(_) => vec![],
+        Event::ManagedIdentityUpdated(event) => {
+            vec![audience(
+                &event.managed_identity_id,
+                event.configuration.as_ref(),
+            )]
+        }
         Event::ManagedIdentityDeleted(event) => vec![
             (node_key(&event.managed_identity_id), None),
             (identity_name_key(&event.group_id, &event.name), None),
             (identity_type_key(&event.managed_identity_id), None),
+            (identity_audience_key(&event.managed_identity_id), None),
         ],
         Event::ManagedIdentityAssigned(event) => {
             vec![(
@@ -182,8 +195,28 @@ pub fn identity_type(
     use identity::v1::configuration::Type;
     match configuration.and_then(|configuration| configuration.r#type.as_ref()) {
         Some(Type::Aws(_)) => Ok("aws"),
+        Some(Type::Azure(_)) => Ok("azure"),
+        Some(Type::Google(_)) => Ok("google"),
+        Some(Type::Kubernetes(_)) => Ok("kubernetes"),
         None => Err(MalformedEvent::Configuration),
     }
+}
+
+/// What the cloud expects as audience. Google's is the one that a provider takes by default
+/// (<https://cloud.google.com/iam/docs/workload-identity-federation-with-other-providers>).
+fn audience(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {
+    use identity::v1::configuration::Type;
+    let given = configuration.and_then(|configuration| configuration.r#type.as_ref());
+    let audience = given.and_then(|given| match given {
+        Type::Aws(_) => None,
+        Type::Azure(azure) => Some(azure.audience.clone()),
+        Type::Google(google) => Some(format!(
+            "https://iam.googleapis.com/{}",
+            google.workload_identity_provider
+        )),
+        Type::Kubernetes(kubernetes) => Some(kubernetes.audience.clone()),
+    });
+    (identity_audience_key(id), audience)
 }
 
 /// The changes as guards of the append that writes the event.
