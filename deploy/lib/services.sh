@@ -101,6 +101,10 @@ await() {
 revive_nats() {
   warn 'nats stopped by itself; the services go on without it; it is started again in 5 seconds'
   attend sleep 5
+  restart_nats
+}
+
+restart_nats() {
   start_nats "$nats_port" || { last_lines "$bed/log/nats.log"; die 'nats-server did not start'; }
   step "NATS is back on port $nats_port"
 }
