@@ -3,10 +3,10 @@
 use model::{Description, GroupId, ManagedIdentityId, Name};
 
 use super::MAX_IN_GROUP;
-use super::audience::{AzureAudience, KubernetesAudience};
 use super::aws::RoleArn;
-use super::azure::Guid;
+use super::azure::{AzureAudience, Guid};
 use super::google::{Provider, ServiceAccount};
+use super::kubernetes::KubernetesAudience;
 
 /// A managed identity's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 //! stream comes in with the command; the append checks that it still holds.
 
 pub mod assignment;
-pub mod audience;
 pub mod aws;
 pub mod azure;
 pub mod google;
+pub mod kubernetes;
 pub mod managed_identity;
 
 /// Managed identities of a group.
