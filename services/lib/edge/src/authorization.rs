@@ -73,6 +73,7 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::Authenticated => Permission::Authenticated,
         Wire::EventsRead => Permission::EventsRead,
         Wire::Job => Permission::Job,
+        Wire::Administrator => Permission::Administrator,
         Wire::GroupView => Permission::GroupView,
         Wire::GroupCreate => Permission::GroupCreate,
         Wire::GroupDelete => Permission::GroupDelete,
@@ -129,6 +130,7 @@ impl Rule {
             Requirement::Token => true,
             Requirement::EventReader => caller.event_reader || caller.administrator,
             Requirement::JobToken => matches!(caller.principal, Principal::Job(_)),
+            Requirement::Administrator => caller.administrator,
         };
         if allowed {
             Ok(None)

@@ -52,6 +52,7 @@ pub enum Permission {
     Authenticated,
     EventsRead,
     Job,
+    Administrator,
     GroupView,
     GroupCreate,
     GroupDelete,
@@ -80,6 +81,8 @@ pub enum Requirement {
     EventReader,
     /// A job token.
     JobToken,
+    /// The configuration of the service: an administrator.
+    Administrator,
     /// This role, or one above, on the resource.
     Role(Role),
 }
@@ -93,6 +96,7 @@ impl Permission {
             Self::Authenticated => Token,
             Self::EventsRead => EventReader,
             Self::Job => JobToken,
+            Self::Administrator => Requirement::Administrator,
             Self::GroupView
             | Self::WorkspaceView
             | Self::MembershipView
