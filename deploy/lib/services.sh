@@ -5,10 +5,11 @@ services='namespace identity issuer projector'
 
 set_ports() {
   local base=$1
-  [[ $base =~ ^[1-9][0-9]{3,4}$ && $base -ge 1024 && $base -le 65528 ]] ||
-    die "THARSIS_DEV_PORT=$base is not a port" 'it is the first of eight ports in a row, between 1024 and 65528; the default is 7100'
+  [[ $base =~ ^[1-9][0-9]{3,4}$ && $base -ge 1024 && $base -le 65524 ]] ||
+    die "THARSIS_DEV_PORT=$base is not a port" 'it is the first of twelve ports in a row, between 1024 and 65524; the default is 7100'
   idp_port=$base namespace_port=$((base + 1)) identity_port=$((base + 2)) issuer_port=$((base + 3)) projector_port=$((base + 4))
   issuer_http_port=$((base + 5)) postgres_port=$((base + 6)) nats_port=$((base + 7))
+  namespace_metrics_port=$((base + 8)) identity_metrics_port=$((base + 9)) issuer_metrics_port=$((base + 10)) projector_metrics_port=$((base + 11))
 }
 
 port_of() { local name=$1_port && printf '%s' "${!name}"; }
@@ -58,9 +59,10 @@ start_servers() {
 start_service() {
   local name=$1
   (umask 077 && "$target/debug/tharsis-dev" token --subject "$name" --ttl 720h >"$bed/secrets/$name-token") || die "tharsis-dev could not make a token for $name"
-  local -x THARSIS_DATABASE_URL THARSIS_GRPC_LISTEN THARSIS_SERVICE_TOKEN_FILE=$bed/secrets/$name-token
+  local -x THARSIS_DATABASE_URL THARSIS_GRPC_LISTEN THARSIS_METRICS_LISTEN THARSIS_SERVICE_TOKEN_FILE=$bed/secrets/$name-token
   THARSIS_DATABASE_URL=postgres://tharsis_$name:$(password)@127.0.0.1:$postgres_port/tharsis_$name
   THARSIS_GRPC_LISTEN=127.0.0.1:$(port_of "$name")
+  THARSIS_METRICS_LISTEN=127.0.0.1:$(port_of "${name}_metrics")
   spawn "$name" "$target/debug/tharsis-$name"
 }
 

@@ -55,6 +55,15 @@ impl Health {
         self.report(&state).await;
     }
 
+    /// Each condition, and whether it holds.
+    pub(crate) async fn conditions(&self) -> Vec<(String, bool)> {
+        let state = self.state.lock().await;
+        let conditions = state.conditions.iter();
+        conditions
+            .map(|(name, wrong)| (name.clone(), wrong.is_none()))
+            .collect()
+    }
+
     /// What is wrong now, by condition.
     pub async fn wrong(&self) -> BTreeMap<String, String> {
         let state = self.state.lock().await;

@@ -1,10 +1,13 @@
 //! What a service is made of around its own rpcs: database, log and relay, followers, access layer, server.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use eventlog::bus::{self, Bus, BusError};
-use eventlog::{EventLog, EventLogRpc, Fold, Follower, LogError, Owner, Progress, Relay};
+use eventlog::{
+    EventLog, EventLogRpc, Fold, Follower, LogError, Owner, Progress, Relay, RelayState,
+};
 use proto::eventlog::v1::consistency_service_server::ConsistencyServiceServer;
 use proto::eventlog::v1::event_log_service_server::EventLogServiceServer;
 use sqlx::PgPool;
@@ -22,6 +25,8 @@ use crate::consistency::{ConsistencyRpc, Positions, Visibility};
 use crate::health::Health;
 use crate::hierarchy::Hierarchy;
 use crate::layer::AccessLayer;
+use crate::metrics::{self, Sources};
+use crate::rpc::RpcLayer;
 use crate::server::{ServeError, Services, serve};
 use crate::settings::Settings;
 use crate::status::chain;
@@ -48,6 +53,7 @@ pub struct Host {
     stop: CancellationToken,
     tasks: TaskTracker,
     log: Option<EventLog>,
+    relay: Option<watch::Receiver<RelayState>>,
     followed: Vec<(&'static str, watch::Receiver<Progress>)>,
     job_tokens: Option<JobTokens>,
 }
@@ -82,6 +88,9 @@ pub enum HostError {
     /// The server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The server of metrics can't listen.
+    #[error("metrics can't be served on {0}")]
+    Metrics(SocketAddr, #[source] std::io::Error),
     /// Told to stop while starting.
     #[error("stopped while starting")]
     Stopped,
@@ -182,6 +191,7 @@ impl Host {
             stop,
             tasks,
             log: None,
+            relay: None,
             followed: vec![],
             job_tokens: None,
         })
@@ -203,6 +213,7 @@ impl Host {
     pub async fn open_log(&mut self, name: &'static str) -> Result<EventLog, HostError> {
         let log = EventLog::open(name, self.pool.clone()).await?;
         let relay = Relay::new(log.clone(), self.bus.clone());
+        self.relay = Some(relay.state());
         // A relay that stands still keeps nobody from being served: followers read the log itself. It says so in its
         // own log lines.
         self.tasks.spawn(relay.run(self.stop.clone()));
@@ -271,6 +282,8 @@ impl Host {
 
     /// Serves behind the access layer until told to stop, then ends what runs beside.
     pub async fn serve(self, listener: TcpListener, services: Services) -> Result<(), HostError> {
+        let rpcs = RpcLayer::default();
+        self.serve_metrics(&rpcs).await?;
         let Settings {
             issuers,
             administrators,
@@ -290,13 +303,41 @@ impl Host {
             None => services,
         };
         tracing::info!(address = ?listener.local_addr().ok(), "serving gRPC");
-        let served = serve(listener, services, layer, self.health, self.stop.clone()).await;
+        let served = serve(
+            listener,
+            services,
+            rpcs,
+            layer,
+            self.health,
+            self.stop.clone(),
+        )
+        .await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         // A connection that hangs is not worth waiting for: whatever it holds is rolled back.
         let _ = tokio::time::timeout(CONNECTION_PATIENCE, self.pool.close()).await;
         Ok(served?)
+    }
+
+    /// Beside the rpcs, if a place is configured.
+    async fn serve_metrics(&self, rpcs: &RpcLayer) -> Result<(), HostError> {
+        let Some(address) = self.settings.metrics_listen else {
+            return Ok(());
+        };
+        let log = self.log.as_ref().zip(self.relay.clone());
+        let sources = Sources {
+            rpcs: rpcs.0.clone(),
+            health: self.health.clone(),
+            pool: self.pool.clone(),
+            log: log.map(|(log, relay)| (log.name(), log.watch(), relay)),
+            followed: self.followed.clone(),
+        };
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| HostError::Metrics(address, error))?;
+        self.tasks
+            .spawn(metrics::serve(listener, sources, self.stop.clone()));
+        Ok(())
     }
 }
 

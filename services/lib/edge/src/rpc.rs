@@ -14,25 +14,30 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use crate::metrics::RpcDurations;
 use crate::request::traceparent_of;
 use crate::status;
 
 /// How long an rpc may take whose caller gave no deadline, or a longer one.
 pub const MAX_DURATION: Duration = Duration::from_mins(1);
 
-/// Gives rpcs their deadline and logs them.
-#[derive(Clone, Copy, Debug)]
-pub struct RpcLayer;
+/// Gives rpcs their deadline, logs them, and counts them.
+#[derive(Clone, Debug, Default)]
+pub struct RpcLayer(pub RpcDurations);
 
-/// A service whose rpcs have a deadline and are logged.
+/// A service whose rpcs have a deadline, are logged and counted.
 #[derive(Clone, Debug)]
-pub struct Rpc<S>(S);
+pub struct Rpc<S> {
+    inner: S,
+    durations: RpcDurations,
+}
 
 impl<S> Layer<S> for RpcLayer {
     type Service = Rpc<S>;
 
     fn layer(&self, inner: S) -> Rpc<S> {
-        Rpc(inner)
+        let durations = self.0.clone();
+        Rpc { inner, durations }
     }
 }
 
@@ -46,7 +51,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
@@ -62,8 +67,9 @@ where
             method,
             started: Instant::now(),
             code: None,
+            durations: self.durations.clone(),
         };
-        let response = span.in_scope(|| self.0.call(request));
+        let response = span.in_scope(|| self.inner.call(request));
         // tonic's own timeout, a little later, would answer CANCELLED.
         let response = async move {
             let response = match timeout(patience, response).await {
@@ -113,6 +119,7 @@ struct Line {
     method: String,
     started: Instant,
     code: Option<Code>,
+    durations: RpcDurations,
 }
 
 impl Line {
@@ -127,7 +134,12 @@ impl Drop for Line {
     fn drop(&mut self) {
         // Dropped before there was a status: the caller went away.
         let code = self.code.unwrap_or(Code::Cancelled);
-        let (method, milliseconds) = (&self.method, self.started.elapsed().as_secs_f64() * 1e3);
+        let duration = self.started.elapsed();
+        // What others make up shall not fill the memory: a path that is no rpc is not counted.
+        if code != Code::Unimplemented {
+            self.durations.observe(&self.method, code, duration);
+        }
+        let (method, milliseconds) = (&self.method, duration.as_secs_f64() * 1e3);
         match code {
             Code::Internal | Code::Unknown | Code::DataLoss => {
                 tracing::error!(method, ?code, milliseconds, "rpc");
@@ -155,7 +167,7 @@ mod tests {
             .uri("/tharsis.x/Y")
             .header("grpc-timeout", "1m")
             .body(Body::empty());
-        let Ok(response) = RpcLayer
+        let Ok(response) = RpcLayer::default()
             .layer(never)
             .oneshot(request.expect("a request"))
             .await;

@@ -103,6 +103,7 @@ impl Services {
 pub async fn serve<L>(
     listener: TcpListener,
     services: Services,
+    rpcs: RpcLayer,
     layer: L,
     health: Health,
     stop: CancellationToken,
@@ -117,7 +118,7 @@ where
 {
     let names = services.names.clone();
     let routes = services.with_standard_services(&health)?.prepare();
-    let service = RpcLayer.layer(layer.layer(routes));
+    let service = rpcs.layer(layer.layer(routes));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     health.start(&names).await;
     let stopped = async {

@@ -16,6 +16,8 @@ use crate::authentication::Issuer;
 pub struct Settings {
     /// `THARSIS_GRPC_LISTEN`.
     pub grpc_listen: SocketAddr,
+    /// `THARSIS_METRICS_LISTEN`: where metrics are served, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// `THARSIS_DATABASE_URL`.
     pub database_url: Secret,
     /// `THARSIS_NATS_URL`; it may hold a password.
@@ -79,6 +81,11 @@ impl Settings {
             "an address and port, such as 127.0.0.1:7101",
             str::parse,
         );
+        let metrics_listen = environment.optional(
+            "THARSIS_METRICS_LISTEN",
+            "an address and port, such as 127.0.0.1:7109",
+            str::parse,
+        );
         let database_url = environment.secret(
             "THARSIS_DATABASE_URL",
             "postgres://user@host:port/database",
@@ -120,6 +127,7 @@ impl Settings {
         let log = LogSettings::read(environment);
         Some(Self {
             grpc_listen: grpc_listen?,
+            metrics_listen: metrics_listen?,
             database_url: database_url?,
             nats_url: nats_url?,
             nats_credentials_file: nats_credentials_file?,

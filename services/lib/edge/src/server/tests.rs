@@ -60,6 +60,7 @@ async fn running() -> Running {
     let served = tokio::spawn(serve(
         listener,
         services,
+        RpcLayer::default(),
         Identity::new(),
         health.clone(),
         stop.clone(),
