@@ -23,6 +23,8 @@ use crate::follower::is_for_good;
 const BATCH: usize = 200;
 /// Commands that wait at most; beyond, callers wait to be taken in.
 const WAITING: usize = 4_096;
+/// How often those who were just answered get a turn before the next batch is closed.
+const TURNS: usize = 8;
 /// For how long the connection is kept for the next batch.
 const KEPT: Duration = Duration::from_secs(1);
 
@@ -79,11 +81,17 @@ async fn drain(
         }
         // Whoever stopped waiting before its command was begun does not want it any more.
         batch.retain(|command: &Waiting| !command.answer.is_closed());
+        let answered = batch.len();
         if let Some(position) = carry_out(&mut connection, std::mem::take(&mut batch)).await {
             head.send_replace(position);
         }
         // Who was just answered and goes on at once comes into the next batch, not into the one after it.
-        tokio::task::yield_now().await;
+        for _ in 0..TURNS {
+            if waiting.len() >= answered {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 
