@@ -26,6 +26,7 @@ use crate::health::Health;
 use crate::hierarchy::Hierarchy;
 use crate::layer::AccessLayer;
 use crate::metrics::{self, Sources};
+use crate::rate::Rates;
 use crate::rpc::RpcLayer;
 use crate::server::{ServeError, Services, serve};
 use crate::settings::Settings;
@@ -288,6 +289,7 @@ impl Host {
             issuers,
             administrators,
             event_readers,
+            requests_per_second,
             ..
         } = self.settings;
         let authenticator = Authenticator::new(issuers, administrators, event_readers)?;
@@ -296,7 +298,12 @@ impl Host {
             None => authenticator,
         };
         let positions = Positions::new(self.log.clone(), self.followed);
-        let layer = AccessLayer::new(authenticator, Hierarchy::new(self.pool.clone()), positions)?;
+        let layer = AccessLayer::new(
+            authenticator,
+            Hierarchy::new(self.pool.clone()),
+            positions,
+            requests_per_second.map(Rates::new),
+        )?;
         let services = services.with(ConsistencyServiceServer::new(ConsistencyRpc));
         let services = match self.log {
             Some(log) => services.with(EventLogServiceServer::new(EventLogRpc::new(log))),

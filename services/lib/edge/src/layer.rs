@@ -22,6 +22,7 @@ use crate::authorization::{InvalidContract, Rule, field, rules};
 use crate::caller::Caller;
 use crate::consistency::{DEFAULT_WAIT, Positions};
 use crate::hierarchy::{Hierarchy, Place};
+use crate::rate::Rates;
 use crate::violations::Violations;
 use crate::{command, status};
 
@@ -76,6 +77,7 @@ struct Gate {
     authenticator: Authenticator,
     hierarchy: Hierarchy,
     positions: Positions,
+    rates: Option<Rates>,
 }
 
 impl AccessLayer {
@@ -84,6 +86,7 @@ impl AccessLayer {
         authenticator: Authenticator,
         hierarchy: Hierarchy,
         positions: Positions,
+        rates: Option<Rates>,
     ) -> Result<Self, InvalidContract> {
         Ok(Self {
             gate: Arc::new(Gate {
@@ -91,6 +94,7 @@ impl AccessLayer {
                 authenticator,
                 hierarchy,
                 positions,
+                rates,
             }),
         })
     }
@@ -159,6 +163,7 @@ impl Gate {
             .authenticate(request.headers())
             .await
             .map_err(Status::from)?;
+        self.count(&caller)?;
         let patience = deadline(request.headers());
         let (mut parts, body) = request.into_parts();
         let body = Limited::new(body, MAX_REQUEST)
@@ -189,6 +194,16 @@ impl Gate {
             method: path,
         });
         Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
+    }
+
+    /// The services themselves are not counted: they ask as often as the events come.
+    fn count(&self, caller: &Caller) -> Result<(), Status> {
+        match &self.rates {
+            Some(rates) if !caller.event_reader => {
+                rates.count(&caller.principal).map_err(status::rate_limited)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn was_carried_out(

@@ -14,6 +14,7 @@ pub mod hierarchy;
 pub mod host;
 pub mod layer;
 pub mod metrics;
+pub mod rate;
 pub mod request;
 pub mod rpc;
 pub mod server;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use http::Uri;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub administrators: BTreeSet<Principal>,
     /// `THARSIS_EVENT_READERS`.
     pub event_readers: BTreeSet<Principal>,
+    /// `THARSIS_REQUESTS_PER_SECOND`: of each caller, in this process; none for as many as they like.
+    pub requests_per_second: Option<NonZeroU32>,
     /// `THARSIS_SERVICE_TOKEN_FILE`; set wherever a peer's address is.
     pub service_token_file: Option<PathBuf>,
     /// The other services.
@@ -122,6 +125,12 @@ impl Settings {
             principals,
             BTreeSet::new,
         );
+        let requests_per_second = environment.or(
+            "THARSIS_REQUESTS_PER_SECOND",
+            "a whole number; 0 for no limit",
+            |text| text.parse().map(NonZeroU32::new),
+            || NonZeroU32::new(REQUESTS_PER_SECOND),
+        );
         let peers = Peers::read(environment);
         let service_token_file = service_token_file(environment, peers.as_ref());
         let log = LogSettings::read(environment);
@@ -136,6 +145,7 @@ impl Settings {
             issuers: issuers?,
             administrators: administrators?,
             event_readers: event_readers?,
+            requests_per_second: requests_per_second?,
             service_token_file: service_token_file?,
             peers: peers?,
             log: log?,
@@ -188,6 +198,8 @@ impl LogSettings {
     }
 }
 
+/// Of each caller, if the configuration does not say.
+const REQUESTS_PER_SECOND: u32 = 1_000;
 const PRINCIPALS: &str = "a comma-separated list of <issuer name>/<subject>";
 
 fn principals(text: &str) -> Result<BTreeSet<Principal>, model::principal::InvalidPrincipal> {

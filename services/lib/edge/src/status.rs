@@ -108,6 +108,17 @@ pub fn resource_exhausted(reason: &str, message: &str) -> Status {
     plain(Code::ResourceExhausted, reason, message)
 }
 
+/// `RESOURCE_EXHAUSTED`: the caller asks too often; says when to ask again.
+#[must_use]
+pub fn rate_limited(wait: Duration) -> Status {
+    let message = format!(
+        "you ask more often than you may; ask again in {} ms",
+        wait.as_millis() + 1
+    );
+    let details = ErrorDetails::with_retry_info(Some(wait));
+    with_details(Code::ResourceExhausted, "RATE_LIMITED", &message, details)
+}
+
 /// `INTERNAL`: logs the error with its causes; the client gets an id to find them by.
 #[must_use]
 pub fn internal(error: &(dyn Error + 'static)) -> Status {
