@@ -14,4 +14,5 @@ mod idempotency;
 mod layout;
 mod load;
 mod main_job;
+mod trial;
 mod types;

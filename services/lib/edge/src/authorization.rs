@@ -113,6 +113,12 @@ pub(crate) fn field(message: &DynamicMessage, path: &str) -> String {
     String::new()
 }
 
+/// Whether a request's field is there and true.
+pub(crate) fn is_set(message: &DynamicMessage, name: &str) -> bool {
+    let value = message.get_field_by_name(name);
+    value.and_then(|value| value.as_bool()).unwrap_or_default()
+}
+
 impl Rule {
     /// Whether the caller has what the rpc needs. Answers with the place of the resource, if it names one.
     pub(crate) async fn authorize(

@@ -9,6 +9,7 @@ use eventlog::{
 };
 use model::Principal;
 use prost::Message;
+use prost_types::Any;
 use time::OffsetDateTime;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -33,6 +34,13 @@ pub struct Decision<R> {
     pub guards: Vec<Guard>,
     /// What to answer.
     pub reply: R,
+}
+
+/// What the responses of all mutations have in common: encoded, it can be merged into any of them.
+#[derive(Clone, PartialEq, Message)]
+struct Planned {
+    #[prost(message, repeated, tag = "15")]
+    planned_events: Vec<Any>,
 }
 
 /// A request that changes something, as far as every one is alike.
@@ -92,7 +100,7 @@ impl Commands {
     }
 
     /// Carries out one command. `decide` is called again, and has to load again, whenever another command came
-    /// between. `token` is the reply's `consistency_token`; `answer` completes the reply with the time at which it was
+    /// between; once only, and nothing is appended, if the caller asks what would come of it. `token` is the reply's `consistency_token`; `answer` completes the reply with the time at which it was
     /// recorded, if something had to change.
     pub async fn carry_out<R, D, F>(
         &self,
@@ -106,6 +114,9 @@ impl Commands {
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<R>, Status>>,
     {
+        if mutation.call.validate_only {
+            return plan(decide().await?);
+        }
         let identity = identity(&mutation)?;
         let (appended, mut reply) = self
             .outcome(&mutation, identity.as_ref(), &mut decide, &token)
@@ -255,6 +266,24 @@ impl Commands {
             "others kept changing the same thing; nothing was changed, try again",
         ))
     }
+}
+
+/// The answer to a request that only asks what would come of it.
+fn plan<R: Message + Default>(decision: Decision<R>) -> Result<Response<R>, Status> {
+    let events = decision.streams.into_iter().flat_map(|part| part.events);
+    let planned = Planned {
+        planned_events: events
+            .map(|event| Any {
+                type_url: format!("type.googleapis.com/{}", event.event_type),
+                value: event.payload,
+            })
+            .collect(),
+    };
+    let mut reply = decision.reply;
+    reply
+        .merge(planned.encode_to_vec().as_slice())
+        .map_err(|error| status::internal(&error))?;
+    Ok(Response::new(reply))
 }
 
 /// The id of the command that a request makes; none if it has no `request_id`. Derived with the caller, so that nobody

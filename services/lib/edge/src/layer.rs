@@ -18,7 +18,7 @@ use tonic::{Request, Status};
 use tower::{Layer, Service};
 
 use crate::authentication::Authenticator;
-use crate::authorization::{InvalidContract, Rule, field, rules};
+use crate::authorization::{InvalidContract, Rule, field, is_set, rules};
 use crate::caller::Caller;
 use crate::consistency::{DEFAULT_WAIT, Positions};
 use crate::hierarchy::{Hierarchy, Place};
@@ -30,6 +30,7 @@ use crate::{command, status};
 const MAX_REQUEST: usize = 1 << 20;
 const TOKEN_FIELD: &str = "consistency_token";
 const REQUEST_ID_FIELD: &str = "request_id";
+const VALIDATE_ONLY_FIELD: &str = "validate_only";
 
 /// What the layer found out about a request.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Call {
     pub place: Option<Place>,
     /// What the rpc needs.
     pub permission: Permission,
+    /// Whether the caller only asks what would come of it.
+    pub validate_only: bool,
     /// The rpc: `/tharsis.namespace.v1.GroupService/GetGroup`.
     pub method: String,
 }
@@ -191,6 +194,7 @@ impl Gate {
             caller,
             place,
             permission: rule.permission,
+            validate_only: is_set(&message, VALIDATE_ONLY_FIELD),
             method: path,
         });
         Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
@@ -278,6 +282,8 @@ fn deadline(headers: &http::HeaderMap) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::{DescriptorPool, Kind};
+
     use super::*;
 
     #[test]
@@ -326,6 +332,33 @@ mod tests {
         ] {
             assert!(unframed(&Bytes::copy_from_slice(bad)).is_err());
         }
+    }
+
+    #[test]
+    fn every_mutation_can_be_tried() {
+        let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the descriptors");
+        let methods = pool
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>());
+        let mut mutations = 0;
+        for method in
+            methods.filter(|method| method.input().get_field_by_name(REQUEST_ID_FIELD).is_some())
+        {
+            let name = method.full_name();
+            let tried = method.input().get_field_by_name(VALIDATE_ONLY_FIELD);
+            assert!(
+                tried.is_some_and(|field| field.kind() == Kind::Bool),
+                "{name} can't be tried"
+            );
+            let planned = method.output().get_field_by_name("planned_events");
+            assert_eq!(
+                planned.map(|field| field.number()),
+                Some(15),
+                "{name} does not say what it would do"
+            );
+            mutations += 1;
+        }
+        assert!(mutations > 0);
     }
 
     #[test]
