@@ -1,19 +1,7 @@
-//! The rows behind the directory's answers.
+//! Managed identities and where they are assigned.
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
-
-/// A group or workspace.
-pub(crate) struct NamespaceRow {
-    pub(crate) id: String,
-    pub(crate) kind: String,
-    pub(crate) parent_id: String,
-    pub(crate) name: String,
-    pub(crate) description: String,
-    pub(crate) version: i64,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) updated_at: OffsetDateTime,
-}
 
 /// A managed identity.
 pub(crate) struct IdentityRow {
@@ -29,49 +17,8 @@ pub(crate) struct IdentityRow {
     pub(crate) distance: i64,
 }
 
-/// What is right below a group, by name.
-pub(crate) async fn children(
-    pool: &PgPool,
-    parent: &str,
-    after: &str,
-    limit: i64,
-) -> sqlx::Result<Vec<NamespaceRow>> {
-    sqlx::query_as!(
-        NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
-         FROM namespaces WHERE parent_id = $1 AND name > $2 ORDER BY name LIMIT $3",
-        parent,
-        after,
-        limit
-    )
-    .fetch_all(pool)
-    .await
-}
-
-/// The top-level groups of which the principal is a member, by name.
-pub(crate) async fn top_level_of(
-    pool: &PgPool,
-    principal: &str,
-    after: &str,
-    limit: i64,
-) -> sqlx::Result<Vec<NamespaceRow>> {
-    sqlx::query_as!(
-        NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
-         FROM namespaces
-         WHERE parent_id = '' AND name > $1
-           AND EXISTS (SELECT FROM facts WHERE key = 'member/' || id || '/' || $2)
-         ORDER BY name LIMIT $3",
-        after,
-        principal,
-        limit
-    )
-    .fetch_all(pool)
-    .await
-}
-
 /// The identities of groups, in the order of the groups, then by name; behind a distance and name.
-pub(crate) async fn identities_of(
+pub(crate) async fn of_groups(
     pool: &PgPool,
     groups: &[String],
     after: (i64, &str),
@@ -99,7 +46,7 @@ pub(crate) async fn identities_of(
 }
 
 /// The identities assigned to a workspace that lie in one of the groups, by name and id.
-pub(crate) async fn identities_assigned(
+pub(crate) async fn assigned(
     pool: &PgPool,
     workspace: &str,
     groups: &[String],

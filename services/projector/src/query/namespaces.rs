@@ -1,0 +1,57 @@
+//! Groups and workspaces.
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+/// A group or workspace.
+pub(crate) struct NamespaceRow {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) parent_id: String,
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) version: i64,
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) updated_at: OffsetDateTime,
+}
+
+/// What is right below a group, by name.
+pub(crate) async fn children(
+    pool: &PgPool,
+    parent: &str,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<NamespaceRow>> {
+    sqlx::query_as!(
+        NamespaceRow,
+        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
+         FROM namespaces WHERE parent_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+        parent,
+        after,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// The top-level groups of which the principal is a member, by name.
+pub(crate) async fn top_level_of(
+    pool: &PgPool,
+    principal: &str,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<NamespaceRow>> {
+    sqlx::query_as!(
+        NamespaceRow,
+        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
+         FROM namespaces
+         WHERE parent_id = '' AND name > $1
+           AND EXISTS (SELECT FROM facts WHERE key = 'member/' || id || '/' || $2)
+         ORDER BY name LIMIT $3",
+        after,
+        principal,
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}
