@@ -55,6 +55,7 @@ rpcs! {
     Issuer "/tharsis.issuer.v1.JobService/OpenJob" issuer OpenJobRequest OpenJobResponse;
     Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;
+    Issuer "/tharsis.issuer.v1.CredentialService/ListJobManagedIdentities" issuer ListJobManagedIdentitiesRequest ListJobManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListChildren" directory ListChildrenRequest ListChildrenResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;

@@ -163,6 +163,23 @@ impl User {
             .expect("the identity")
     }
 
+    /// Makes an identity of any type.
+    pub async fn registers(
+        &self,
+        path: &str,
+        configuration: identity::configuration::Type,
+    ) -> identity::ManagedIdentity {
+        let mut request = aws_identity(path);
+        let wanted = request.managed_identity.get_or_insert_default();
+        wanted.configuration = Some(identity::Configuration {
+            r#type: Some(configuration),
+        });
+        let made = self.asks(request).await;
+        made.expect("a managed identity is made")
+            .managed_identity
+            .expect("the identity")
+    }
+
     /// Gives someone a role in a group or workspace, by id or TRN.
     pub async fn grants(
         &self,

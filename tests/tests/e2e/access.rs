@@ -194,6 +194,7 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
             },
         ),
         row("", user::credential(&target.identity.id)),
+        row("", issuer::ListJobManagedIdentitiesRequest::default()),
     ]
 }
 

@@ -11,6 +11,7 @@ mod events;
 mod faults;
 mod golden;
 mod idempotency;
+mod job_identities;
 mod layout;
 mod load;
 mod main_job;

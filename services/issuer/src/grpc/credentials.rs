@@ -69,6 +69,14 @@ impl CredentialService for IssuerRpc {
             "what the credential depends on kept changing; try again",
         ))
     }
+
+    async fn list_job_managed_identities(
+        &self,
+        request: Request<pb::ListJobManagedIdentitiesRequest>,
+    ) -> Result<Response<pb::ListJobManagedIdentitiesResponse>, Status> {
+        let call = Call::of(&request)?;
+        self.job_identities(&call).await.map(Response::new)
+    }
 }
 
 impl IssuerRpc {

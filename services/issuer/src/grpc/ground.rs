@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::caller::Caller;
-use edge::hierarchy::{assignment_key, identity_audience_key, identity_type_key};
+use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_type_key};
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::Guard;
@@ -58,6 +58,19 @@ impl Grounds {
 }
 
 impl IssuerRpc {
+    /// Where a job is, and the workspace that it runs in.
+    pub(super) async fn job_place(
+        &self,
+        job: JobId,
+        caller: &Caller,
+    ) -> Result<(Place, WorkspaceId), Status> {
+        let place = authorization::locate(&self.shared.hierarchy, job.into(), caller).await?;
+        let workspace = |place: &Place| WorkspaceId::try_from(place.parent()?).ok();
+        place
+            .and_then(|place| workspace(&place).map(|workspace| (place, workspace)))
+            .ok_or_else(|| status::not_found(&job.to_string()))
+    }
+
     /// Looks up what a job's request for an identity is decided on.
     pub(super) async fn look_up(
         &self,
@@ -69,12 +82,7 @@ impl IssuerRpc {
         let reference: Reference = named
             .parse()
             .map_err(|error| Violations::of("managed_identity_id", error).into_status())?;
-        let job_place = authorization::locate(hierarchy, job.into(), caller).await?;
-        let job_place = job_place.ok_or_else(|| status::not_found(&job.to_string()))?;
-        let workspace = job_place
-            .parent()
-            .and_then(|id| WorkspaceId::try_from(id).ok());
-        let workspace = workspace.ok_or_else(|| status::not_found(&job.to_string()))?;
+        let (job_place, workspace) = self.job_place(job, caller).await?;
         // A job sees what its workspace has, and nothing else: all other identities don't exist for it.
         let identity_place = authorization::find(hierarchy, &reference, caller).await?;
         let identity_place = identity_place.ok_or_else(|| status::not_found(named))?;
@@ -134,7 +142,7 @@ impl IssuerRpc {
     }
 }
 
-fn read_job(known: &str) -> Option<(Stage, OffsetDateTime)> {
+pub(super) fn read_job(known: &str) -> Option<(Stage, OffsetDateTime)> {
     let (stage, expires) = known.split_once('/')?;
     let expires = OffsetDateTime::from_unix_timestamp(expires.parse().ok()?).ok()?;
     Some((stage.parse().ok()?, expires))

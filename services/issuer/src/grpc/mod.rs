@@ -2,6 +2,7 @@
 
 mod credentials;
 mod ground;
+mod job_identities;
 mod jobs;
 
 use std::fmt;

@@ -3,8 +3,11 @@
 //! One scheme of keys for the service that owns a thing, which writes its facts in the append's own transaction, and
 //! for those that keep a replica, which write the same facts from the same events. So both decide alike.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
 use model::{Kind, Principal, Reference, ResourceId, Role, Trn, trn::Last};
+use prost::Message as _;
 use proto::access::v1 as access;
 use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
@@ -43,6 +46,19 @@ pub fn identity_type_key(id: impl std::fmt::Display) -> String {
 #[must_use]
 pub fn identity_audience_key(id: impl std::fmt::Display) -> String {
     format!("identity-audience/{id}")
+}
+
+/// The key of a managed identity's configuration: the message, encoded, in base64.
+#[must_use]
+pub fn identity_configuration_key(id: impl std::fmt::Display) -> String {
+    format!("identity-configuration/{id}")
+}
+
+/// The configuration that such a fact holds. `None` if it is not one.
+#[must_use]
+pub fn read_configuration(fact: &str) -> Option<identity::v1::Configuration> {
+    let encoded = STANDARD_NO_PAD.decode(fact).ok()?;
+    identity::v1::Configuration::decode(encoded.as_slice()).ok()
 }
 
 /// The key that says that a managed identity is assigned to a workspace.
@@ -160,18 +176,18 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 Some(identity_type(event.configuration.as_ref())?.to_owned()),
             ),
             audience(&event.managed_identity_id, event.configuration.as_ref()),
+            configuration(&event.managed_identity_id, event.configuration.as_ref()),
         ],
-        Event::ManagedIdentityUpdated(event) => {
-            vec![audience(
-                &event.managed_identity_id,
-                event.configuration.as_ref(),
-            )]
-        }
+        Event::ManagedIdentityUpdated(event) => vec![
+            audience(&event.managed_identity_id, event.configuration.as_ref()),
+            configuration(&event.managed_identity_id, event.configuration.as_ref()),
+        ],
         Event::ManagedIdentityDeleted(event) => vec![
             (node_key(&event.managed_identity_id), None),
             (identity_name_key(&event.group_id, &event.name), None),
             (identity_type_key(&event.managed_identity_id), None),
             (identity_audience_key(&event.managed_identity_id), None),
+            (identity_configuration_key(&event.managed_identity_id), None),
         ],
         Event::ManagedIdentityAssigned(event) => {
             vec![(
@@ -217,6 +233,11 @@ fn audience(id: &str, configuration: Option<&identity::v1::Configuration>) -> Ch
         Type::Kubernetes(kubernetes) => Some(kubernetes.audience.clone()),
     });
     (identity_audience_key(id), audience)
+}
+
+fn configuration(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {
+    let encoded = configuration.map(|given| STANDARD_NO_PAD.encode(given.encode_to_vec()));
+    (identity_configuration_key(id), encoded)
 }
 
 /// The changes as guards of the append that writes the event.

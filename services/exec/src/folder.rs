@@ -1,0 +1,136 @@
+//! The private folder: only its owner looks in, and its files appear whole.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::failure::Failure;
+
+/// Removed with this value, unless it is left or was there before.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    own: Option<TempDir>,
+}
+
+impl Folder {
+    /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones.
+    pub(crate) fn temporary() -> Result<Self, Failure> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let above = runtime.filter(|path| path.is_dir());
+        Self::within(&above.unwrap_or_else(std::env::temp_dir))
+    }
+
+    fn within(above: &Path) -> Result<Self, Failure> {
+        let made = tempfile::Builder::new()
+            .prefix("tharsis-exec-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(above)
+            .map_err(|source| {
+                let what = format!("no folder can be made in {}", above.display());
+                Failure::file(&what, source)
+            })?;
+        Ok(Self {
+            path: made.path().to_owned(),
+            own: Some(made),
+        })
+    }
+
+    /// One of before; nobody else may have made it or look in.
+    pub(crate) fn again(path: &Path) -> Result<Self, Failure> {
+        let is_ours = |found: &fs::Metadata| {
+            let owner = rustix::process::geteuid().as_raw();
+            found.is_dir() && found.uid() == owner && found.mode() & 0o777 == 0o700
+        };
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) if is_ours(&found) => Ok(()),
+            Ok(_) => Err(io::Error::other("not a folder of this user's alone")),
+            Err(error) => Err(error),
+        };
+        let what = format!("THARSIS_EXEC_FOLDER={}", path.display());
+        found.map_err(|source| Failure::file(&what, source))?;
+        Ok(Self {
+            path: path.to_owned(),
+            own: None,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a file of this name is, whether there is one yet or not.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+
+    /// Writes a file, readable by its owner. A reader of the file of before, or of this one, sees all of it.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<(), Failure> {
+        let path = self.path.join(name);
+        // A temporary file is its owner's alone from the beginning.
+        let written = tempfile::NamedTempFile::new_in(&self.path).and_then(|mut draft| {
+            draft.write_all(content.as_bytes())?;
+            draft.persist(&path).map_err(|error| error.error)
+        });
+        match written {
+            Ok(_) => Ok(()),
+            Err(source) => Err(Failure::file(&path.display().to_string(), source)),
+        }
+    }
+
+    /// Removes it, and says if that fails.
+    pub(crate) fn remove(self) -> Result<(), Failure> {
+        let Some(own) = self.own else { return Ok(()) };
+        own.close().map_err(|source| {
+            let what = format!("{} stays behind, with tokens in it", self.path.display());
+            Failure::file(&what, source)
+        })
+    }
+
+    /// Leaves it where it is.
+    pub(crate) fn leave(self) {
+        if let Some(own) = self.own {
+            let _ = own.keep();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_reads_it_and_it_goes() {
+        let folder = Folder::temporary().expect("a folder");
+        folder.write("token", "one").expect("written");
+        folder.write("token", "two").expect("written");
+        let path = folder.path().to_owned();
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
+        assert_eq!((mode(&path), mode(&path.join("token"))), (0o700, 0o600));
+        assert_eq!(
+            fs::read_to_string(folder.file("token")).expect("read"),
+            "two"
+        );
+        assert_eq!(fs::read_dir(&path).expect("read").count(), 1, "no drafts");
+        folder.remove().expect("removed");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_of_before_must_be_this_user_s_alone() {
+        let folder = Folder::temporary().expect("a folder");
+        assert!(Folder::again(folder.path()).is_ok());
+        assert!(folder.path().is_dir(), "what was there before stays");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).expect("set");
+        let refused = Folder::again(folder.path()).expect_err("others look in");
+        assert_eq!(refused.code(), 73);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("set");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).expect("a link");
+        Folder::again(&link).expect_err("somebody may turn it elsewhere");
+        Folder::again(Path::new("/nowhere")).expect_err("it is not there");
+    }
+}

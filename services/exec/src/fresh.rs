@@ -1,0 +1,79 @@
+//! Keeping the tokens in the folder fresh, each for itself, while the command runs.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures::future::{join_all, pending};
+use tokio::time::sleep;
+
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::issuer::{Identity, Issuer};
+use crate::say;
+use crate::token::Token;
+
+/// Between two tries that failed, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Renews each token when it is due, and goes on as long as it is asked to.
+pub(crate) async fn keep(
+    issuer: &Issuer<'_>,
+    folder: &Folder,
+    tokens: Vec<(Identity, Token)>,
+    renew_after: Option<Duration>,
+) -> Infallible {
+    let each = tokens
+        .into_iter()
+        .map(|(identity, token)| keep_one(issuer, folder, identity, token, renew_after));
+    join_all(each).await;
+    pending().await
+}
+
+async fn keep_one(
+    issuer: &Issuer<'_>,
+    folder: &Folder,
+    identity: Identity,
+    mut token: Token,
+    renew_after: Option<Duration>,
+) {
+    loop {
+        sleep(renew_after.unwrap_or(token.due())).await;
+        let Some(next) = next(issuer, &identity).await else {
+            return;
+        };
+        // Both end with the job: there is no later one.
+        if !next.outlives(&token) {
+            return;
+        }
+        match folder.write(&identity.token_file(), next.text()) {
+            Ok(()) => token = next,
+            Err(failure) => say(&format!("the token is not renewed: {failure}")),
+        }
+    }
+}
+
+/// The next token, whenever the issuer gives it; `None` if it never will.
+async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
+    let mut pause = FIRST_PAUSE;
+    let mut told = String::new();
+    loop {
+        let failure = match issuer.token(&identity.id, &identity.path).await {
+            Ok(token) => return Some(token),
+            Err(failure) => failure,
+        };
+        let text = failure.to_string();
+        if text != told {
+            say(&format!(
+                "the token of {} is not renewed, and the one there is holds until its end: {text}",
+                identity.path
+            ));
+            told = text;
+        }
+        if matches!(failure, Failure::JobOver(_) | Failure::JobTokenRefused(_)) {
+            return None;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,210 @@
+//! Asking the issuer, with the job token.
+
+use std::time::Duration;
+
+use proto::identity::v1::configuration::Type;
+use proto::issuer::v1 as pb;
+use proto::issuer::v1::credential_service_client::CredentialServiceClient;
+use tokio::time::{Instant, sleep};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::failure::Failure;
+use crate::settings::{JobToken, Settings};
+use crate::token::Token;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two questions, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// An identity that the job's workspace has.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: String,
+    pub(crate) path: String,
+    /// `None` for a type that this build does not know.
+    pub(crate) configuration: Option<Type>,
+}
+
+/// What the workspace of the job has, and which job it is.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) identities: Vec<Identity>,
+    pub(crate) job: String,
+}
+
+/// The issuer, asked as this job.
+pub(crate) struct Issuer<'a> {
+    client: CredentialServiceClient<Channel>,
+    settings: &'a Settings,
+    patience: Duration,
+}
+
+impl Identity {
+    /// The name of the file with its token.
+    pub(crate) fn token_file(&self) -> String {
+        format!("{}.token", self.id)
+    }
+}
+
+/// As the issuer takes it: a path, `acme/prod/deployer`, becomes a TRN.
+pub(crate) fn reference(identity: &str) -> String {
+    if identity.contains('/') && !identity.starts_with("trn:") {
+        format!("trn:managed_identity:{identity}")
+    } else {
+        identity.to_owned()
+    }
+}
+
+impl<'a> Issuer<'a> {
+    /// Who may not answer for so long.
+    pub(crate) fn at(settings: &'a Settings, patience: Duration) -> Result<Self, Failure> {
+        let mut endpoint = Endpoint::from(settings.issuer.clone()).connect_timeout(CONNECT_TIMEOUT);
+        if settings.issuer.scheme_str() == Some("https") {
+            let tls = ClientTlsConfig::new().with_enabled_roots();
+            endpoint = endpoint.tls_config(tls).map_err(|error| {
+                Failure::Usage(vec![format!("no TLS with {}: {error}", settings.issuer)])
+            })?;
+        }
+        Ok(Self {
+            client: CredentialServiceClient::new(endpoint.connect_lazy()),
+            settings,
+            patience,
+        })
+    }
+
+    /// What the job's workspace has, by path.
+    pub(crate) async fn find(&self) -> Result<Found, Failure> {
+        let request = pb::ListJobManagedIdentitiesRequest::default();
+        let listed = self
+            .patiently(async || {
+                let request = self.request(request.clone())?;
+                let mut client = self.client.clone();
+                let answer = client.list_job_managed_identities(request);
+                answer
+                    .await
+                    .map_err(|status| self.failure("the job", &status))
+            })
+            .await?
+            .into_inner();
+        let identity = |found: pb::JobManagedIdentity| Identity {
+            id: found.id,
+            path: found.path,
+            configuration: found.configuration.and_then(|given| given.r#type),
+        };
+        Ok(Found {
+            identities: listed
+                .managed_identities
+                .into_iter()
+                .map(identity)
+                .collect(),
+            job: listed.job_id,
+        })
+    }
+
+    /// A token for the identity of an id or TRN, which people call `name`.
+    pub(crate) async fn token(&self, reference: &str, name: &str) -> Result<Token, Failure> {
+        let issued = self
+            .patiently(async || {
+                let request = self.request(pb::IssueCredentialRequest {
+                    managed_identity_id: reference.to_owned(),
+                    ..Default::default()
+                })?;
+                let mut client = self.client.clone();
+                let answer = client.issue_credential(request);
+                answer.await.map_err(|status| self.failure(name, &status))
+            })
+            .await?;
+        let token = Token::read(issued.into_inner().token);
+        token.map_err(|error| self.unavailable(&error.to_string()))
+    }
+
+    /// Asks until there is an answer that stays the same, or patience is at its end.
+    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.patience;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match ask().await {
+                Err(Failure::Unavailable { .. }) if Instant::now() + pause < deadline => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
+        let mut request = Request::new(message);
+        request.set_timeout(TIMEOUT);
+        request
+            .metadata_mut()
+            .insert("authorization", self.bearer()?);
+        Ok(request)
+    }
+
+    fn bearer(&self) -> Result<MetadataValue<Ascii>, Failure> {
+        let token = match &self.settings.job_token {
+            JobToken::Given(token) => token.clone(),
+            JobToken::InFile(path) => std::fs::read_to_string(path).map_err(|error| {
+                let what = format!("THARSIS_JOB_TOKEN_FILE={}: {error}", path.display());
+                Failure::Usage(vec![what])
+            })?,
+        };
+        let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| Failure::Usage(vec!["the job token is no token".to_owned()]))?;
+        bearer.set_sensitive(true);
+        Ok(bearer)
+    }
+
+    fn failure(&self, identity: &str, status: &Status) -> Failure {
+        let message = status.message().to_owned();
+        let info = status.get_details_error_info();
+        let reason = info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason);
+        match status.code() {
+            Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Cancelled
+            | Code::Aborted
+            | Code::ResourceExhausted
+            | Code::Internal
+            | Code::Unknown => self.unavailable(&message),
+            Code::Unauthenticated => Failure::JobTokenRefused(message),
+            _ if reason.starts_with("JOB_") => Failure::JobOver(message),
+            _ => Failure::Refused {
+                identity: identity.to_owned(),
+                reason,
+                message,
+            },
+        }
+    }
+
+    fn unavailable(&self, message: &str) -> Failure {
+        Failure::Unavailable {
+            issuer: self.settings.issuer.to_string(),
+            message: message.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_name_an_identity_by_its_path() {
+        for (given, wanted) in [
+            ("acme/deployer", "trn:managed_identity:acme/deployer"),
+            ("trn:managed_identity:acme/x", "trn:managed_identity:acme/x"),
+            ("mi_01h", "mi_01h"),
+        ] {
+            assert_eq!(reference(given), wanted);
+        }
+    }
+}

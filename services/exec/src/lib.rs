@@ -1,0 +1,158 @@
+//! A command with the credentials of its job's managed identities: it asks the issuer for a token for each, puts them
+//! where the clouds' own clients look, and keeps them fresh until the command ends. A token is in files that only their
+//! owner reads and, where a client takes it no other way, in the command's environment; it is in no message.
+
+mod arguments;
+mod child;
+mod environment;
+mod failure;
+mod folder;
+mod fresh;
+mod issuer;
+mod provider;
+mod settings;
+mod signals;
+mod token;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::{Action, Arguments, Asking};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::issuer::{Found, Identity, Issuer};
+use crate::settings::Settings;
+use crate::signals::Signals;
+use crate::token::Token;
+
+/// Does what the arguments ask for; answers with the command's own exit code, or with one of those in `--help`.
+pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // What can't be said on a closed output is not said.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                failure::USAGE
+            } else {
+                0
+            });
+        }
+    };
+    match carry_out(arguments).await {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            say(&failure.to_string());
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
+    let asking = arguments.asking.clone();
+    let action = arguments.action()?;
+    let mut signals = Signals::listen()?;
+    let settings = Settings::read(&|name| std::env::var(name).ok())?;
+    let issuer = Issuer::at(&settings, asking.patience)?;
+    // Whatever is under way is dropped, with what it has written, when a signal comes before the command runs.
+    let doing = async {
+        match action {
+            Action::Run(command) => {
+                let folder = Folder::temporary()?;
+                let (environment, tokens) = prepare(&issuer, &asking, &settings, &folder).await?;
+                Ok(Some((command, folder, environment, tokens)))
+            }
+            Action::Env => print_exports(&issuer, &asking, &settings)
+                .await
+                .map(|()| None),
+            Action::Token(identity) => print_token(&issuer, &identity).await.map(|()| None),
+        }
+    };
+    let prepared = tokio::select! {
+        prepared = doing => prepared?,
+        signal = signals.next() => return Err(Failure::Interrupted(signal.as_raw())),
+    };
+    let Some((command, folder, environment, tokens)) = prepared else {
+        return Ok(0);
+    };
+    let code = tokio::select! {
+        code = child::run(&command, &environment, &mut signals) => code,
+        never = fresh::keep(&issuer, &folder, tokens, asking.renew_after) => match never {},
+    };
+    folder.remove()?;
+    code
+}
+
+/// Gets a token for each identity, writes the files, and says what the environment must be.
+async fn prepare(
+    issuer: &Issuer<'_>,
+    asking: &Asking,
+    settings: &Settings,
+    folder: &Folder,
+) -> Result<(Environment, Vec<(Identity, Token)>), Failure> {
+    let Found { identities, job } = issuer.find().await?;
+    if identities.is_empty() && !asking.allow_none {
+        return Err(Failure::NoIdentities);
+    }
+    let mut environment = Environment::default();
+    environment.unset("THARSIS_JOB_TOKEN");
+    environment.unset("THARSIS_JOB_TOKEN_FILE");
+    let mut tokens = Vec::new();
+    for identity in identities {
+        match issuer.token(&identity.id, &identity.path).await {
+            Ok(token) => tokens.push((identity, token)),
+            Err(refused @ Failure::Refused { .. }) if asking.skip_refused => {
+                say(&format!("going on without it: {refused}"));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    provider::provide(&tokens, &job, settings, folder, &mut environment)?;
+    Ok((environment, tokens))
+}
+
+async fn print_exports(
+    issuer: &Issuer<'_>,
+    asking: &Asking,
+    settings: &Settings,
+) -> Result<(), Failure> {
+    let folder = match &settings.folder {
+        Some(path) => Folder::again(path)?,
+        None => Folder::temporary()?,
+    };
+    let (mut environment, tokens) = prepare(issuer, asking, settings, &folder).await?;
+    // The shell asks again, to renew.
+    environment.keep("THARSIS_JOB_TOKEN");
+    environment.keep("THARSIS_JOB_TOKEN_FILE");
+    environment.set("THARSIS_EXEC_FOLDER", folder.path().display().to_string());
+    let life = tokens.iter().map(|(_, token)| token.life().as_secs()).min();
+    let text = format!(
+        "{}# The tokens hold for {} s. To renew them: eval \"$(tharsis-exec env)\"\n\
+         # To be rid of them: rm -r \"$THARSIS_EXEC_FOLDER\"\n",
+        environment.exports(),
+        life.unwrap_or_default()
+    );
+    print(&text)?;
+    folder.leave();
+    Ok(())
+}
+
+async fn print_token(issuer: &Issuer<'_>, identity: &str) -> Result<(), Failure> {
+    let reference = issuer::reference(identity);
+    let token = issuer.token(&reference, identity).await?;
+    print(&format!("{}\n", token.text()))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    printed.map_err(|source| Failure::file("the standard output", source))
+}
+
+fn say(message: &str) {
+    eprintln!("tharsis-exec: {message}");
+}

@@ -1,0 +1,8 @@
+//! `tharsis-exec`: a command with the credentials of its job's managed identities. `tharsis-exec --help`.
+
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    exec::run(std::env::args_os()).await
+}

@@ -1,0 +1,227 @@
+//! Where the clients of each cloud look for credentials.
+
+mod aws;
+mod azure;
+mod google;
+mod kubernetes;
+
+use proto::identity::v1::configuration::Type;
+
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::issuer::Identity;
+use crate::say;
+use crate::settings::Settings;
+use crate::token::Token;
+
+/// What a provider of credentials works with.
+pub(crate) struct Place<'a> {
+    pub(crate) identity: &'a Identity,
+    pub(crate) token: &'a Token,
+    /// The path of the file with the token.
+    pub(crate) token_file: String,
+    /// Which job it is for.
+    pub(crate) job: &'a str,
+    pub(crate) settings: &'a Settings,
+    pub(crate) folder: &'a Folder,
+}
+
+/// Writes the tokens, and what the clients have to know besides.
+pub(crate) fn provide(
+    tokens: &[(Identity, Token)],
+    job: &str,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
+    for (identity, token) in tokens {
+        folder.write(&identity.token_file(), token.text())?;
+        let place = Place {
+            identity,
+            token,
+            token_file: folder.file(&identity.token_file()),
+            job,
+            settings,
+            folder,
+        };
+        match &identity.configuration {
+            Some(Type::Aws(aws)) => aws::provide(&place, aws, environment)?,
+            Some(Type::Azure(azure)) => azure::provide(&place, azure, environment),
+            Some(Type::Google(google)) => google::provide(&place, google, environment)?,
+            Some(Type::Kubernetes(_)) => kubernetes::provide(&place, environment)?,
+            None => say(&format!(
+                "{} is of a type that this version does not know: its token is in {}, and that is all",
+                identity.path, place.token_file
+            )),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use proto::identity::v1 as pb;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        let lookup = |name: &str| match name {
+            "THARSIS_ISSUER_GRPC_URL" => Some("http://127.0.0.1:7103".to_owned()),
+            "THARSIS_JOB_TOKEN" => Some("job-token".to_owned()),
+            _ => None,
+        };
+        Settings::read(&lookup).expect("right")
+    }
+
+    fn token() -> Token {
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":1,"exp":901}"#);
+        Token::read(format!("e30.{claims}.c2ln")).expect("a token")
+    }
+
+    fn provided(settings: &Settings, folder: &Folder, configuration: Type) -> Environment {
+        let identity = Identity {
+            id: "mi_1".to_owned(),
+            path: "acme/deployer".to_owned(),
+            configuration: Some(configuration),
+        };
+        let mut environment = Environment::default();
+        let tokens = [(identity, token())];
+        provide(&tokens, "job_1", settings, folder, &mut environment).expect("provided");
+        let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");
+        assert_eq!(written, token().text());
+        environment
+    }
+
+    fn json(folder: &Folder, name: &str) -> Value {
+        let text = std::fs::read_to_string(folder.file(name)).expect("the file");
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    #[test]
+    fn aws() {
+        let folder = Folder::temporary().expect("a folder");
+        let before = folder.file("before");
+        std::fs::write(&before, "[default]\nregion = eu-central-1").expect("written");
+        let settings = Settings {
+            aws_config_file: Some(before.into()),
+            ..settings()
+        };
+        let role_arn = "arn:aws:iam::123456789012:role/deployer".to_owned();
+        let aws = Type::Aws(pb::AwsConfiguration { role_arn });
+        let environment = provided(&settings, &folder, aws.clone());
+        let token_file = folder.file("mi_1.token");
+        for (name, value) in [
+            (
+                "AWS_ROLE_ARN",
+                Some("arn:aws:iam::123456789012:role/deployer"),
+            ),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", Some(token_file.as_str())),
+            ("AWS_ROLE_SESSION_NAME", Some("job_1")),
+            ("AWS_ACCESS_KEY_ID", None),
+        ] {
+            assert_eq!(environment.get(name), value, "{name}");
+        }
+        let read = || std::fs::read_to_string(folder.file("aws-config")).expect("the file");
+        let config = read();
+        assert_eq!(
+            config,
+            format!(
+                "[default]\nregion = eu-central-1\n\n# Of tharsis-exec:\n[profile acme/deployer]\n\
+                 role_arn = arn:aws:iam::123456789012:role/deployer\n\
+                 web_identity_token_file = {token_file}\nrole_session_name = job_1\n"
+            )
+        );
+        // Again, with our own file as the one of before.
+        let settings = Settings {
+            aws_config_file: Some(folder.file("aws-config").into()),
+            ..settings
+        };
+        provided(&settings, &folder, aws);
+        assert_eq!(read(), config);
+    }
+
+    #[test]
+    fn azure() {
+        let folder = Folder::temporary().expect("a folder");
+        let configuration = pb::AzureConfiguration {
+            client_id: "client".to_owned(),
+            tenant_id: "tenant".to_owned(),
+            ..Default::default()
+        };
+        let environment = provided(&settings(), &folder, Type::Azure(configuration));
+        let token_file = folder.file("mi_1.token");
+        for (name, value) in [
+            ("ARM_USE_OIDC", Some("true")),
+            ("ARM_CLIENT_ID", Some("client")),
+            ("ARM_TENANT_ID", Some("tenant")),
+            ("ARM_OIDC_TOKEN_FILE_PATH", Some(token_file.as_str())),
+            ("ARM_OIDC_TOKEN", None),
+            ("AZURE_CLIENT_ID", Some("client")),
+            ("AZURE_TENANT_ID", Some("tenant")),
+            ("AZURE_FEDERATED_TOKEN_FILE", Some(token_file.as_str())),
+            ("AZURE_CLIENT_SECRET", None),
+        ] {
+            assert_eq!(environment.get(name), value, "{name}");
+        }
+        let exports = environment.exports();
+        assert!(exports.contains("unset ARM_CLIENT_SECRET"), "{exports}");
+        assert!(!exports.contains("AZURE_AUTHORITY_HOST"), "{exports}");
+    }
+
+    #[test]
+    fn google() {
+        let folder = Folder::temporary().expect("a folder");
+        let provider = "projects/1/locations/global/workloadIdentityPools/pool/providers/main";
+        let mut configuration = pb::GoogleConfiguration {
+            workload_identity_provider: provider.to_owned(),
+            service_account: "deployer@acme.iam.gserviceaccount.com".to_owned(),
+        };
+        let environment = provided(&settings(), &folder, Type::Google(configuration.clone()));
+        assert_eq!(
+            environment.get("GOOGLE_APPLICATION_CREDENTIALS"),
+            Some(folder.file("mi_1.google.json").as_str())
+        );
+        let account = json(&folder, "mi_1.google.json");
+        assert_eq!(account["type"], "external_account");
+        assert_eq!(
+            account["audience"],
+            format!("//iam.googleapis.com/{provider}")
+        );
+        assert_eq!(account["token_url"], "https://sts.googleapis.com/v1/token");
+        assert_eq!(
+            account["service_account_impersonation_url"],
+            "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/deployer@acme.iam.gserviceaccount.com:generateAccessToken"
+        );
+        assert_eq!(
+            account["credential_source"]["file"],
+            folder.file("mi_1.token")
+        );
+        configuration.service_account.clear();
+        provided(&settings(), &folder, Type::Google(configuration));
+        let account = json(&folder, "mi_1.google.json");
+        assert!(account.get("service_account_impersonation_url").is_none());
+    }
+
+    #[test]
+    fn kubernetes() {
+        let folder = Folder::temporary().expect("a folder");
+        let configuration = Type::Kubernetes(pb::KubernetesConfiguration::default());
+        let environment = provided(&settings(), &folder, configuration);
+        let token_file = folder.file("mi_1.token");
+        let kubeconfig = folder.file("kubeconfig");
+        for (name, value) in [
+            ("KUBE_TOKEN", token().text()),
+            ("KUBE_TOKEN_FILE", &token_file),
+            ("THARSIS_KUBECONFIG", &kubeconfig),
+        ] {
+            assert_eq!(environment.get(name), Some(value), "{name}");
+        }
+        let kubeconfig = json(&folder, "kubeconfig");
+        assert_eq!(kubeconfig["users"][0]["name"], "acme/deployer");
+        assert_eq!(kubeconfig["users"][0]["user"]["tokenFile"], token_file);
+    }
+}

@@ -1,0 +1,45 @@
+//! Microsoft Azure: `AzureRM`, `AzureAD` and their kin read `ARM_…`, the SDKs' workload identity credential `AZURE_…`.
+//!
+//! `ARM_OIDC_TOKEN` stays unset: it would be of another time than the file as soon as the token is renewed, and the
+//! providers refuse two that differ.
+
+use proto::identity::v1::AzureConfiguration;
+
+use super::Place;
+use crate::environment::Environment;
+
+/// Clients take these before a federated token.
+const BEFORE_US: [&str; 9] = [
+    "ARM_OIDC_TOKEN",
+    "ARM_CLIENT_SECRET",
+    "ARM_CLIENT_SECRET_FILE_PATH",
+    "ARM_CLIENT_CERTIFICATE",
+    "ARM_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_USERNAME",
+    "AZURE_PASSWORD",
+];
+
+pub(super) fn provide(
+    place: &Place<'_>,
+    azure: &AzureConfiguration,
+    environment: &mut Environment,
+) {
+    for name in BEFORE_US {
+        environment.unset(name);
+    }
+    environment.set("ARM_USE_OIDC", "true");
+    for (client, tenant, file) in [
+        ("ARM_CLIENT_ID", "ARM_TENANT_ID", "ARM_OIDC_TOKEN_FILE_PATH"),
+        (
+            "AZURE_CLIENT_ID",
+            "AZURE_TENANT_ID",
+            "AZURE_FEDERATED_TOKEN_FILE",
+        ),
+    ] {
+        environment.set(client, &azure.client_id);
+        environment.set(tenant, &azure.tenant_id);
+        environment.set(file, &place.token_file);
+    }
+}

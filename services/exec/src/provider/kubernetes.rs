@@ -1,0 +1,23 @@
+//! Kubernetes: a bearer token. Terraform's provider reads `KUBE_TOKEN` once, and so has it no longer than the token
+//! holds; a kubeconfig with `tokenFile` has it renewed. Which cluster, the command says.
+
+use serde_json::json;
+
+use super::Place;
+use crate::environment::Environment;
+use crate::failure::Failure;
+
+pub(super) fn provide(place: &Place<'_>, environment: &mut Environment) -> Result<(), Failure> {
+    const KUBECONFIG: &str = "kubeconfig";
+    // JSON is YAML too. `KUBECONFIG=clusters.yaml:$THARSIS_KUBECONFIG` gives the contexts of the one the user of this.
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "users": [{ "name": place.identity.path, "user": { "tokenFile": place.token_file } }],
+    });
+    place.folder.write(KUBECONFIG, &kubeconfig.to_string())?;
+    environment.set("KUBE_TOKEN", place.token.text());
+    environment.set("KUBE_TOKEN_FILE", &place.token_file);
+    environment.set("THARSIS_KUBECONFIG", place.folder.file(KUBECONFIG));
+    Ok(())
+}

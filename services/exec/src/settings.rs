@@ -1,0 +1,142 @@
+//! What the environment says. All that is wrong with it is told at once.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use http::Uri;
+
+use crate::failure::Failure;
+
+/// Where Google exchanges tokens, and where it gives out a service account's.
+const GOOGLE_STS: &str = "https://sts.googleapis.com";
+const GOOGLE_IAM_CREDENTIALS: &str = "https://iamcredentials.googleapis.com";
+
+/// What the program is told.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) issuer: Uri,
+    pub(crate) job_token: JobToken,
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) google_sts: String,
+    pub(crate) google_iam_credentials: String,
+    /// An `AWS_CONFIG_FILE` of before.
+    pub(crate) aws_config_file: Option<PathBuf>,
+}
+
+/// The bearer token of the job, or the file that holds it.
+pub(crate) enum JobToken {
+    Given(String),
+    InFile(PathBuf),
+}
+
+impl fmt::Debug for JobToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(_) => f.write_str("Given"),
+            Self::InFile(path) => f.debug_tuple("InFile").field(path).finish(),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let given = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+        let mut wrong = Vec::new();
+        let issuer = given("THARSIS_ISSUER_GRPC_URL").and_then(|url| address(&url));
+        if issuer.is_none() {
+            wrong.push(
+                "THARSIS_ISSUER_GRPC_URL must be the issuer's http(s)://host:port".to_owned(),
+            );
+        }
+        let job_token = match (given("THARSIS_JOB_TOKEN"), given("THARSIS_JOB_TOKEN_FILE")) {
+            (Some(token), None) => Some(JobToken::Given(token.trim().to_owned())),
+            (None, Some(path)) => Some(JobToken::InFile(path.into())),
+            (None, None) => {
+                wrong.push(
+                    "there is no job token: THARSIS_JOB_TOKEN or THARSIS_JOB_TOKEN_FILE must be set, \
+                     to what OpenJob answered with"
+                        .to_owned(),
+                );
+                None
+            }
+            (Some(_), Some(_)) => {
+                wrong.push(
+                    "only one of THARSIS_JOB_TOKEN and THARSIS_JOB_TOKEN_FILE may be set"
+                        .to_owned(),
+                );
+                None
+            }
+        };
+        let mut google = |name: &str, public: &str| {
+            let Some(url) = given(name) else {
+                return public.to_owned();
+            };
+            if address(&url).is_none() {
+                wrong.push(format!("{name} must be http(s)://host, as {public}"));
+            }
+            url.trim_end_matches('/').to_owned()
+        };
+        let google_sts = google("THARSIS_EXEC_GOOGLE_STS_URL", GOOGLE_STS);
+        let google_iam_credentials = google(
+            "THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL",
+            GOOGLE_IAM_CREDENTIALS,
+        );
+        match (issuer, job_token) {
+            (Some(issuer), Some(job_token)) if wrong.is_empty() => Ok(Self {
+                issuer,
+                job_token,
+                folder: given("THARSIS_EXEC_FOLDER").map(PathBuf::from),
+                google_sts,
+                google_iam_credentials,
+                aws_config_file: given("AWS_CONFIG_FILE").map(PathBuf::from),
+            }),
+            _ => Err(Failure::Usage(wrong)),
+        }
+    }
+}
+
+fn address(text: &str) -> Option<Uri> {
+    let uri: Uri = text.trim().parse().ok()?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    (known && uri.authority().is_some()).then_some(uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let lookup = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Settings::read(&lookup).map_err(|failure| failure.to_string())
+    }
+
+    const ISSUER: (&str, &str) = ("THARSIS_ISSUER_GRPC_URL", "http://127.0.0.1:7103");
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once_and_no_secret() {
+        let told = read(&[("THARSIS_EXEC_GOOGLE_STS_URL", "sts")]).expect_err("wrong");
+        for variable in [
+            "THARSIS_ISSUER_GRPC_URL",
+            "THARSIS_JOB_TOKEN",
+            "THARSIS_EXEC_GOOGLE_STS_URL",
+        ] {
+            assert!(told.contains(variable), "{told}");
+        }
+        let both = [
+            ISSUER,
+            ("THARSIS_JOB_TOKEN", "hunter2"),
+            ("THARSIS_JOB_TOKEN_FILE", "/token"),
+        ];
+        let told = read(&both).expect_err("wrong");
+        assert!(
+            told.contains("only one") && !told.contains("hunter2"),
+            "{told}"
+        );
+        let settings = read(&[ISSUER, ("THARSIS_JOB_TOKEN", "hunter2\n")]).expect("right");
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        assert_eq!(settings.google_sts, GOOGLE_STS);
+    }
+}

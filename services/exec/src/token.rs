@@ -1,0 +1,88 @@
+//! A token for a cloud, as far as its keeper has to know it: how long it holds, and when to get the next.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+/// A signed token, with the times that it says.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token {
+    text: String,
+    times: Times,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+struct Times {
+    iat: u64,
+    exp: u64,
+}
+
+/// What the issuer answered with is no JWT with `iat` and `exp`.
+#[derive(Debug, thiserror::Error)]
+#[error("the issuer's answer holds no token")]
+pub(crate) struct Malformed;
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.times.fmt(f)
+    }
+}
+
+impl Token {
+    /// Reads the times; whether it is signed well is for the cloud to see.
+    pub(crate) fn read(text: String) -> Result<Self, Malformed> {
+        let claims = text.split('.').nth(1).ok_or(Malformed)?;
+        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Malformed)?;
+        let times = serde_json::from_slice(&claims).map_err(|_| Malformed)?;
+        Ok(Self { text, times })
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// From its issue to its end. Of the token alone, so that a clock that differs from the issuer's does no harm.
+    pub(crate) fn life(&self) -> Duration {
+        Duration::from_secs(self.times.exp.saturating_sub(self.times.iat))
+    }
+
+    /// How long after its issue the next one is due: a third of its life is left for an issuer that is away meanwhile.
+    pub(crate) fn due(&self) -> Duration {
+        (self.life() * 2 / 3).max(Duration::from_secs(1))
+    }
+
+    /// Whether it holds longer than the other.
+    pub(crate) fn outlives(&self, other: &Self) -> bool {
+        self.times.exp > other.times.exp
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(iat: u64, exp: u64) -> Token {
+        let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"sub":"mi_1","iat":{iat},"exp":{exp}}}"#));
+        Token::read(format!("e30.{claims}.c2ln")).expect("a token")
+    }
+
+    #[test]
+    fn it_is_renewed_when_two_thirds_of_its_life_are_over() {
+        assert_eq!(token(1_000, 1_900).due(), Duration::from_mins(10));
+        assert_eq!(token(1_000, 1_001).due(), Duration::from_secs(1));
+        assert!(token(1_600, 2_500).outlives(&token(1_000, 1_900)));
+        assert!(!token(1_600, 1_900).outlives(&token(1_000, 1_900)));
+    }
+
+    #[test]
+    fn it_is_not_shown() {
+        let token = token(1, 2);
+        assert!(!format!("{token:?}").contains(token.text()));
+        for bad in ["", "a.b", "a.!.c", "e30.e30.e30"] {
+            assert!(Token::read(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What the command gets, and what becomes of its end and of signals.
+
+use std::collections::BTreeMap;
+
+use bed::eventually;
+use e2e::relying_party;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+
+use crate::scene::{CLIENT, PROVIDER, ROLE, Ran, Scene, TENANT, ended, runs};
+
+/// Prints its environment, and the mode and content of each file in the folder of the tokens.
+const TELLS: &str = r#"
+    env
+    cd "$(dirname "$AWS_WEB_IDENTITY_TOKEN_FILE")"
+    echo "=== $(stat -c %a .)"
+    for file in *; do echo "=== $(stat -c %a "$file") $file"; cat "$file"; echo; done
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_finds_the_tokens_where_the_clouds_clients_look() {
+    let scene = Scene::set().await;
+    let mut exec = scene.exec(&["--", "sh", "-c", TELLS]);
+    exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+        .env("ARM_CLIENT_SECRET", "of the runner")
+        .env("AZURE_AUTHORITY_HOST", "of the runner");
+    let Ran { code, out, said } = runs(exec).await;
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert_eq!(scene.folders(), Vec::<std::path::PathBuf>::new());
+
+    let (environment, files) = out.split_once("=== 700\n").expect("the folder is private");
+    let environment: BTreeMap<_, _> = environment
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    let files: BTreeMap<_, _> = files
+        .split("=== 600 ")
+        .skip(1)
+        .filter_map(|file| file.split_once('\n'))
+        .map(|(name, content)| (name, content.trim()))
+        .collect();
+    assert!(!out.contains("=== 644"), "{out}");
+    let named = |variable: &str| {
+        let name = environment[variable].rsplit('/').next();
+        files[name.expect("a path")]
+    };
+    for (variable, value) in [
+        ("AWS_ROLE_ARN", ROLE),
+        ("AWS_ROLE_SESSION_NAME", scene.job.job.id.as_str()),
+        ("ARM_USE_OIDC", "true"),
+        ("ARM_CLIENT_ID", CLIENT),
+        ("ARM_TENANT_ID", TENANT),
+        ("AZURE_CLIENT_ID", CLIENT),
+        ("AZURE_AUTHORITY_HOST", "of the runner"),
+    ] {
+        assert_eq!(environment.get(variable), Some(&value), "{variable}");
+    }
+    for absent in [
+        "THARSIS_JOB_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "ARM_CLIENT_SECRET",
+        "ARM_OIDC_TOKEN",
+    ] {
+        assert_eq!(environment.get(absent), None, "{absent}");
+    }
+    assert_eq!(environment["KUBE_TOKEN"], named("KUBE_TOKEN_FILE"));
+    assert!(named("AWS_CONFIG_FILE").contains("[profile acme/deployer]"));
+    assert!(named("GOOGLE_APPLICATION_CREDENTIALS").contains(PROVIDER));
+    assert!(named("THARSIS_KUBECONFIG").contains("acme/cluster"));
+    let google = format!("https://iam.googleapis.com/{PROVIDER}");
+    let google_token = format!("{}.token", scene.google.id);
+    for (audience, identity, token) in [
+        ("aws", &scene.aws, named("AWS_WEB_IDENTITY_TOKEN_FILE")),
+        (
+            "api://AzureADTokenExchange",
+            &scene.azure,
+            named("AZURE_FEDERATED_TOKEN_FILE"),
+        ),
+        (&google, &scene.google, files[google_token.as_str()]),
+        ("kubernetes", &scene.kubernetes, environment["KUBE_TOKEN"]),
+    ] {
+        let verified = relying_party::verify(&scene.world.issuer_url(), audience, token).await;
+        assert_eq!(verified.expect("it verifies").claims["sub"], identity.id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_exit_code_is_ours() {
+    let scene = Scene::set().await;
+    for (command, code) in [
+        (&["sh", "-c", "exit 7"][..], 7),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["/"], 126),
+        (&["no-such-command"], 127),
+    ] {
+        let arguments: Vec<&str> = ["--"].iter().chain(command).copied().collect();
+        let ran = runs(scene.exec(&arguments)).await;
+        assert_eq!(ran.code, Some(code), "{command:?}: {}", ran.said);
+        assert!(scene.folders().is_empty(), "{command:?}");
+    }
+}
+
+/// Waits for what the command writes.
+async fn writes(child: &mut Child, line: &str) {
+    let out = child.stdout.as_mut().expect("it is read");
+    let mut lines = BufReader::with_capacity(1, out).lines();
+    while let Some(next) = lines.next_line().await.expect("it can be read") {
+        if next == line {
+            return;
+        }
+    }
+    panic!("it never wrote {line}");
+}
+
+fn sends(child: &Child, signal: Signal) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let id = id.and_then(Pid::from_raw).expect("it runs");
+    kill_process(id, signal).expect("it is ours");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_is_the_command_s() {
+    let scene = Scene::set().await;
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1] {
+        // It takes its time, as Terraform does, and then says how it went.
+        const CAREFUL: &str = "trap 'echo asked; sleep 0.1; exit 3' INT TERM HUP USR1; echo ready; \
+                               while :; do sleep 0.02; done";
+        let mut child = scene
+            .exec(&["--", "sh", "-c", CAREFUL])
+            .spawn()
+            .expect("it starts");
+        writes(&mut child, "ready").await;
+        sends(&child, signal);
+        let ran = ended(child).await;
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (Some(3), "asked\n"),
+            "{signal:?}"
+        );
+        assert!(scene.folders().is_empty(), "{signal:?}");
+    }
+    // One that does not listen to it is ended by it, and we say so as a shell would.
+    let mut child = scene
+        .exec(&["--", "sh", "-c", "echo ready; exec sleep 60"])
+        .spawn()
+        .expect("it starts");
+    writes(&mut child, "ready").await;
+    sends(&child, Signal::TERM);
+    assert_eq!(ended(child).await.code, Some(143));
+    assert!(scene.folders().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_before_the_command_runs_ends_it_all() {
+    let mut scene = Scene::set().await;
+    scene.world.stops(e2e::Service::Issuer).await;
+    let child = scene
+        .exec(&["--patience", "60", "--", "true"])
+        .spawn()
+        .expect("it starts");
+    eventually(async || match scene.folders().len() {
+        1 => Ok(()),
+        count => Err(format!("{count} folders")),
+    })
+    .await;
+    sends(&child, Signal::TERM);
+    let ran = ended(child).await;
+    assert_eq!(ran.code, Some(143), "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}

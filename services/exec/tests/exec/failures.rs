@@ -1,0 +1,90 @@
+//! What is refused before the command runs, what it says, and with which exit code.
+
+use bed::eventually;
+use e2e::Service;
+use e2e::user::job;
+
+use crate::scene::{Ran, Scene, runs};
+
+#[track_caller]
+fn failed(ran: &Ran, code: i32, words: &str) {
+    assert_eq!(ran.code, Some(code), "{}", ran.said);
+    assert!(ran.said.contains(words), "{}", ran.said);
+    assert_eq!(ran.out, "", "the command did not run");
+}
+
+const SPEAKS: [&str; 3] = ["--", "echo", "it runs"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_failure_has_its_exit_code() {
+    let mut scene = Scene::set().await;
+    let mut exec = scene.exec(&SPEAKS);
+    exec.env_remove("THARSIS_JOB_TOKEN");
+    failed(&runs(exec).await, 64, "there is no job token");
+    failed(&runs(scene.exec(&["terraform"])).await, 64, "Usage:");
+    let mut exec = scene.exec_as("");
+    exec.env("THARSIS_JOB_TOKEN_FILE", "/nowhere").args(SPEAKS);
+    failed(&runs(exec).await, 64, "/nowhere");
+
+    let mut exec = scene.exec_as("hunter2");
+    exec.args(SPEAKS);
+    let ran = runs(exec).await;
+    failed(&ran, 77, "does not take the job token");
+    assert!(!ran.said.contains("hunter2"));
+
+    let spare = scene.admin.creates_identity("acme/spare").await;
+    let ran = runs(scene.exec(&["token", &spare.trn])).await;
+    failed(&ran, 77, "NOT_ASSIGNED");
+    let ran = runs(scene.exec(&["token", "acme/nope"])).await;
+    failed(&ran, 77, "RESOURCE_NOT_FOUND");
+
+    let empty = scene.admin.creates_workspace("acme/empty").await;
+    let opened = scene.admin.opens_job(&empty.id).await;
+    let mut exec = scene.exec_as(&opened.token);
+    exec.args(SPEAKS);
+    failed(&runs(exec).await, 78, "has no managed identities");
+    let mut exec = scene.exec_as(&opened.token);
+    exec.arg("--allow-none").args(SPEAKS);
+    let ran = runs(exec).await;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "it runs\n"));
+
+    let mut short = job(&empty.id);
+    short.job.get_or_insert_default().max_duration = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: 0,
+    });
+    let short = scene.admin.asks(short).await.expect("opened").job_token;
+    let ran = eventually(async || {
+        let mut exec = scene.exec_as(&short);
+        exec.arg("--allow-none").args(SPEAKS);
+        let ran = runs(exec).await;
+        if ran.code == Some(0) {
+            Err("it is not over yet")
+        } else {
+            Ok(ran)
+        }
+    })
+    .await;
+    failed(&ran, 77, "the job is over");
+
+    scene.world.stops(Service::Issuer).await;
+    let mut exec = scene.exec(&["--patience", "1"]);
+    exec.args(SPEAKS);
+    failed(&runs(exec).await, 69, "does not answer");
+    assert!(scene.folders().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn help_says_what_is_to_be_known() {
+    let scene = Scene::set().await;
+    let ran = runs(scene.exec(&["--help"])).await;
+    assert_eq!(ran.code, Some(0));
+    for word in [
+        "tharsis-exec [OPTIONS] -- COMMAND",
+        "THARSIS_JOB_TOKEN_FILE",
+        "Exit codes",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+    ] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+}

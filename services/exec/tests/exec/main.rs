@@ -1,0 +1,7 @@
+//! `tharsis-exec` as a job's runner starts it, against the whole set.
+
+mod command;
+mod failures;
+mod fresh;
+mod printing;
+mod scene;

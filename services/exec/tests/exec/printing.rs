@@ -1,0 +1,49 @@
+//! `tharsis-exec env` and `tharsis-exec token`.
+
+use e2e::relying_party;
+
+use crate::scene::{Scene, read, runs};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shell_evaluates_the_exports_and_renews_in_place() {
+    const TWICE: &str = r#"
+        eval "$("$EXEC" env)" && cp "$AWS_WEB_IDENTITY_TOKEN_FILE" "$THARSIS_EXEC_FOLDER/first" &&
+        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN""#;
+    let scene = Scene::set().await;
+    let exec = scene.exec(&[]);
+    let mut shell = tokio::process::Command::new("sh");
+    shell
+        .args(["-c", TWICE])
+        .env("EXEC", exec.as_std().get_program())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    for (name, value) in exec.as_std().get_envs() {
+        shell.env(name, value.expect("it is set"));
+    }
+    let ran = runs(shell).await;
+    assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
+    let mut lines = ran.out.lines();
+    let file = lines.next().expect("the file");
+    assert_eq!(lines.next(), Some(crate::scene::ROLE));
+    let folders = scene.folders();
+    assert_eq!(folders.len(), 1, "the second uses the folder of the first");
+    let (first, second) = (read(folders[0].join("first")), read(file));
+    assert_ne!(first, second);
+    for token in [first, second] {
+        let verified = relying_party::verify(&scene.world.issuer_url(), "aws", &token).await;
+        verified.expect("it verifies");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_token_is_printed_by_id_path_or_trn() {
+    let scene = Scene::set().await;
+    for name in [&scene.aws.id, &scene.aws.trn, "acme/deployer"] {
+        let ran = runs(scene.exec(&["token", name])).await;
+        assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
+        let issuer = scene.world.issuer_url();
+        let verified = relying_party::verify(&issuer, "aws", ran.out.trim()).await;
+        assert_eq!(verified.expect("it verifies").claims["sub"], scene.aws.id);
+    }
+    assert!(scene.folders().is_empty());
+}

@@ -1,0 +1,137 @@
+//! A job whose workspace has an identity of each type, and the program.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use e2e::user::OpenedJob;
+use e2e::{Service, User, World};
+use proto::identity::v1::configuration::Type;
+use proto::identity::v1::{
+    AwsConfiguration, AzureConfiguration, GoogleConfiguration, KubernetesConfiguration,
+    ManagedIdentity,
+};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+pub(crate) const ROLE: &str = "arn:aws:iam::123456789012:role/deployer";
+pub(crate) const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
+pub(crate) const TENANT: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
+pub(crate) const PROVIDER: &str =
+    "projects/123456789012/locations/global/workloadIdentityPools/tharsis/providers/main";
+pub(crate) const SERVICE_ACCOUNT: &str = "deployer@acme.iam.gserviceaccount.com";
+
+/// The job, and the folder in which the program makes its own.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) admin: User,
+    pub(crate) job: OpenedJob,
+    pub(crate) aws: ManagedIdentity,
+    pub(crate) azure: ManagedIdentity,
+    pub(crate) google: ManagedIdentity,
+    pub(crate) kubernetes: ManagedIdentity,
+    runtime: TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn set() -> Self {
+        let world = World::start().await;
+        let admin = world.admin();
+        admin.creates_group("acme").await;
+        let web = admin.creates_workspace("acme/web").await;
+        let registers = async |path: &str, configuration: Type| {
+            let identity = admin.registers(path, configuration).await;
+            admin.assigns(&identity.id, &web.id).await;
+            identity
+        };
+        let aws = Type::Aws(AwsConfiguration {
+            role_arn: ROLE.to_owned(),
+        });
+        let azure = Type::Azure(AzureConfiguration {
+            client_id: CLIENT.to_owned(),
+            tenant_id: TENANT.to_owned(),
+            ..Default::default()
+        });
+        let google = Type::Google(GoogleConfiguration {
+            workload_identity_provider: PROVIDER.to_owned(),
+            service_account: SERVICE_ACCOUNT.to_owned(),
+        });
+        let kubernetes = Type::Kubernetes(KubernetesConfiguration::default());
+        Self {
+            aws: registers("acme/deployer", aws).await,
+            azure: registers("acme/application", azure).await,
+            google: registers("acme/workload", google).await,
+            kubernetes: registers("acme/cluster", kubernetes).await,
+            job: admin.opens_job(&web.id).await,
+            admin,
+            world,
+            runtime: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
+    /// The program, as this job.
+    pub(crate) fn exec(&self, arguments: &[&str]) -> Command {
+        let mut command = self.exec_as(&self.job.token);
+        command.args(arguments);
+        command
+    }
+
+    /// The program with another job's token.
+    pub(crate) fn exec_as(&self, job_token: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tharsis-exec"));
+        // Whoever runs the tests may have credentials of their own.
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .env("THARSIS_ISSUER_GRPC_URL", self.issuer())
+            .env("THARSIS_JOB_TOKEN", job_token)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    fn issuer(&self) -> String {
+        let environment = self.world.environment(Service::Projector);
+        let found = environment
+            .into_iter()
+            .find(|(variable, _)| *variable == "THARSIS_ISSUER_GRPC_URL");
+        found.expect("the set has an issuer").1
+    }
+
+    /// The folders that the program has now.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.runtime.path()).expect("it can be read");
+        entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect()
+    }
+}
+
+/// What a run of the program came to.
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) said: String,
+}
+
+/// To its end.
+pub(crate) async fn runs(mut command: Command) -> Ran {
+    ended(command.spawn().expect("it starts")).await
+}
+
+pub(crate) async fn ended(child: Child) -> Ran {
+    let output = child.wait_with_output().await.expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran {
+        code: output.status.code(),
+        out: text(&output.stdout),
+        said: text(&output.stderr),
+    }
+}
+
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path).expect("it can be read")
+}
