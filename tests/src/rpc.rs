@@ -38,14 +38,20 @@ macro_rules! rpcs {
 rpcs! {
     Namespace "/tharsis.namespace.v1.GroupService/CreateGroup" namespace CreateGroupRequest CreateGroupResponse;
     Namespace "/tharsis.namespace.v1.GroupService/GetGroup" namespace GetGroupRequest GetGroupResponse;
+    Namespace "/tharsis.namespace.v1.GroupService/UpdateGroup" namespace UpdateGroupRequest UpdateGroupResponse;
+    Namespace "/tharsis.namespace.v1.GroupService/MoveGroup" namespace MoveGroupRequest MoveGroupResponse;
     Namespace "/tharsis.namespace.v1.GroupService/DeleteGroup" namespace DeleteGroupRequest DeleteGroupResponse;
     Namespace "/tharsis.namespace.v1.WorkspaceService/CreateWorkspace" namespace CreateWorkspaceRequest CreateWorkspaceResponse;
     Namespace "/tharsis.namespace.v1.WorkspaceService/GetWorkspace" namespace GetWorkspaceRequest GetWorkspaceResponse;
+    Namespace "/tharsis.namespace.v1.WorkspaceService/UpdateWorkspace" namespace UpdateWorkspaceRequest UpdateWorkspaceResponse;
+    Namespace "/tharsis.namespace.v1.WorkspaceService/MoveWorkspace" namespace MoveWorkspaceRequest MoveWorkspaceResponse;
     Namespace "/tharsis.namespace.v1.WorkspaceService/DeleteWorkspace" namespace DeleteWorkspaceRequest DeleteWorkspaceResponse;
     Namespace "/tharsis.namespace.v1.MembershipService/CreateMembership" namespace CreateMembershipRequest CreateMembershipResponse;
     Namespace "/tharsis.namespace.v1.MembershipService/GetMembership" namespace GetMembershipRequest GetMembershipResponse;
     Namespace "/tharsis.namespace.v1.MembershipService/UpdateMembership" namespace UpdateMembershipRequest UpdateMembershipResponse;
     Namespace "/tharsis.namespace.v1.MembershipService/DeleteMembership" namespace DeleteMembershipRequest DeleteMembershipResponse;
+    Namespace "/tharsis.namespace.v1.LimitService/ListLimits" namespace ListLimitsRequest ListLimitsResponse;
+    Namespace "/tharsis.namespace.v1.LimitService/UpdateLimit" namespace UpdateLimitRequest UpdateLimitResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentity" identity CreateManagedIdentityRequest CreateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/GetManagedIdentity" identity GetManagedIdentityRequest GetManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;

@@ -217,6 +217,27 @@ impl User {
         self.with_token(job_token).asks(credential(identity)).await
     }
 
+    /// Puts a group, by id or TRN, elsewhere; an empty parent is the top.
+    pub async fn moves_group(&self, group: &str, new_parent: &str) -> namespace::Group {
+        let moved = self.asks(group_move(group, new_parent)).await;
+        moved.expect("the group is moved").group.expect("the group")
+    }
+
+    /// Puts a workspace, by id or TRN, into another group.
+    pub async fn moves_workspace(&self, workspace: &str, new_group: &str) -> namespace::Workspace {
+        let moved = self.asks(workspace_move(workspace, new_group)).await;
+        moved
+            .expect("the workspace is moved")
+            .workspace
+            .expect("the workspace")
+    }
+
+    /// Sets a limit.
+    pub async fn sets_limit(&self, limit: &str, value: i64) -> namespace::Limit {
+        let updated = self.asks(limit_update(limit, value)).await;
+        updated.expect("the limit is set").limit.expect("the limit")
+    }
+
     /// Deletes a group and everything below; answers with the consistency token.
     pub async fn deletes_group(&self, id: &str) -> String {
         let request = namespace::DeleteGroupRequest {
@@ -284,6 +305,40 @@ pub fn workspace(path: &str) -> namespace::CreateWorkspaceRequest {
     };
     namespace::CreateWorkspaceRequest {
         workspace: Some(workspace),
+        ..Default::default()
+    }
+}
+
+/// The request that puts a group elsewhere.
+#[must_use]
+pub fn group_move(group: &str, new_parent: &str) -> namespace::MoveGroupRequest {
+    namespace::MoveGroupRequest {
+        id: group.to_owned(),
+        new_parent_id: new_parent.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The request that puts a workspace into another group.
+#[must_use]
+pub fn workspace_move(workspace: &str, new_group: &str) -> namespace::MoveWorkspaceRequest {
+    namespace::MoveWorkspaceRequest {
+        id: workspace.to_owned(),
+        new_group_id: new_group.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The request that sets a limit.
+#[must_use]
+pub fn limit_update(limit: &str, value: i64) -> namespace::UpdateLimitRequest {
+    let limit = namespace::Limit {
+        id: limit.to_owned(),
+        value,
+        ..Default::default()
+    };
+    namespace::UpdateLimitRequest {
+        limit: Some(limit),
         ..Default::default()
     }
 }

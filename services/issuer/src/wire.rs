@@ -3,6 +3,7 @@
 use edge::request;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
+use model::JobDuration;
 use proto::EventError;
 use proto::issuer::v1::{self as pb, Event};
 use serde::Serialize;
@@ -11,7 +12,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::domain::credential::Grant;
-use crate::domain::job::{self, DEFAULT_DURATION, Job, MAX_DURATION, Stage};
+use crate::domain::job::{self, Job, Stage};
 
 /// A recorded event of ours does not read as one.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,8 @@ pub(crate) fn write_job(event: &job::Event) -> Event {
 /// What a request says of a job to be opened.
 pub(crate) struct Wanted {
     pub(crate) stage: Stage,
-    pub(crate) duration: Duration,
+    /// None: as long as the workspace has it.
+    pub(crate) duration: Option<Duration>,
 }
 
 pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
@@ -84,25 +86,20 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
     if stage.is_none() {
         violations.add("job.stage", "must be STAGE_PLAN or STAGE_APPLY");
     }
-    let duration = match &job.max_duration {
-        None => Some(DEFAULT_DURATION),
-        Some(given) => {
-            let duration = Duration::new(given.seconds, given.nanos);
-            let allowed = (Duration::SECOND..=MAX_DURATION).contains(&duration);
-            let message = format!(
-                "must be from 1 second to {} hours",
-                MAX_DURATION.whole_hours()
-            );
-            violations.check(
-                "job.max_duration",
-                allowed.then_some(duration).ok_or(message),
-            )
-        }
-    };
+    let duration = job.max_duration.as_ref().and_then(|given| {
+        let duration = Duration::new(given.seconds, given.nanos);
+        let longest = Duration::seconds(JobDuration::LONGEST.seconds());
+        let allowed = (Duration::SECOND..=longest).contains(&duration);
+        let message = format!("must be from 1 second to {} hours", longest.whole_hours());
+        violations.check(
+            "job.max_duration",
+            allowed.then_some(duration).ok_or(message),
+        )
+    });
     Ok(violations.finish(|| {
         Some(Wanted {
             stage: stage?,
-            duration: duration?,
+            duration,
         })
     })?)
 }

@@ -1,4 +1,4 @@
-//! Groups, workspaces and memberships: the hierarchy, and who has which role where.
+//! Groups, workspaces and memberships: the hierarchy, and who has which role where; and the limits.
 
 pub mod domain;
 mod grpc;
@@ -10,6 +10,7 @@ use edge::host::{Host, HostError, Peer};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::namespace::v1::group_service_server::GroupServiceServer;
+use proto::namespace::v1::limit_service_server::LimitServiceServer;
 use proto::namespace::v1::membership_service_server::MembershipServiceServer;
 use proto::namespace::v1::workspace_service_server::WorkspaceServiceServer;
 use tokio::net::TcpListener;
@@ -49,6 +50,7 @@ pub async fn run(
     let services = Services::default()
         .with(GroupServiceServer::new(rpc.clone()))
         .with(WorkspaceServiceServer::new(rpc.clone()))
-        .with(MembershipServiceServer::new(rpc));
+        .with(MembershipServiceServer::new(rpc.clone()))
+        .with(LimitServiceServer::new(rpc));
     host.serve(listener, services).await
 }

@@ -3,13 +3,17 @@
 use edge::hierarchy::{self, Place};
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{Description, GroupId, Name, NamespaceId, Principal, Role, WorkspaceId};
+use model::job_duration::InvalidJobDuration;
+use model::{
+    Description, GroupId, JobDuration, Limit, Name, NamespaceId, Principal, Role, WorkspaceId,
+};
 use proto::EventError;
 use proto::access::v1 as access;
 use proto::namespace::v1::{self as pb, Event};
 use tonic::Status;
 
-use crate::domain::{group, membership, workspace};
+use crate::domain::workspace::MaxJobDuration;
+use crate::domain::{group, limit, membership, workspace};
 
 /// A recorded event of ours does not read as one.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +38,21 @@ fn decode(recorded: &RecordedEvent) -> Result<Event, Unreadable> {
     Ok(Event::decode(&recorded.event_type, &recorded.payload)?)
 }
 
+fn parse_parent(text: &str) -> Result<Option<GroupId>, Unreadable> {
+    (!text.is_empty())
+        .then(|| parse("parent id", text))
+        .transpose()
+}
+
+fn parent_text(parent: Option<GroupId>) -> String {
+    parent.map(|id| id.to_string()).unwrap_or_default()
+}
+
 pub(crate) fn read_group(recorded: &RecordedEvent) -> Result<group::Event, Unreadable> {
     let group = |id: &str, parent: &str, name: &str, description: &str| {
         Ok::<_, Unreadable>(group::Group {
             id: parse("group id", id)?,
-            parent: (!parent.is_empty())
-                .then(|| parse("parent id", parent))
-                .transpose()?,
+            parent: parse_parent(parent)?,
             name: parse("name", name)?,
             description: parse("description", description)?,
         })
@@ -53,6 +65,16 @@ pub(crate) fn read_group(recorded: &RecordedEvent) -> Result<group::Event, Unrea
             &event.description,
         )
         .map(group::Event::Created),
+        Event::GroupUpdated(event) => Ok(group::Event::Updated {
+            id: parse("group id", &event.group_id)?,
+            description: parse("description", &event.description)?,
+        }),
+        Event::GroupMoved(event) => Ok(group::Event::Moved {
+            id: parse("group id", &event.group_id)?,
+            from: parse_parent(&event.old_parent_id)?,
+            to: parse_parent(&event.new_parent_id)?,
+            name: parse("name", &event.name)?,
+        }),
         Event::GroupDeleted(event) => {
             group(&event.group_id, &event.parent_id, &event.name, "").map(group::Event::Deleted)
         }
@@ -64,39 +86,55 @@ pub(crate) fn write_group(event: &group::Event) -> Event {
     match event {
         group::Event::Created(group) => Event::GroupCreated(pb::GroupCreated {
             group_id: group.id.to_string(),
-            parent_id: group.parent.map(|id| id.to_string()).unwrap_or_default(),
+            parent_id: parent_text(group.parent),
             name: group.name.to_string(),
             description: group.description.to_string(),
         }),
+        group::Event::Updated { id, description } => Event::GroupUpdated(pb::GroupUpdated {
+            group_id: id.to_string(),
+            description: description.to_string(),
+        }),
+        group::Event::Moved { id, from, to, name } => Event::GroupMoved(pb::GroupMoved {
+            group_id: id.to_string(),
+            old_parent_id: parent_text(*from),
+            new_parent_id: parent_text(*to),
+            name: name.to_string(),
+        }),
         group::Event::Deleted(group) => Event::GroupDeleted(pb::GroupDeleted {
             group_id: group.id.to_string(),
-            parent_id: group.parent.map(|id| id.to_string()).unwrap_or_default(),
+            parent_id: parent_text(group.parent),
             name: group.name.to_string(),
         }),
     }
 }
 
 pub(crate) fn read_workspace(recorded: &RecordedEvent) -> Result<workspace::Event, Unreadable> {
-    let workspace = |id: &str, group: &str, name: &str, description: &str| {
-        Ok::<_, Unreadable>(workspace::Workspace {
-            id: parse("workspace id", id)?,
-            group: parse("group id", group)?,
-            name: parse("name", name)?,
-            description: parse("description", description)?,
-        })
-    };
     match decode(recorded)? {
-        Event::WorkspaceCreated(event) => workspace(
-            &event.workspace_id,
-            &event.group_id,
-            &event.name,
-            &event.description,
-        )
-        .map(workspace::Event::Created),
-        Event::WorkspaceDeleted(event) => {
-            workspace(&event.workspace_id, &event.group_id, &event.name, "")
-                .map(workspace::Event::Deleted)
-        }
+        Event::WorkspaceCreated(event) => Ok(workspace::Event::Created(workspace::Workspace {
+            id: parse("workspace id", &event.workspace_id)?,
+            group: parse("group id", &event.group_id)?,
+            name: parse("name", &event.name)?,
+            description: parse("description", &event.description)?,
+            max_job_duration: recorded_duration(event.max_job_duration.as_ref())?,
+        })),
+        Event::WorkspaceUpdated(event) => Ok(workspace::Event::Updated {
+            id: parse("workspace id", &event.workspace_id)?,
+            description: parse("description", &event.description)?,
+            max_job_duration: recorded_duration(event.max_job_duration.as_ref())?,
+        }),
+        Event::WorkspaceMoved(event) => Ok(workspace::Event::Moved {
+            id: parse("workspace id", &event.workspace_id)?,
+            from: parse("group id", &event.old_group_id)?,
+            to: parse("group id", &event.new_group_id)?,
+            name: parse("name", &event.name)?,
+        }),
+        Event::WorkspaceDeleted(event) => Ok(workspace::Event::Deleted(workspace::Workspace {
+            id: parse("workspace id", &event.workspace_id)?,
+            group: parse("group id", &event.group_id)?,
+            name: parse("name", &event.name)?,
+            description: Description::default(),
+            max_job_duration: None,
+        })),
         event => Err(foreign(&event)),
     }
 }
@@ -108,12 +146,92 @@ pub(crate) fn write_workspace(event: &workspace::Event) -> Event {
             group_id: workspace.group.to_string(),
             name: workspace.name.to_string(),
             description: workspace.description.to_string(),
+            max_job_duration: workspace.max_job_duration.map(duration_message),
         }),
+        workspace::Event::Updated {
+            id,
+            description,
+            max_job_duration,
+        } => Event::WorkspaceUpdated(pb::WorkspaceUpdated {
+            workspace_id: id.to_string(),
+            description: description.to_string(),
+            max_job_duration: max_job_duration.map(duration_message),
+        }),
+        workspace::Event::Moved { id, from, to, name } => {
+            Event::WorkspaceMoved(pb::WorkspaceMoved {
+                workspace_id: id.to_string(),
+                old_group_id: from.to_string(),
+                new_group_id: to.to_string(),
+                name: name.to_string(),
+            })
+        }
         workspace::Event::Deleted(workspace) => Event::WorkspaceDeleted(pb::WorkspaceDeleted {
             workspace_id: workspace.id.to_string(),
             group_id: workspace.group.to_string(),
             name: workspace.name.to_string(),
         }),
+    }
+}
+
+fn duration(duration: &prost_types::Duration) -> Result<JobDuration, InvalidJobDuration> {
+    if duration.nanos == 0 {
+        JobDuration::from_seconds(duration.seconds)
+    } else {
+        Err(InvalidJobDuration)
+    }
+}
+
+fn duration_message(duration: JobDuration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.seconds(),
+        nanos: 0,
+    }
+}
+
+fn recorded_duration(
+    given: Option<&prost_types::Duration>,
+) -> Result<Option<JobDuration>, Unreadable> {
+    let read = given.map(duration).transpose();
+    read.map_err(|_| Unreadable::Field("maximum job duration"))
+}
+
+/// How long the jobs of a workspace may live, as a request says.
+pub(crate) fn max_job_duration(
+    workspace: &pb::Workspace,
+    violations: &mut Violations,
+) -> Option<MaxJobDuration> {
+    let given = workspace.max_job_duration.as_ref();
+    let wanted = given.map(duration).transpose().map(MaxJobDuration);
+    violations.check("workspace.max_job_duration", wanted)
+}
+
+pub(crate) fn read_limit(recorded: &RecordedEvent) -> Result<limit::Changed, Unreadable> {
+    match decode(recorded)? {
+        Event::LimitChanged(event) => Ok(limit::Changed {
+            limit: parse("limit id", &event.limit_id)?,
+            value: event.value,
+        }),
+        event => Err(foreign(&event)),
+    }
+}
+
+pub(crate) fn write_limit(event: &limit::Changed) -> Event {
+    Event::LimitChanged(pb::LimitChanged {
+        limit_id: event.limit.to_string(),
+        value: event.value,
+    })
+}
+
+/// A limit as callers see it. Time and etag are filled in by whoever knows them.
+pub(crate) fn limit_message(limit: Limit, state: limit::State) -> pb::Limit {
+    pb::Limit {
+        id: limit.to_string(),
+        value: state.value(limit),
+        description: limit.description().to_owned(),
+        default_value: limit.default_value(),
+        min_value: Limit::MIN,
+        max_value: limit.max_value(),
+        ..pb::Limit::default()
     }
 }
 
@@ -202,8 +320,12 @@ pub(crate) struct Named {
 }
 
 /// Reads the name and description below the field `of`.
-pub(crate) fn named(of: &str, name: &str, description: &str) -> Result<Named, Status> {
-    let mut violations = Violations::default();
+pub(crate) fn named(
+    of: &str,
+    name: &str,
+    description: &str,
+    mut violations: Violations,
+) -> Result<Named, Status> {
     let name = violations.check(&format!("{of}.name"), name.parse());
     let description = violations.check(&format!("{of}.description"), description.parse());
     Ok(violations.finish(|| {
@@ -257,7 +379,7 @@ pub(crate) fn group_message(id: GroupId, parent_path: &str, group: &group::Group
     pb::Group {
         id: id.to_string(),
         trn: format!("trn:group:{path}"),
-        parent_id: group.parent.map(|id| id.to_string()).unwrap_or_default(),
+        parent_id: parent_text(group.parent),
         name: group.name.to_string(),
         description: group.description.to_string(),
         path,
@@ -279,6 +401,7 @@ pub(crate) fn workspace_message(
         name: workspace.name.to_string(),
         description: workspace.description.to_string(),
         path,
+        max_job_duration: workspace.max_job_duration.map(duration_message),
         ..pb::Workspace::default()
     }
 }

@@ -7,6 +7,8 @@ CREATE TABLE namespaces (
     parent_id   text   NOT NULL COLLATE "C",
     name        text   NOT NULL COLLATE "C",
     description text   NOT NULL,
+    -- In seconds; of a workspace that says so.
+    max_job_duration bigint,
     version     bigint NOT NULL,
     created_at  timestamptz NOT NULL,
     updated_at  timestamptz NOT NULL

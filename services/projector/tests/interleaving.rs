@@ -22,6 +22,8 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 enum Deed {
     MakeGroup(usize, usize),
     MakeWorkspace(usize, usize),
+    Describe(usize),
+    Move(usize, usize),
     DeleteGroup(usize),
     DeleteWorkspace(usize),
     MakeMembership(usize, usize),
@@ -37,12 +39,15 @@ enum Deed {
 fn deed() -> impl Strategy<Value = Deed> {
     use Deed::{
         Assign, ChangeMembership, DeleteGroup, DeleteIdentity, DeleteMembership, DeleteWorkspace,
-        MakeGroup, MakeIdentity, MakeMembership, MakeWorkspace, Unassign, UpdateIdentity,
+        Describe, MakeGroup, MakeIdentity, MakeMembership, MakeWorkspace, Move, Unassign,
+        UpdateIdentity,
     };
     let number = || 0..100_usize;
     prop_oneof![
         5 => (number(), number()).prop_map(|(a, b)| MakeGroup(a, b)),
         4 => (number(), number()).prop_map(|(a, b)| MakeWorkspace(a, b)),
+        2 => number().prop_map(Describe),
+        4 => (number(), number()).prop_map(|(a, b)| Move(a, b)),
         2 => number().prop_map(DeleteGroup),
         1 => number().prop_map(DeleteWorkspace),
         2 => (number(), number()).prop_map(|(a, b)| MakeMembership(a, b)),
@@ -136,6 +141,8 @@ impl History {
         match deed {
             Deed::MakeGroup(at, name) => self.make_group(at, name),
             Deed::MakeWorkspace(at, name) => self.make_workspace(at, name),
+            Deed::Describe(number) => self.describe(number),
+            Deed::Move(number, to) => self.relocate(number, to),
             Deed::DeleteGroup(number) => self.delete_group(number),
             Deed::DeleteWorkspace(number) => self.delete_workspace(number),
             Deed::MakeMembership(at, user) => self.make_membership(at, user),
@@ -187,6 +194,87 @@ impl History {
             group_id: group,
             name,
             description: id.clone(),
+            max_job_duration: None,
+        };
+        self.namespace("workspace", &id, event);
+    }
+
+    fn describe(&mut self, number: usize) {
+        let description = format!("change {}", self.namespace.len());
+        if let Some(group_id) = pick(&self.groups, number).filter(|_| number.is_multiple_of(2)) {
+            let event = namespace::GroupUpdated {
+                group_id: group_id.clone(),
+                description,
+            };
+            self.namespace("group", &group_id, event);
+        } else if let Some(workspace_id) = pick(&self.workspaces, number) {
+            let max_job_duration = number.is_multiple_of(3).then_some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            });
+            let event = namespace::WorkspaceUpdated {
+                workspace_id: workspace_id.clone(),
+                description,
+                max_job_duration,
+            };
+            self.namespace("workspace", &workspace_id, event);
+        }
+    }
+
+    /// Groups more often than workspaces, and one in five to the top.
+    fn relocate(&mut self, number: usize, to: usize) {
+        let to = if to.is_multiple_of(5) {
+            String::new()
+        } else {
+            pick(&self.groups, to).unwrap_or_default()
+        };
+        if number.is_multiple_of(3) {
+            self.move_workspace(number, to);
+        } else {
+            self.move_group(number, to);
+        }
+    }
+
+    fn move_group(&mut self, number: usize, to: String) {
+        let Some(id) = pick(&self.groups, number) else {
+            return;
+        };
+        let (from, name) = self.groups[&id].clone();
+        let mut above = Some(&to);
+        while let Some(group) = above.filter(|group| !group.is_empty()) {
+            if *group == id {
+                return;
+            }
+            above = self.groups.get(group).map(|(parent, _)| parent);
+        }
+        if from == to || self.name_is_taken(&to, &name) {
+            return;
+        }
+        self.groups.insert(id.clone(), (to.clone(), name.clone()));
+        let event = namespace::GroupMoved {
+            group_id: id.clone(),
+            old_parent_id: from,
+            new_parent_id: to,
+            name,
+        };
+        self.namespace("group", &id, event);
+    }
+
+    fn move_workspace(&mut self, number: usize, to: String) {
+        let Some(id) = pick(&self.workspaces, number).filter(|_| !to.is_empty()) else {
+            return;
+        };
+        let (from, name) = self.workspaces[&id].clone();
+        if from == to || self.name_is_taken(&to, &name) {
+            return;
+        }
+        self.workspaces
+            .insert(id.clone(), (to.clone(), name.clone()));
+        let event = namespace::WorkspaceMoved {
+            workspace_id: id.clone(),
+            old_group_id: from,
+            new_group_id: to,
+            name,
         };
         self.namespace("workspace", &id, event);
     }
@@ -438,7 +526,7 @@ fn the_order_of_the_logs_and_the_batches_make_no_difference() {
             .expect("tables");
         database
     });
-    let deeds = prop::collection::vec(deed(), 1..60);
+    let deeds = prop::collection::vec(deed(), 1..80);
     let batches = prop::collection::vec((any::<bool>(), 1..8_usize), 0..30);
     let mut runner = TestRunner::new(Config {
         cases: 64,

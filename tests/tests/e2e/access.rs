@@ -54,6 +54,7 @@ fn row<R: Rpc>(note: &str, request: R) -> Row {
 /// Every rpc on the target. Where it would change something, the request is one that is refused after the permission.
 fn rows(target: &Target) -> Vec<Row> {
     let mut rows = namespace_rows(target);
+    rows.extend(move_rows(target));
     rows.extend(identity_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
@@ -93,6 +94,16 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+        row(
+            "",
+            namespace::UpdateGroupRequest {
+                group: Some(namespace::Group {
+                    etag: OTHER_ETAG.to_owned(),
+                    ..target.group.clone()
+                }),
+                ..Default::default()
+            },
+        ),
         row("", create_workspace),
         row(
             "",
@@ -106,6 +117,16 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
             namespace::DeleteWorkspaceRequest {
                 id: text(&target.workspace.id),
                 etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::UpdateWorkspaceRequest {
+                workspace: Some(namespace::Workspace {
+                    etag: OTHER_ETAG.to_owned(),
+                    ..target.workspace.clone()
+                }),
                 ..Default::default()
             },
         ),
@@ -139,6 +160,37 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+    ]
+}
+
+/// Moves ask for two resources; and limits, which are nowhere.
+fn move_rows(target: &Target) -> Vec<Row> {
+    let move_group = |to: &str| namespace::MoveGroupRequest {
+        etag: OTHER_ETAG.to_owned(),
+        ..user::group_move(&target.group.id, to)
+    };
+    // Into a workspace, which is refused once it is known who asks.
+    let into = |to: &str| namespace::MoveGroupRequest {
+        etag: String::new(),
+        ..move_group(to)
+    };
+    let workspace_into = |to: &str| user::workspace_move(&target.workspace.id, to);
+    vec![
+        row("", move_group(&target.workspace.id)),
+        row(" (to the workspace)", into(&target.workspace.id)),
+        row(
+            "",
+            namespace::MoveWorkspaceRequest {
+                etag: OTHER_ETAG.to_owned(),
+                ..workspace_into("?")
+            },
+        ),
+        row(
+            " (into the workspace)",
+            workspace_into(&target.workspace.id),
+        ),
+        row("", namespace::ListLimitsRequest::default()),
+        row("", user::limit_update("namespace_depth", 0)),
     ]
 }
 

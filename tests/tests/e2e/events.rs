@@ -95,6 +95,10 @@ async fn make_each_happen(admin: &User, bob: &User) {
         .expect("a group");
     let mut request = e2e::user::workspace("acme/team/web");
     "The front".clone_into(&mut request.workspace.get_or_insert_default().description);
+    request.workspace.get_or_insert_default().max_job_duration = Some(prost_types::Duration {
+        seconds: 3_600,
+        nanos: 0,
+    });
     let web = admin
         .asks(request)
         .await
@@ -146,10 +150,38 @@ async fn make_each_happen(admin: &User, bob: &User) {
         ..Default::default()
     };
     admin.asks(delete).await.expect("deleted");
+    move_things(admin, &team, &web).await;
     let delete = namespace::v1::DeleteWorkspaceRequest {
         id: web.id,
         ..Default::default()
     };
     admin.asks(delete).await.expect("deleted");
     admin.deletes_group(&team.id).await;
+}
+
+/// Away and back, so that each is where it was.
+async fn move_things(admin: &User, team: &namespace::v1::Group, web: &namespace::v1::Workspace) {
+    let acme = "trn:group:acme";
+    let change = namespace::v1::UpdateGroupRequest {
+        group: Some(namespace::v1::Group {
+            description: "Those who run".to_owned(),
+            ..team.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let change = namespace::v1::UpdateWorkspaceRequest {
+        workspace: Some(namespace::v1::Workspace {
+            description: "The back".to_owned(),
+            ..web.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    admin.creates_group("acme/other").await;
+    admin.moves_workspace(&web.id, "trn:group:acme/other").await;
+    admin.moves_workspace(&web.id, &team.id).await;
+    admin.moves_group(&team.id, "trn:group:acme/other").await;
+    admin.moves_group(&team.id, acme).await;
+    admin.sets_limit("group_subgroups", 10).await;
 }

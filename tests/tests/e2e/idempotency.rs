@@ -3,7 +3,10 @@
 use bed::unique_id;
 use e2e::refusal::{invalid, refused};
 use e2e::rpc::Rpc;
-use e2e::user::{assignment, aws_identity, group, job, membership, unassignment, workspace};
+use e2e::user::{
+    assignment, aws_identity, group, group_move, job, limit_update, membership, unassignment,
+    workspace, workspace_move,
+};
 use e2e::{Service, User, World};
 use futures::future::join_all;
 use proto::access::v1::Role;
@@ -140,6 +143,58 @@ async fn the_same_request_is_carried_out_once() {
         id: acme.trn,
         request_id: request_id(),
         ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_update_or_move_is_carried_out_once() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let request = namespace::CreateGroupRequest {
+        request_id: request_id(),
+        ..group("acme/team")
+    };
+    let team = is_carried_out_once(&world, &admin, request, 1)
+        .await
+        .group
+        .expect("a group");
+    let request = namespace::UpdateGroupRequest {
+        group: Some(namespace::Group {
+            description: "new".to_owned(),
+            ..team.clone()
+        }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = namespace::UpdateWorkspaceRequest {
+        workspace: Some(namespace::Workspace {
+            description: "new".to_owned(),
+            ..web.clone()
+        }),
+        request_id: request_id(),
+        ..Default::default()
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    let request = namespace::MoveWorkspaceRequest {
+        request_id: request_id(),
+        ..workspace_move(&web.trn, &team.id)
+    };
+    is_carried_out_once(&world, &admin, request, 1).await;
+    // The group and the membership of its owner, where it has none of its own.
+    let request = namespace::MoveGroupRequest {
+        request_id: request_id(),
+        ..group_move(&team.trn, "")
+    };
+    is_carried_out_once(&world, &admin, request, 2).await;
+    // Whatever has come since, the first answer stays.
+    admin.moves_group(&team.id, &acme.id).await;
+    let request = namespace::UpdateLimitRequest {
+        request_id: request_id(),
+        ..limit_update("group_workspaces", 7)
     };
     is_carried_out_once(&world, &admin, request, 1).await;
 }

@@ -2,7 +2,6 @@
 
 use model::{Description, GroupId, ManagedIdentityId, Name};
 
-use super::MAX_IN_GROUP;
 use super::aws::RoleArn;
 use super::azure::{AzureAudience, Guid};
 use super::google::{Provider, ServiceAccount};
@@ -85,6 +84,8 @@ pub enum Command {
         name_taken: bool,
         /// Identities that the group has already.
         siblings: i64,
+        /// The most of them.
+        max_siblings: i64,
     },
     /// Change it.
     Update {
@@ -137,8 +138,8 @@ pub enum Rejection {
     #[error("a managed identity with this name exists in the group already; choose another name")]
     NameTaken,
     /// The group is full.
-    #[error("the group has {MAX_IN_GROUP} managed identities, more are not allowed")]
-    TooMany,
+    #[error("the group has {0} managed identities, more are not allowed")]
+    TooMany(i64),
     /// The type never changes.
     #[error("the type of a managed identity never changes; make another one")]
     OtherType,
@@ -156,9 +157,14 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 name_taken: true, ..
             },
         ) => Err(Rejection::NameTaken),
-        (State::Absent, Command::Create { siblings, .. }) if siblings >= MAX_IN_GROUP => {
-            Err(Rejection::TooMany)
-        }
+        (
+            State::Absent,
+            Command::Create {
+                siblings,
+                max_siblings,
+                ..
+            },
+        ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
         (State::Absent, Command::Create { identity, .. }) => Ok(vec![Event::Created(identity)]),
         // Ids are made anew for each identity and never used again.
         (_, Command::Create { .. }) => Err(Rejection::NameTaken),
@@ -255,9 +261,10 @@ mod tests {
             identity: deployer(),
             name_taken,
             siblings,
+            max_siblings: 1_000,
         };
         assert_eq!(
-            decide(&State::Absent, create(false, MAX_IN_GROUP - 1)),
+            decide(&State::Absent, create(false, 999)),
             Ok(vec![Event::Created(deployer())])
         );
         assert_eq!(
@@ -265,8 +272,8 @@ mod tests {
             Err(Rejection::NameTaken)
         );
         assert_eq!(
-            decide(&State::Absent, create(false, MAX_IN_GROUP)),
-            Err(Rejection::TooMany)
+            decide(&State::Absent, create(false, 1_000)),
+            Err(Rejection::TooMany(1_000))
         );
         assert_eq!(decide(&live(), create(false, 0)), Err(Rejection::NameTaken));
     }

@@ -7,6 +7,3 @@ pub mod azure;
 pub mod google;
 pub mod kubernetes;
 pub mod managed_identity;
-
-/// Managed identities of a group.
-pub const MAX_IN_GROUP: i64 = 1_000;

@@ -3,21 +3,20 @@
 use edge::aggregate::{self, Loaded};
 use edge::authorization::locate;
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{Place, identity_name_key};
+use edge::hierarchy::{Place, identity_name_key, limit_key};
 use edge::layer::Call;
 use edge::request::etag;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{clock, request, status};
+use edge::{clock, limits, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{Description, ManagedIdentityId, ResourceId};
+use model::{Description, Limit, ManagedIdentityId, ResourceId};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{
     IdentityRpc, assigned_to_prefix, assignments_key, changes, count, encoded, siblings_key,
 };
-use crate::domain::MAX_IN_GROUP;
 use crate::domain::managed_identity::{self, Configuration, ManagedIdentity, Rejection, State};
 use crate::wire;
 
@@ -41,7 +40,7 @@ impl From<Rejection> for Status {
         match &rejection {
             Rejection::Missing => status::not_found("the managed identity"),
             Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
-            Rejection::TooMany => refused("MANAGED_IDENTITY_LIMIT"),
+            Rejection::TooMany(_) => refused("MANAGED_IDENTITY_LIMIT"),
             Rejection::OtherType => {
                 Violations::of("managed_identity.configuration", message).into_status()
             }
@@ -211,11 +210,15 @@ impl IdentityRpc {
             .ok_or_else(|| status::not_found("the group"))?;
         let name = identity_name_key(&identity.group.to_string(), identity.name.as_str());
         let siblings = siblings_key(identity.group);
-        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
+        let limit = Limit::GroupManagedIdentities;
+        let keys = [name.clone(), siblings.clone(), limit_key(limit)];
+        let facts = self.facts(&keys).await?;
+        let max_siblings = limits::value(&facts, limit);
         let command = managed_identity::Command::Create {
             identity: identity.clone(),
             name_taken: facts.get(&name).is_some(),
             siblings: count(&facts, &siblings),
+            max_siblings,
         };
         let events: Vec<_> = managed_identity::decide(&State::Absent, command)?
             .iter()
@@ -230,8 +233,9 @@ impl IdentityRpc {
             key: siblings,
             by: 1,
             min: 0,
-            max: MAX_IN_GROUP,
+            max: max_siblings,
         });
+        guards.push(limits::unchanged(&facts, limit));
         guards.extend(changes(&events)?);
         let mut reply = wire::message(&group.path(), &identity);
         reply.etag = etag(events.len() as u64);

@@ -3,13 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use model::{JobId, Principal, WorkspaceId};
+use model::{JobDuration, JobId, Principal, WorkspaceId};
 use time::{Duration, OffsetDateTime};
-
-/// A job's life, if it was not given a maximum.
-pub const DEFAULT_DURATION: Duration = Duration::hours(12);
-/// The longest life of a job.
-pub const MAX_DURATION: Duration = Duration::hours(24);
 
 /// A job's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,6 +80,27 @@ pub enum Event {
     Opened(Job),
 }
 
+/// A job asks for more than its workspace allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be from 1 second to {0} seconds, the most that the workspace's jobs may live")]
+pub struct TooLong(JobDuration);
+
+/// How long a job lives that asks for this, in a workspace that allows this.
+pub fn duration(
+    wanted: Option<Duration>,
+    of_workspace: Option<JobDuration>,
+) -> Result<Duration, TooLong> {
+    let longest = of_workspace.unwrap_or(JobDuration::LONGEST);
+    let wanted = wanted.unwrap_or_else(|| {
+        Duration::seconds(of_workspace.unwrap_or(JobDuration::DEFAULT).seconds())
+    });
+    if wanted <= Duration::seconds(longest.seconds()) {
+        Ok(wanted)
+    } else {
+        Err(TooLong(longest))
+    }
+}
+
 /// Why a command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
@@ -113,6 +129,21 @@ pub fn evolve(state: &mut State, event: &Event) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_lives_as_long_as_its_workspace_allows() {
+        let hour = JobDuration::from_seconds(3_600).expect("a duration");
+        assert_eq!(duration(None, None), Ok(Duration::hours(12)));
+        assert_eq!(
+            duration(Some(Duration::hours(24)), None),
+            Ok(Duration::hours(24))
+        );
+        assert_eq!(duration(None, Some(hour)), Ok(Duration::hours(1)));
+        let minute = Some(Duration::minutes(1));
+        assert_eq!(duration(minute, Some(hour)), Ok(Duration::minutes(1)));
+        let more = Some(Duration::hours(1) + Duration::nanoseconds(1));
+        assert_eq!(duration(more, Some(hour)), Err(TooLong(hour)));
+    }
 
     #[test]
     fn a_job_is_opened_once() {

@@ -1,14 +1,15 @@
 //! `JobService`.
 
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::node_key;
+use edge::hierarchy::{max_job_duration_key, node_key};
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::JobId;
+use model::{JobId, WorkspaceId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
+use time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::{IssuerRpc, job_key};
@@ -36,14 +37,16 @@ impl JobService for IssuerRpc {
         let wanted = wire::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
         let (id, now) = (clock::new_id(), clock::now());
         let decide = || async {
+            let workspace = call.id("job.workspace_id", "workspace")?;
+            let (duration, allowed) = self.duration(workspace, wanted.duration).await?;
             let job = Job {
                 id,
-                workspace: call.id("job.workspace_id", "workspace")?,
+                workspace,
                 stage: wanted.stage,
                 principal: call.caller.principal.clone(),
-                expires: (now + wanted.duration).replace_nanosecond(0).unwrap_or(now),
+                expires: (now + duration).replace_nanosecond(0).unwrap_or(now),
             };
-            self.decide_open(&call, job).await
+            self.decide_open(&call, job, allowed).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -97,10 +100,28 @@ impl JobService for IssuerRpc {
 }
 
 impl IssuerRpc {
+    /// How long a job may live in a workspace, and that the workspace still says so when the append is made.
+    async fn duration(
+        &self,
+        workspace: WorkspaceId,
+        wanted: Option<Duration>,
+    ) -> Result<(Duration, Guard), Status> {
+        let key = max_job_duration_key(workspace);
+        let log = self.shared.commands.log();
+        let facts = log.facts(std::slice::from_ref(&key)).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        let value = facts.get(&key).map(str::to_owned);
+        let of_workspace = value.as_deref().and_then(|seconds| seconds.parse().ok());
+        let duration = job::duration(wanted, of_workspace)
+            .map_err(|error| Violations::of("job.max_duration", error).into_status())?;
+        Ok((duration, Guard::Expect { key, value }))
+    }
+
     async fn decide_open(
         &self,
         call: &Call,
         job: Job,
+        allowed: Guard,
     ) -> Result<Decision<pb::OpenJobResponse>, Status> {
         let place = call
             .relocate(&self.shared.hierarchy)
@@ -112,6 +133,7 @@ impl IssuerRpc {
             .map(|event| (event.event_type(), event.encode()))
             .collect();
         let mut guards = place.guards();
+        guards.push(allowed);
         guards.push(Guard::Set {
             key: node_key(job.id),
             value: Some(format!("{}/", job.workspace)),

@@ -77,6 +77,7 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::GroupView => Permission::GroupView,
         Wire::GroupCreate => Permission::GroupCreate,
         Wire::GroupDelete => Permission::GroupDelete,
+        Wire::GroupUpdate => Permission::GroupUpdate,
         Wire::WorkspaceView => Permission::WorkspaceView,
         Wire::WorkspaceCreate => Permission::WorkspaceCreate,
         Wire::WorkspaceUpdate => Permission::WorkspaceUpdate,
@@ -208,6 +209,25 @@ impl Call {
             permit(self.permission, role, &place, &named)?;
         }
         Ok(Some(place))
+    }
+
+    /// The place that another field of the request names, if the caller has this permission there too.
+    pub async fn permitted(
+        &self,
+        hierarchy: &Hierarchy,
+        permission: Permission,
+        field: &str,
+        named: &str,
+    ) -> Result<Place, Status> {
+        let reference: Reference = named
+            .parse()
+            .map_err(|error| Violations::of(field, error).into_status())?;
+        let place = find(hierarchy, &reference, &self.caller).await?;
+        let place = place.ok_or_else(|| status::not_found(named))?;
+        if let Requirement::Role(role) = permission.requirement() {
+            permit(permission, role, &place, named)?;
+        }
+        Ok(place)
     }
 }
 

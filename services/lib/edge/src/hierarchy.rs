@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
-use model::{Kind, Principal, Reference, ResourceId, Role, Trn, trn::Last};
+use model::{Kind, Limit, Principal, Reference, ResourceId, Role, Trn, trn::Last};
 use prost::Message as _;
 use proto::access::v1 as access;
 use proto::{identity, namespace};
@@ -70,6 +70,18 @@ pub fn assignment_key(
     format!("assignment/{workspace}/{identity}")
 }
 
+/// The key of a limit that is not its default any more.
+#[must_use]
+pub fn limit_key(limit: Limit) -> String {
+    format!("limit/{limit}")
+}
+
+/// The key of how long the jobs of a workspace may live at most, where the workspace says so: seconds.
+#[must_use]
+pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
+    format!("max-job-duration/{workspace}")
+}
+
 /// Whether a fact is of those that a [`Hierarchy`] is read from.
 #[must_use]
 pub fn is_of_the_hierarchy(key: &str) -> bool {
@@ -90,6 +102,9 @@ pub enum MalformedEvent {
     /// The configuration is missing.
     #[error("the event has no configuration")]
     Configuration,
+    /// The limit is none of ours, or its value is no value of it.
+    #[error("the event has no valid limit")]
+    Limit,
 }
 
 /// The role of a message.
@@ -115,6 +130,11 @@ fn node(id: &str, parent: &str, name: &str) -> Change {
     (node_key(id), Some(format!("{parent}/{name}")))
 }
 
+fn max_job_duration(workspace: &str, duration: Option<&prost_types::Duration>) -> Change {
+    let seconds = duration.map(|duration| duration.seconds.to_string());
+    (max_job_duration_key(workspace), seconds)
+}
+
 /// The facts that an event of the `namespace` log changes.
 pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, MalformedEvent> {
     use namespace::v1::Event;
@@ -126,6 +146,13 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
     };
     let gone = |id: &str, parent: &str, name: &str| {
         vec![(node_key(id), None), (name_key(parent, name), None)]
+    };
+    let moved = |id: &str, from: &str, to: &str, name: &str| {
+        vec![
+            node(id, to, name),
+            (name_key(from, name), None),
+            (name_key(to, name), Some(id.to_owned())),
+        ]
     };
     let member = |namespace: &str, of: Option<&access::Principal>| {
         principal(of)
@@ -141,8 +168,43 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
         Event::GroupCreated(event) => named(&event.group_id, &event.parent_id, &event.name),
         // One event for the subtree: what is below loses its way to the top, and so does not exist any more.
         Event::GroupDeleted(event) => gone(&event.group_id, &event.parent_id, &event.name),
-        Event::WorkspaceCreated(event) => named(&event.workspace_id, &event.group_id, &event.name),
-        Event::WorkspaceDeleted(event) => gone(&event.workspace_id, &event.group_id, &event.name),
+        // One event for the subtree here too: only the way up from the group itself is another.
+        Event::GroupMoved(event) => moved(
+            &event.group_id,
+            &event.old_parent_id,
+            &event.new_parent_id,
+            &event.name,
+        ),
+        Event::GroupUpdated(_) => vec![],
+        Event::WorkspaceCreated(event) => {
+            let mut changes = named(&event.workspace_id, &event.group_id, &event.name);
+            changes.push(max_job_duration(
+                &event.workspace_id,
+                event.max_job_duration.as_ref(),
+            ));
+            changes
+        }
+        Event::WorkspaceMoved(event) => moved(
+            &event.workspace_id,
+            &event.old_group_id,
+            &event.new_group_id,
+            &event.name,
+        ),
+        Event::WorkspaceUpdated(event) => {
+            vec![max_job_duration(
+                &event.workspace_id,
+                event.max_job_duration.as_ref(),
+            )]
+        }
+        Event::WorkspaceDeleted(event) => {
+            let mut changes = gone(&event.workspace_id, &event.group_id, &event.name);
+            changes.push(max_job_duration(&event.workspace_id, None));
+            changes
+        }
+        Event::LimitChanged(event) => {
+            let limit: Limit = event.limit_id.parse().map_err(|_| MalformedEvent::Limit)?;
+            vec![(limit_key(limit), Some(event.value.to_string()))]
+        }
         Event::MembershipCreated(event) => vec![
             node(&event.membership_id, &event.namespace_id, ""),
             (
@@ -453,6 +515,35 @@ impl Hierarchy {
             }) => Ok(Some(*id)),
             Reference::Trn(trn) => self.walk(trn).await,
         }
+    }
+
+    /// The groups and workspaces below a group, each with how many levels below: as the names lead down, so that what
+    /// lay below a group when it was deleted is found from there still.
+    pub async fn below(&self, group: ResourceId) -> sqlx::Result<Vec<(ResourceId, usize)>> {
+        let rows = sqlx::query!(
+            r#"WITH RECURSIVE below (id, level) AS (
+                   SELECT $1::text COLLATE "C", 0
+                   UNION ALL
+                   SELECT named.value, level + 1
+                   FROM below JOIN facts named
+                       -- What is right below: 0 follows on / in the order of the keys.
+                       ON named.key > 'name/' || below.id || '/' AND named.key < 'name/' || below.id || '0'
+                   WHERE level < $2
+               )
+               SELECT id AS "id!", level AS "level!" FROM below WHERE level > 0"#,
+            group.to_string(),
+            MAX_DEPTH
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let below = rows.into_iter().map(|row| {
+            let id = row.id.parse().map_err(|error| {
+                let error: model::id::InvalidId = error;
+                sqlx::Error::Decode(error.into())
+            })?;
+            Ok((id, usize::try_from(row.level).unwrap_or_default()))
+        });
+        below.collect()
     }
 
     async fn walk(&self, trn: &Trn) -> sqlx::Result<Option<ResourceId>> {

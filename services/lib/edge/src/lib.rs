@@ -13,6 +13,7 @@ pub mod health;
 pub mod hierarchy;
 pub mod host;
 pub mod layer;
+pub mod limits;
 pub mod metrics;
 pub mod rate;
 pub mod request;

@@ -56,6 +56,7 @@ pub enum Permission {
     GroupView,
     GroupCreate,
     GroupDelete,
+    GroupUpdate,
     WorkspaceView,
     WorkspaceCreate,
     WorkspaceUpdate,
@@ -111,6 +112,7 @@ impl Permission {
             | Self::JobOpen => Requirement::Role(Role::Deployer),
             Self::GroupCreate
             | Self::GroupDelete
+            | Self::GroupUpdate
             | Self::MembershipCreate
             | Self::MembershipUpdate
             | Self::MembershipDelete => Requirement::Role(Role::Owner),

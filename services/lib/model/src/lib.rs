@@ -4,6 +4,8 @@
 
 pub mod access;
 pub mod id;
+pub mod job_duration;
+pub mod limit;
 pub mod name;
 pub mod principal;
 pub mod trn;
@@ -13,6 +15,8 @@ pub use id::{
     GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId, SigningKeyId,
     WorkspaceId,
 };
+pub use job_duration::JobDuration;
+pub use limit::Limit;
 pub use name::{Description, Name};
 pub use principal::Principal;
 pub use trn::{InvalidReference, Reference, Trn};

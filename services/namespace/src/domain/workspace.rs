@@ -1,8 +1,8 @@
 //! A workspace.
 
-use model::{Description, GroupId, Name, WorkspaceId};
+use model::{Description, GroupId, JobDuration, Name, WorkspaceId};
 
-use super::{MAX_CHILDREN, MAX_DEPTH};
+use super::{Destination, NoRoom};
 
 /// A workspace's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,13 @@ pub struct Workspace {
     pub name: Name,
     /// Free text.
     pub description: Description,
+    /// How long its jobs may live; none: as long as any.
+    pub max_job_duration: Option<JobDuration>,
 }
+
+/// How long the jobs of a workspace may live, as somebody wants it to be; none: as long as any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxJobDuration(pub Option<JobDuration>);
 
 /// What may be asked of a workspace.
 #[derive(Clone, Debug)]
@@ -36,12 +42,22 @@ pub enum Command {
     Create {
         /// The workspace to be.
         workspace: Workspace,
-        /// Names in its path.
-        depth: usize,
-        /// Whether a subgroup or workspace of the group has the name.
-        name_taken: bool,
-        /// Workspaces that the group has already.
-        siblings: i64,
+        /// Where it is to lie.
+        destination: Destination,
+    },
+    /// Change it.
+    Update {
+        /// The new description, if it changes.
+        description: Option<Description>,
+        /// The new maximum, if it changes.
+        max_job_duration: Option<MaxJobDuration>,
+    },
+    /// Put it elsewhere.
+    Move {
+        /// The group that it is to lie in.
+        to: GroupId,
+        /// Where it is to lie.
+        destination: Destination,
     },
     /// Delete it.
     Delete,
@@ -52,6 +68,26 @@ pub enum Command {
 pub enum Event {
     /// It was made.
     Created(Workspace),
+    /// Its description or maximum changed.
+    Updated {
+        /// Which.
+        id: WorkspaceId,
+        /// As it is now.
+        description: Description,
+        /// As it is now.
+        max_job_duration: Option<JobDuration>,
+    },
+    /// It lies elsewhere.
+    Moved {
+        /// Which.
+        id: WorkspaceId,
+        /// Where it was.
+        from: GroupId,
+        /// Where it is.
+        to: GroupId,
+        /// What it is called.
+        name: Name,
+    },
     /// It is gone.
     Deleted(Workspace),
 }
@@ -62,15 +98,12 @@ pub enum Rejection {
     /// There is no such workspace.
     #[error("the workspace does not exist")]
     Missing,
-    /// The name is used in the group.
-    #[error("a group or workspace with this name exists there already; choose another name")]
-    NameTaken,
-    /// The path would be too long.
-    #[error("the workspace would lie {0} levels deep, {MAX_DEPTH} at most are allowed")]
-    TooDeep(usize),
-    /// The group is full.
-    #[error("the group has {MAX_CHILDREN} workspaces, more are not allowed")]
-    TooManySiblings,
+    /// It can't lie there.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// It lies there.
+    #[error("the workspace lies there already")]
+    SameGroup,
 }
 
 /// Decides a command.
@@ -80,87 +113,165 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             State::Absent,
             Command::Create {
                 workspace,
-                depth,
-                name_taken,
-                siblings,
+                destination,
             },
         ) => {
-            if name_taken {
-                Err(Rejection::NameTaken)
-            } else if depth > MAX_DEPTH {
-                Err(Rejection::TooDeep(depth))
-            } else if siblings >= MAX_CHILDREN {
-                Err(Rejection::TooManySiblings)
-            } else {
-                Ok(vec![Event::Created(workspace)])
-            }
+            destination.check()?;
+            Ok(vec![Event::Created(workspace)])
         }
         // Ids are made anew for each workspace and never used again.
-        (State::Live(_) | State::Deleted, Command::Create { .. }) => Err(Rejection::NameTaken),
+        (_, Command::Create { .. }) => Err(NoRoom::NameTaken.into()),
+        (State::Absent | State::Deleted, _) => Err(Rejection::Missing),
+        (
+            State::Live(workspace),
+            Command::Update {
+                description,
+                max_job_duration,
+            },
+        ) => Ok(update(workspace, description, max_job_duration)),
+        (State::Live(workspace), Command::Move { to, .. }) if to == workspace.group => {
+            Err(Rejection::SameGroup)
+        }
+        (State::Live(workspace), Command::Move { to, destination }) => {
+            destination.check()?;
+            Ok(vec![Event::Moved {
+                id: workspace.id,
+                from: workspace.group,
+                to,
+                name: workspace.name.clone(),
+            }])
+        }
         (State::Live(workspace), Command::Delete) => Ok(vec![Event::Deleted(workspace.clone())]),
-        (State::Absent | State::Deleted, Command::Delete) => Err(Rejection::Missing),
     }
+}
+
+fn update(
+    workspace: &Workspace,
+    description: Option<Description>,
+    max_job_duration: Option<MaxJobDuration>,
+) -> Vec<Event> {
+    let description = description.unwrap_or_else(|| workspace.description.clone());
+    let max_job_duration = max_job_duration.map_or(workspace.max_job_duration, |wanted| wanted.0);
+    if (&description, max_job_duration) == (&workspace.description, workspace.max_job_duration) {
+        return vec![];
+    }
+    vec![Event::Updated {
+        id: workspace.id,
+        description,
+        max_job_duration,
+    }]
 }
 
 /// Applies what happened.
 pub fn evolve(state: &mut State, event: &Event) {
-    *state = match event {
-        Event::Created(workspace) => State::Live(workspace.clone()),
-        Event::Deleted(_) => State::Deleted,
-    };
+    match (event, state) {
+        (Event::Created(workspace), state) => *state = State::Live(workspace.clone()),
+        (
+            Event::Updated {
+                description,
+                max_job_duration,
+                ..
+            },
+            State::Live(workspace),
+        ) => {
+            workspace.description = description.clone();
+            workspace.max_job_duration = *max_job_duration;
+        }
+        (Event::Moved { to, .. }, State::Live(workspace)) => workspace.group = *to,
+        (Event::Updated { .. } | Event::Moved { .. }, State::Absent | State::Deleted) => {}
+        (Event::Deleted(_), state) => *state = State::Deleted,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::tight;
     use super::*;
+
+    fn group(number: u128) -> GroupId {
+        GroupId::from_uuid(uuid::Uuid::from_u128(number))
+    }
 
     fn web() -> Workspace {
         Workspace {
             id: WorkspaceId::from_uuid(uuid::Uuid::from_u128(1)),
-            group: GroupId::from_uuid(uuid::Uuid::from_u128(2)),
+            group: group(2),
             name: "web".parse().expect("a name"),
             description: Description::default(),
+            max_job_duration: None,
         }
     }
 
-    fn create(depth: usize, name_taken: bool, siblings: i64) -> Command {
+    fn live() -> State {
+        let mut state = State::default();
+        evolve(&mut state, &Event::Created(web()));
+        state
+    }
+
+    fn create() -> Command {
         Command::Create {
             workspace: web(),
-            depth,
-            name_taken,
-            siblings,
+            destination: tight(),
         }
     }
 
     #[test]
     fn it_is_made_and_deleted_once() {
         let mut state = State::default();
-        let made = decide(&state, create(2, false, 0)).expect("allowed");
+        let made = decide(&state, create()).expect("allowed");
         made.iter().for_each(|event| evolve(&mut state, event));
         let gone = decide(&state, Command::Delete).expect("allowed");
         assert_eq!(gone, vec![Event::Deleted(web())]);
         gone.iter().for_each(|event| evolve(&mut state, event));
         assert_eq!(decide(&state, Command::Delete), Err(Rejection::Missing));
-        assert_eq!(
-            decide(&state, create(2, false, 0)),
-            Err(Rejection::NameTaken)
-        );
+        assert_eq!(decide(&state, create()), Err(NoRoom::NameTaken.into()));
     }
 
     #[test]
-    fn limits_hold_at_their_edges() {
-        assert!(decide(&State::Absent, create(MAX_DEPTH, false, MAX_CHILDREN - 1)).is_ok());
+    fn an_update_changes_what_it_names() {
+        let hour = JobDuration::from_seconds(3_600).expect("a duration");
+        let update = |max_job_duration| Command::Update {
+            description: None,
+            max_job_duration,
+        };
+        let mut state = live();
+        assert_eq!(decide(&state, update(None)), Ok(vec![]));
         assert_eq!(
-            decide(&State::Absent, create(MAX_DEPTH + 1, false, 0)),
-            Err(Rejection::TooDeep(21))
+            decide(&state, update(Some(MaxJobDuration(None)))),
+            Ok(vec![])
         );
+        let updated = decide(&state, update(Some(MaxJobDuration(Some(hour))))).expect("allowed");
+        updated.iter().for_each(|event| evolve(&mut state, event));
+        let expected = Workspace {
+            max_job_duration: Some(hour),
+            ..web()
+        };
+        assert_eq!(state, State::Live(expected));
+        assert_eq!(decide(&state, update(None)), Ok(vec![]));
+        let reset = decide(&state, update(Some(MaxJobDuration(None)))).expect("allowed");
+        reset.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(state, live());
+    }
+
+    #[test]
+    fn it_moves_to_another_group_with_room() {
+        let to = |number, destination| Command::Move {
+            to: group(number),
+            destination,
+        };
+        assert_eq!(decide(&live(), to(2, tight())), Err(Rejection::SameGroup));
+        let full = Destination {
+            name_taken: true,
+            ..tight()
+        };
+        assert_eq!(decide(&live(), to(3, full)), Err(NoRoom::NameTaken.into()));
+        let moved = decide(&live(), to(3, tight())).expect("allowed");
+        let mut state = live();
+        moved.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(decide(&state, to(3, tight())), Err(Rejection::SameGroup));
         assert_eq!(
-            decide(&State::Absent, create(2, false, MAX_CHILDREN)),
-            Err(Rejection::TooManySiblings)
-        );
-        assert_eq!(
-            decide(&State::Absent, create(2, true, 0)),
-            Err(Rejection::NameTaken)
+            decide(&State::Deleted, to(3, tight())),
+            Err(Rejection::Missing)
         );
     }
 }

@@ -2,22 +2,23 @@
 
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{Place, name_key};
+use edge::hierarchy::Place;
 use edge::layer::Call;
 use edge::request::etag;
-use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, request, status};
 use eventlog::{Expected, Guard};
-use model::{GroupId, MembershipId, NamespaceId, Role};
+use model::{Description, GroupId, MembershipId, NamespaceId, Role};
 use proto::namespace::v1 as pb;
 use proto::namespace::v1::group_service_server::GroupService;
 use tonic::{Request, Response, Status};
 
+use super::moves::grows;
 use super::{
-    NamespaceRpc, add, changes, count, encoded, owners_key, stream, subgroups_key, workspaces_key,
+    NamespaceRpc, Sibling, add, changes, count, encoded, obstacle, owners_key, stream,
+    subgroups_key, workspaces_key,
 };
-use crate::domain::{MAX_CHILDREN, group, membership};
+use crate::domain::{group, membership};
 use crate::wire;
 
 impl From<group::Rejection> for Status {
@@ -26,20 +27,12 @@ impl From<group::Rejection> for Status {
         let message = rejection.to_string();
         match rejection {
             Rejection::Missing => status::not_found("the group"),
-            Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
-            Rejection::TooDeep(_) => refused("DEPTH_LIMIT", &message),
-            Rejection::TooManySiblings => refused("SUBGROUP_LIMIT", &message),
-            Rejection::NotEmpty { .. } => refused("GROUP_NOT_EMPTY", &message),
+            Rejection::NoRoom(reason) => Sibling::Group.refused(reason),
+            Rejection::SameParent => obstacle("SAME_PARENT", "group", &message),
+            Rejection::IntoItself => obstacle("MOVE_INTO_ITSELF", "group", &message),
+            Rejection::NotEmpty { .. } => obstacle("GROUP_NOT_EMPTY", "group", &message),
         }
     }
-}
-
-fn refused(reason: &'static str, message: &str) -> Status {
-    status::failed_precondition(
-        reason,
-        message,
-        vec![PreconditionViolation::new(reason, "group", message)],
-    )
 }
 
 #[tonic::async_trait]
@@ -51,8 +44,12 @@ impl GroupService for NamespaceRpc {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
         let wanted = message.group.clone().unwrap_or_default();
-        let wire::Named { name, description } =
-            wire::named("group", &wanted.name, &wanted.description)?;
+        let wire::Named { name, description } = wire::named(
+            "group",
+            &wanted.name,
+            &wanted.description,
+            Violations::default(),
+        )?;
         let id = clock::new_id();
         let decide = || async {
             let parent = call
@@ -95,17 +92,49 @@ impl GroupService for NamespaceRpc {
     ) -> Result<Response<pb::GetGroupResponse>, Status> {
         let call = Call::of(&request)?;
         let place = call.place()?;
-        let (id, loaded) = self.load_group(place).await?;
-        let group::State::Live(group) = &loaded.state else {
-            return Err(group::Rejection::Missing.into());
+        let (id, loaded) = self.load_group("id", place).await?;
+        let group = message(id, &wire::parent_path(place), &loaded);
+        let group = group.ok_or(group::Rejection::Missing)?;
+        Ok(Response::new(pb::GetGroupResponse { group: Some(group) }))
+    }
+
+    async fn update_group(
+        &self,
+        request: Request<pb::UpdateGroupRequest>,
+    ) -> Result<Response<pb::UpdateGroupResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.group.clone().unwrap_or_default();
+        let mut violations = Violations::default();
+        violations.merge(request::update_mask(
+            message.update_mask.as_ref(),
+            &["description"],
+        ));
+        let description = violations.check("group.description", wanted.description.parse());
+        let description = violations.finish(|| description)?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::UpdateGroupResponse, time| {
+            if let Some(group) = &mut reply.group {
+                group.update_time = Some(request::timestamp(time));
+            }
         };
-        let mut message = wire::group_message(id, &wire::parent_path(place), group);
-        message.etag = loaded.etag();
-        message.create_time = loaded.create_time.map(request::timestamp);
-        message.update_time = loaded.update_time.map(request::timestamp);
-        Ok(Response::new(pb::GetGroupResponse {
-            group: Some(message),
-        }))
+        self.commands
+            .carry_out(
+                mutation,
+                || self.decide_update_group(&call, &wanted.etag, &description),
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
+    }
+
+    async fn move_group(
+        &self,
+        request: Request<pb::MoveGroupRequest>,
+    ) -> Result<Response<pb::MoveGroupResponse>, Status> {
+        self.move_a_group(request).await
     }
 
     async fn delete_group(
@@ -130,9 +159,13 @@ impl GroupService for NamespaceRpc {
 }
 
 impl NamespaceRpc {
-    async fn load_group(&self, place: &Place) -> Result<(GroupId, Loaded<group::State>), Status> {
+    pub(super) async fn load_group(
+        &self,
+        field: &str,
+        place: &Place,
+    ) -> Result<(GroupId, Loaded<group::State>), Status> {
         let id = GroupId::try_from(place.id())
-            .map_err(|_| Violations::of("id", "must name a group").into_status())?;
+            .map_err(|_| Violations::of(field, "must name a group").into_status())?;
         let stream = stream("group", id);
         Ok((
             id,
@@ -152,37 +185,20 @@ impl NamespaceRpc {
         group: group::Group,
     ) -> Result<Decision<pb::CreateGroupResponse>, Status> {
         let parent = call.relocate(&self.hierarchy).await?;
-        let parent_id = parent
-            .as_ref()
-            .map(|place| place.id().to_string())
-            .unwrap_or_default();
-        let (name, siblings) = (
-            name_key(&parent_id, group.name.as_str()),
-            subgroups_key(&parent_id),
-        );
-        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
-        let depth = parent.as_ref().map_or(0, |place| place.nodes.len()) + 1;
+        let room = self
+            .room(Sibling::Group, parent.as_ref(), &group.name, 0)
+            .await?;
         let command = group::Command::Create {
             group: group.clone(),
-            depth,
-            name_taken: facts.get(&name).is_some(),
-            siblings: if parent.is_some() {
-                count(&facts, &siblings)
-            } else {
-                0
-            },
+            destination: room.destination,
         };
         let events: Vec<_> = group::decide(&group::State::Absent, command)?
             .iter()
             .map(wire::write_group)
             .collect();
-        let mut guards = vec![Guard::Expect {
-            key: name,
-            value: None,
-        }];
+        let mut guards = room.guards;
         if let Some(parent) = &parent {
-            guards.extend(parent.guards());
-            guards.push(add(siblings, 1, 0, MAX_CHILDREN));
+            guards.extend(grows(&parent.nodes, 1..=1));
         }
         guards.extend(changes(&events)?);
         let mut reply = wire::group_message(
@@ -213,6 +229,45 @@ impl NamespaceRpc {
         })
     }
 
+    async fn decide_update_group(
+        &self,
+        call: &Call,
+        given_etag: &str,
+        description: &Description,
+    ) -> Result<Decision<pb::UpdateGroupResponse>, Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or(group::Rejection::Missing)?;
+        let (id, loaded) = self.load_group("group.id", &place).await?;
+        loaded.check_etag("group.etag", given_etag)?;
+        let command = group::Command::Update {
+            description: Some(description.clone()),
+        };
+        let events = group::decide(&loaded.state, command)?;
+        let mut after = loaded.clone();
+        for event in &events {
+            group::evolve(&mut after.state, event);
+            after.version += 1;
+        }
+        let events: Vec<_> = events.iter().map(wire::write_group).collect();
+        let mut guards = place.guards();
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream("group", id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: pb::UpdateGroupResponse {
+                group: message(id, &wire::parent_path(&place), &after),
+                ..Default::default()
+            },
+        })
+    }
+
     async fn decide_delete(
         &self,
         call: &Call,
@@ -223,7 +278,7 @@ impl NamespaceRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or(group::Rejection::Missing)?;
-        let (id, loaded) = self.load_group(&place).await?;
+        let (id, loaded) = self.load_group("id", &place).await?;
         loaded.check_etag("etag", given_etag)?;
         let (subgroups, workspaces) = (subgroups_key(id), workspaces_key(id));
         let facts = self.facts(&[subgroups.clone(), workspaces.clone()]).await?;
@@ -265,8 +320,25 @@ impl NamespaceRpc {
     }
 }
 
+/// A group as callers see it; none if it does not exist.
+pub(super) fn message(
+    id: GroupId,
+    parent_path: &str,
+    loaded: &Loaded<group::State>,
+) -> Option<pb::Group> {
+    let group::State::Live(group) = &loaded.state else {
+        return None;
+    };
+    Some(pb::Group {
+        etag: loaded.etag(),
+        create_time: loaded.create_time.map(request::timestamp),
+        update_time: loaded.update_time.map(request::timestamp),
+        ..wire::group_message(id, parent_path, group)
+    })
+}
+
 /// Who makes a top-level group owns it.
-fn first_owner(
+pub(super) fn first_owner(
     call: &Call,
     group: GroupId,
 ) -> Result<(Option<eventlog::StreamAppend>, Vec<Guard>), Status> {

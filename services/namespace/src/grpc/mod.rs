@@ -1,18 +1,26 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod groups;
+mod limits;
 mod memberships;
+mod moves;
 mod workspaces;
 
 use std::fmt;
 
 use edge::command::Commands;
-use edge::hierarchy::{Hierarchy, sets};
+use edge::hierarchy::{Hierarchy, Place, limit_key, name_key, sets};
+use edge::limits::{unchanged, value};
+use edge::status;
+use edge::status::PreconditionViolation;
 use eventlog::{Facts, Guard, StreamId};
+use model::{Limit, Name};
 use proto::namespace::v1::Event;
 use tonic::Status;
 
-/// Serves groups, workspaces and memberships.
+use crate::domain::{Destination, NoRoom};
+
+/// Serves groups, workspaces, memberships and limits.
 #[derive(Clone)]
 pub struct NamespaceRpc {
     commands: Commands,
@@ -36,6 +44,104 @@ impl NamespaceRpc {
             .await
             .map_err(|error| edge::status::log(&error))
     }
+
+    /// The room for something of this name in a group, or at the top; `height` levels lie below it.
+    async fn room(
+        &self,
+        kind: Sibling,
+        above: Option<&Place>,
+        name: &Name,
+        height: usize,
+    ) -> Result<Room, Status> {
+        let above_id = above.map(|place| place.id().to_string());
+        let above_id = above_id.unwrap_or_default();
+        let (name, siblings) = (
+            name_key(&above_id, name.as_str()),
+            kind.count_key(&above_id),
+        );
+        let limits = [Limit::NamespaceDepth, kind.limit()];
+        let keys = limits.map(limit_key);
+        let keys = [vec![name.clone(), siblings.clone()], keys.to_vec()].concat();
+        let facts = self.facts(&keys).await?;
+        let max_depth = value(&facts, Limit::NamespaceDepth);
+        let (present, max_siblings) = match above {
+            Some(_) => (count(&facts, &siblings), value(&facts, kind.limit())),
+            None => (0, i64::MAX),
+        };
+        let name_taken = facts.get(&name).is_some();
+        let mut guards = vec![Guard::Expect {
+            key: name,
+            value: None,
+        }];
+        guards.extend(limits.map(|limit| unchanged(&facts, limit)));
+        if let Some(above) = above {
+            guards.extend(above.guards());
+            guards.push(add(siblings, 1, 0, max_siblings));
+        }
+        Ok(Room {
+            destination: Destination {
+                depth: above.map_or(0, |place| place.nodes.len()) + 1 + height,
+                max_depth: usize::try_from(max_depth).unwrap_or_default(),
+                name_taken,
+                siblings: present,
+                max_siblings,
+            },
+            guards,
+        })
+    }
+}
+
+/// What counts among its own: subgroups, or workspaces.
+#[derive(Clone, Copy)]
+enum Sibling {
+    Group,
+    Workspace,
+}
+
+impl Sibling {
+    fn count_key(self, above: impl fmt::Display) -> String {
+        match self {
+            Self::Group => subgroups_key(above),
+            Self::Workspace => workspaces_key(above),
+        }
+    }
+
+    fn limit(self) -> Limit {
+        match self {
+            Self::Group => Limit::GroupSubgroups,
+            Self::Workspace => Limit::GroupWorkspaces,
+        }
+    }
+
+    /// The refusal for want of room.
+    fn refused(self, reason: NoRoom) -> Status {
+        let message = reason.to_string();
+        match (reason, self) {
+            (NoRoom::NameTaken, _) => status::already_exists("NAME_TAKEN", &message),
+            (NoRoom::TooDeep { .. }, _) => obstacle("DEPTH_LIMIT", "path", &message),
+            (NoRoom::TooManySiblings(_), Self::Group) => {
+                obstacle("SUBGROUP_LIMIT", "group", &message)
+            }
+            (NoRoom::TooManySiblings(_), Self::Workspace) => {
+                obstacle("WORKSPACE_LIMIT", "workspace", &message)
+            }
+        }
+    }
+}
+
+/// Where something is to lie, and what must still hold of it when the append is made; its sibling is counted there.
+struct Room {
+    destination: Destination,
+    guards: Vec<Guard>,
+}
+
+/// The one thing that stands in the way.
+fn obstacle(reason: &str, subject: &str, message: &str) -> Status {
+    status::failed_precondition(
+        reason,
+        message,
+        vec![PreconditionViolation::new(reason, subject, message)],
+    )
 }
 
 /// The key of the count of a group's subgroups.

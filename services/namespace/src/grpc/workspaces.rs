@@ -2,20 +2,22 @@
 
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{Place, name_key};
+use edge::hierarchy::Place;
 use edge::layer::Call;
 use edge::request::etag;
-use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, request, status};
 use eventlog::{Expected, Guard};
-use model::WorkspaceId;
+use model::{Description, WorkspaceId};
 use proto::namespace::v1 as pb;
 use proto::namespace::v1::workspace_service_server::WorkspaceService;
 use tonic::{Request, Response, Status};
 
-use super::{NamespaceRpc, add, changes, count, encoded, owners_key, stream, workspaces_key};
-use crate::domain::{MAX_CHILDREN, workspace};
+use super::moves::grows;
+use super::{
+    NamespaceRpc, Sibling, add, changes, encoded, obstacle, owners_key, stream, workspaces_key,
+};
+use crate::domain::workspace::{self, MaxJobDuration};
 use crate::wire;
 
 impl From<workspace::Rejection> for Status {
@@ -24,19 +26,10 @@ impl From<workspace::Rejection> for Status {
         let message = rejection.to_string();
         match rejection {
             Rejection::Missing => status::not_found("the workspace"),
-            Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
-            Rejection::TooDeep(_) => refused("DEPTH_LIMIT", &message),
-            Rejection::TooManySiblings => refused("WORKSPACE_LIMIT", &message),
+            Rejection::NoRoom(reason) => Sibling::Workspace.refused(reason),
+            Rejection::SameGroup => obstacle("SAME_PARENT", "workspace", &message),
         }
     }
-}
-
-fn refused(reason: &'static str, message: &str) -> Status {
-    status::failed_precondition(
-        reason,
-        message,
-        vec![PreconditionViolation::new(reason, "workspace", message)],
-    )
 }
 
 #[tonic::async_trait]
@@ -48,8 +41,11 @@ impl WorkspaceService for NamespaceRpc {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
         let wanted = message.workspace.clone().unwrap_or_default();
+        let mut violations = Violations::default();
+        let max_job_duration = wire::max_job_duration(&wanted, &mut violations);
+        let max_job_duration = max_job_duration.and_then(|wanted| wanted.0);
         let wire::Named { name, description } =
-            wire::named("workspace", &wanted.name, &wanted.description)?;
+            wire::named("workspace", &wanted.name, &wanted.description, violations)?;
         let id = clock::new_id();
         let decide = || async {
             let group = call.id("workspace.group_id", "group")?;
@@ -59,6 +55,7 @@ impl WorkspaceService for NamespaceRpc {
                 group,
                 name,
                 description,
+                max_job_duration,
             };
             self.decide_create_workspace(&call, workspace).await
         };
@@ -87,17 +84,61 @@ impl WorkspaceService for NamespaceRpc {
     ) -> Result<Response<pb::GetWorkspaceResponse>, Status> {
         let call = Call::of(&request)?;
         let place = call.place()?;
-        let (id, loaded) = self.load_workspace(place).await?;
-        let workspace::State::Live(workspace) = &loaded.state else {
-            return Err(workspace::Rejection::Missing.into());
-        };
-        let mut message = wire::workspace_message(id, &wire::parent_path(place), workspace);
-        message.etag = loaded.etag();
-        message.create_time = loaded.create_time.map(request::timestamp);
-        message.update_time = loaded.update_time.map(request::timestamp);
+        let (id, loaded) = self.load_workspace("id", place).await?;
+        let workspace = message(id, &wire::parent_path(place), &loaded);
+        let workspace = workspace.ok_or(workspace::Rejection::Missing)?;
         Ok(Response::new(pb::GetWorkspaceResponse {
-            workspace: Some(message),
+            workspace: Some(workspace),
         }))
+    }
+
+    async fn update_workspace(
+        &self,
+        request: Request<pb::UpdateWorkspaceRequest>,
+    ) -> Result<Response<pb::UpdateWorkspaceResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.workspace.clone().unwrap_or_default();
+        let mut violations = Violations::default();
+        let mask = violations.merge(request::update_mask(
+            message.update_mask.as_ref(),
+            &["description", "max_job_duration"],
+        ));
+        let changes = |field| mask.as_ref().is_some_and(|mask| mask.has(field));
+        let description = changes("description")
+            .then(|| violations.check("workspace.description", wanted.description.parse()))
+            .flatten();
+        let max_job_duration = changes("max_job_duration")
+            .then(|| wire::max_job_duration(&wanted, &mut violations))
+            .flatten();
+        violations.finish(|| Some(()))?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::UpdateWorkspaceResponse, time| {
+            if let Some(workspace) = &mut reply.workspace {
+                workspace.update_time = Some(request::timestamp(time));
+            }
+        };
+        let decide = || {
+            let description = description.clone();
+            self.decide_update_workspace(&call, &wanted.etag, description, max_job_duration)
+        };
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
+    }
+
+    async fn move_workspace(
+        &self,
+        request: Request<pb::MoveWorkspaceRequest>,
+    ) -> Result<Response<pb::MoveWorkspaceResponse>, Status> {
+        self.move_a_workspace(request).await
     }
 
     async fn delete_workspace(
@@ -122,12 +163,13 @@ impl WorkspaceService for NamespaceRpc {
 }
 
 impl NamespaceRpc {
-    async fn load_workspace(
+    pub(super) async fn load_workspace(
         &self,
+        field: &str,
         place: &Place,
     ) -> Result<(WorkspaceId, Loaded<workspace::State>), Status> {
         let id = WorkspaceId::try_from(place.id())
-            .map_err(|_| Violations::of("id", "must name a workspace").into_status())?;
+            .map_err(|_| Violations::of(field, "must name a workspace").into_status())?;
         let stream = stream("workspace", id);
         Ok((
             id,
@@ -150,25 +192,19 @@ impl NamespaceRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or_else(|| status::not_found("the group"))?;
-        let name = name_key(&workspace.group.to_string(), workspace.name.as_str());
-        let siblings = workspaces_key(workspace.group);
-        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
+        let room = self
+            .room(Sibling::Workspace, Some(&group), &workspace.name, 0)
+            .await?;
         let command = workspace::Command::Create {
             workspace: workspace.clone(),
-            depth: group.nodes.len() + 1,
-            name_taken: facts.get(&name).is_some(),
-            siblings: count(&facts, &siblings),
+            destination: room.destination,
         };
         let events: Vec<_> = workspace::decide(&workspace::State::Absent, command)?
             .iter()
             .map(wire::write_workspace)
             .collect();
-        let mut guards = group.guards();
-        guards.push(Guard::Expect {
-            key: name,
-            value: None,
-        });
-        guards.push(add(siblings, 1, 0, MAX_CHILDREN));
+        let mut guards = room.guards;
+        guards.extend(grows(&group.nodes, 1..=1));
         guards.extend(changes(&events)?);
         let mut reply = wire::workspace_message(workspace.id, &group.path(), &workspace);
         reply.etag = etag(events.len() as u64);
@@ -188,6 +224,47 @@ impl NamespaceRpc {
         })
     }
 
+    async fn decide_update_workspace(
+        &self,
+        call: &Call,
+        given_etag: &str,
+        description: Option<Description>,
+        max_job_duration: Option<MaxJobDuration>,
+    ) -> Result<Decision<pb::UpdateWorkspaceResponse>, Status> {
+        let place = call
+            .relocate(&self.hierarchy)
+            .await?
+            .ok_or(workspace::Rejection::Missing)?;
+        let (id, loaded) = self.load_workspace("workspace.id", &place).await?;
+        loaded.check_etag("workspace.etag", given_etag)?;
+        let command = workspace::Command::Update {
+            description,
+            max_job_duration,
+        };
+        let events = workspace::decide(&loaded.state, command)?;
+        let mut after = loaded.clone();
+        for event in &events {
+            workspace::evolve(&mut after.state, event);
+            after.version += 1;
+        }
+        let events: Vec<_> = events.iter().map(wire::write_workspace).collect();
+        let mut guards = place.guards();
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream("workspace", id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: pb::UpdateWorkspaceResponse {
+                workspace: message(id, &wire::parent_path(&place), &after),
+                ..Default::default()
+            },
+        })
+    }
+
     async fn decide_delete_workspace(
         &self,
         call: &Call,
@@ -197,7 +274,7 @@ impl NamespaceRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or(workspace::Rejection::Missing)?;
-        let (id, loaded) = self.load_workspace(&place).await?;
+        let (id, loaded) = self.load_workspace("id", &place).await?;
         loaded.check_etag("etag", given_etag)?;
         let events: Vec<_> = workspace::decide(&loaded.state, workspace::Command::Delete)?
             .iter()
@@ -223,4 +300,21 @@ impl NamespaceRpc {
             reply: pb::DeleteWorkspaceResponse::default(),
         })
     }
+}
+
+/// A workspace as callers see it; none if it does not exist.
+pub(super) fn message(
+    id: WorkspaceId,
+    group_path: &str,
+    loaded: &Loaded<workspace::State>,
+) -> Option<pb::Workspace> {
+    let workspace::State::Live(workspace) = &loaded.state else {
+        return None;
+    };
+    Some(pb::Workspace {
+        etag: loaded.etag(),
+        create_time: loaded.create_time.map(request::timestamp),
+        update_time: loaded.update_time.map(request::timestamp),
+        ..wire::workspace_message(id, group_path, workspace)
+    })
 }

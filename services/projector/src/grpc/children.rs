@@ -77,6 +77,9 @@ fn child(parent_path: &str, row: NamespaceRow) -> pb::Child {
             name: row.name,
             description: row.description,
             path,
+            max_job_duration: row
+                .max_job_duration
+                .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
             etag,
             create_time: Some(created),
             update_time: Some(updated),

@@ -10,6 +10,7 @@ pub(crate) struct NamespaceRow {
     pub(crate) parent_id: String,
     pub(crate) name: String,
     pub(crate) description: String,
+    pub(crate) max_job_duration: Option<i64>,
     pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) updated_at: OffsetDateTime,
@@ -24,7 +25,7 @@ pub(crate) async fn children(
 ) -> sqlx::Result<Vec<NamespaceRow>> {
     sqlx::query_as!(
         NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
+        "SELECT id, kind, parent_id, name, description, max_job_duration, version, created_at, updated_at
          FROM namespaces WHERE parent_id = $1 AND name > $2 ORDER BY name LIMIT $3",
         parent,
         after,
@@ -43,7 +44,7 @@ pub(crate) async fn top_level_of(
 ) -> sqlx::Result<Vec<NamespaceRow>> {
     sqlx::query_as!(
         NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, version, created_at, updated_at
+        "SELECT id, kind, parent_id, name, description, max_job_duration, version, created_at, updated_at
          FROM namespaces
          WHERE parent_id = '' AND name > $1
            AND EXISTS (SELECT FROM facts WHERE key = 'member/' || id || '/' || $2)

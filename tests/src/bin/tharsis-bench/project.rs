@@ -212,6 +212,7 @@ impl Team {
                 group_id: self.group.to_string(),
                 name: format!("stage-{number}"),
                 description: String::new(),
+                max_job_duration: None,
             });
             streams.push((StreamId::new("workspace", workspace), vec![created]));
         }
