@@ -119,14 +119,13 @@ impl KeyError {
 }
 
 impl Keys {
-    /// Reads the keys, or makes the first one. Several issuers that start at once end with the same keys.
+    /// Reads the keys, or makes the first ones. Several issuers that start at once end with the same keys.
     pub async fn open(log: &EventLog, sealer: Sealer, policy: Policy) -> Result<Self, KeyError> {
         let vault = Vault::new(log.pool().clone(), sealer);
         vault.reseal().await?;
         let known = loop {
             let recorded = ring::load(log).await?;
-            if recorded.ring.active().is_none() {
-                do_what_is_due(log, &vault, &policy, &recorded, BTreeMap::new()).await?;
+            if do_what_is_due(log, &vault, &policy, &recorded, BTreeMap::new()).await? {
                 continue;
             }
             let revision = recorded.revision.clone();

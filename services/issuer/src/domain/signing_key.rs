@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use model::SigningKeyId;
+use model::{JobDuration, SigningKeyId};
 use time::{Duration, OffsetDateTime};
-
-use crate::domain::job;
 
 /// Keys in the key set at most. While it is full, a next key waits until another one has left.
 pub const MAX_PUBLISHED: usize = 6;
+
+/// The longest life of a job, and so of its token.
+const LONGEST_JOB: Duration = Duration::seconds(JobDuration::LONGEST.seconds());
 
 /// How the keys are to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +206,7 @@ impl Key {
     /// job, long after the last credential.
     #[must_use]
     pub fn verifies_jobs(&self, now: OffsetDateTime, policy: &Policy) -> bool {
-        let over = |since: OffsetDateTime| since + job::MAX_DURATION + policy.clock_skew <= now;
+        let over = |since: OffsetDateTime| since + LONGEST_JOB + policy.clock_skew <= now;
         self.revoked.is_none() && self.published.is_some() && !self.retired.is_some_and(over)
     }
 
@@ -213,7 +214,7 @@ impl Key {
     #[must_use]
     pub fn is_over(&self, now: OffsetDateTime, policy: &Policy) -> bool {
         match (&self.revoked, self.removed) {
-            (Some((since, _)), _) => *since + job::MAX_DURATION + policy.clock_skew <= now,
+            (Some((since, _)), _) => *since + LONGEST_JOB + policy.clock_skew <= now,
             (None, Some(_)) => !self.verifies_jobs(now, policy),
             (None, None) => false,
         }
@@ -648,7 +649,7 @@ mod tests {
         life.comes_to(month + Duration::hours(1));
         let key = life.ring.get(id(1)).expect("the key").clone();
         assert_eq!(key.stage(), Stage::Gone);
-        let last = month + job::MAX_DURATION + POLICY.clock_skew;
+        let last = month + LONGEST_JOB + POLICY.clock_skew;
         assert!(key.verifies_jobs(last - Duration::SECOND, &POLICY));
         assert!(!key.is_over(last - Duration::SECOND, &POLICY));
         assert!(!key.verifies_jobs(last, &POLICY) && key.is_over(last, &POLICY));
