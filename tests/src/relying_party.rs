@@ -1,5 +1,7 @@
 //! A relying party: it knows the issuer's URL and its own audience, and nothing else.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -59,6 +61,84 @@ pub async fn verify(issuer_url: &str, audience: &str, token: &str) -> Result<Ver
         claims,
         keys_url,
     })
+}
+
+/// A relying party that keeps the key set for as long as it was told, and not a moment longer.
+pub struct CachingParty {
+    client: reqwest::Client,
+    issuer_url: String,
+    keys_url: String,
+    keys: Value,
+    etag: String,
+    fresh_until: Instant,
+}
+
+impl CachingParty {
+    /// Trusts an issuer, and reads its keys at `base_url`: of one of several processes behind the same name.
+    pub async fn of(issuer_url: &str, base_url: &str) -> Result<Self> {
+        let mut party = Self {
+            client: reqwest::Client::new(),
+            issuer_url: issuer_url.to_owned(),
+            keys_url: format!("{base_url}/oauth/discovery/keys"),
+            keys: Value::Null,
+            etag: String::new(),
+            fresh_until: Instant::now(),
+        };
+        party.read().await?;
+        Ok(party)
+    }
+
+    /// How many keys it knows.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.keys["keys"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Verifies a token with the keys that it has.
+    pub async fn verify(&mut self, audience: &str, token: &str) -> Result<Value> {
+        if Instant::now() >= self.fresh_until {
+            self.read().await?;
+        }
+        let header = jsonwebtoken::decode_header(token)?;
+        let kid = header.kid.context("the token names no key")?;
+        let mut keys = self.keys["keys"].as_array().into_iter().flatten();
+        let key = keys.find(|key| key["kid"] == kid);
+        let key = key.with_context(|| format!("{kid} is not among {}", self.keys))?;
+        let mut validation = Validation::new(Algorithm::RS256);
+        validation.set_issuer(&[&self.issuer_url]);
+        validation.set_audience(&[audience]);
+        let key = DecodingKey::from_jwk(&serde_json::from_value(key.clone())?)?;
+        Ok(jsonwebtoken::decode::<Value>(token, &key, &validation)?.claims)
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        let asked = Instant::now();
+        let request = self.client.get(&self.keys_url);
+        let answer = request
+            .header("if-none-match", &self.etag)
+            .send()
+            .await?
+            .error_for_status()?;
+        let header = |name: &str| {
+            let value = answer
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok());
+            value
+                .map(str::to_owned)
+                .with_context(|| format!("no {name}"))
+        };
+        let max_age = header("cache-control")?
+            .strip_prefix("public, max-age=")
+            .context("no max-age")?
+            .parse()?;
+        self.etag = header("etag")?;
+        self.fresh_until = asked + Duration::from_secs(max_age);
+        if answer.status() != reqwest::StatusCode::NOT_MODIFIED {
+            self.keys = answer.json().await?;
+        }
+        Ok(())
+    }
 }
 
 /// RFC 7638, 3: the required members, in lexicographic order, without white space.

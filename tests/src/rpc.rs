@@ -62,6 +62,11 @@ rpcs! {
     Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/ListJobManagedIdentities" issuer ListJobManagedIdentitiesRequest ListJobManagedIdentitiesResponse;
+    Issuer "/tharsis.issuer.v1.SigningKeyService/GetSigningKey" issuer GetSigningKeyRequest GetSigningKeyResponse;
+    Issuer "/tharsis.issuer.v1.SigningKeyService/ListSigningKeys" issuer ListSigningKeysRequest ListSigningKeysResponse;
+    Issuer "/tharsis.issuer.v1.SigningKeyService/RotateSigningKey" issuer RotateSigningKeyRequest RotateSigningKeyResponse;
+    Issuer "/tharsis.issuer.v1.SigningKeyService/RevokeSigningKey" issuer RevokeSigningKeyRequest RevokeSigningKeyResponse;
+    Issuer "/tharsis.issuer.v1.SigningKeyService/ListLiveTokens" issuer ListLiveTokensRequest ListLiveTokensResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListChildren" directory ListChildrenRequest ListChildrenResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;

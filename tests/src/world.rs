@@ -72,7 +72,7 @@ pub struct Event {
 }
 
 /// All that a service may be told.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 19] = [
     "THARSIS_DATABASE_URL",
     "THARSIS_NATS_URL",
     "THARSIS_NATS_PREFIX",
@@ -88,6 +88,9 @@ const VARIABLES: [&str; 16] = [
     "THARSIS_HTTP_LISTEN",
     "THARSIS_ISSUER_URL",
     "THARSIS_KEY_ENCRYPTION_KEY_FILE",
+    "THARSIS_KEY_SET_MAX_AGE_SECONDS",
+    "THARSIS_CLOCK_SKEW_SECONDS",
+    "THARSIS_KEY_ROTATION_SECONDS",
     "THARSIS_STALENESS_BOUND_SECONDS",
 ];
 
@@ -96,6 +99,18 @@ const VARIABLES: [&str; 16] = [
 pub struct Setup {
     own_nats: bool,
     staleness_bound: Option<u64>,
+    keys: Option<KeyTimes>,
+}
+
+/// Seconds in the life of a signing key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyTimes {
+    /// How long relying parties may keep the key set.
+    pub max_age: u64,
+    /// By how much clocks may differ.
+    pub clock_skew: u64,
+    /// How long a key signs.
+    pub rotation: u64,
 }
 
 impl Setup {
@@ -113,6 +128,15 @@ impl Setup {
     pub fn staleness_bound(self, seconds: u64) -> Self {
         Self {
             staleness_bound: Some(seconds),
+            ..self
+        }
+    }
+
+    /// With signing keys that live faster.
+    #[must_use]
+    pub fn keys(self, keys: KeyTimes) -> Self {
+        Self {
+            keys: Some(keys),
             ..self
         }
     }
@@ -182,6 +206,33 @@ pub struct World {
     callers: CallerIssuer,
     folder: Folder,
     databases: BTreeMap<Service, Database>,
+}
+
+/// Another process of the issuer.
+pub struct Sibling {
+    /// Where it serves discovery.
+    pub url: String,
+    channels: Arc<BTreeMap<Service, Channel>>,
+    running: Running,
+}
+
+impl Sibling {
+    /// The same caller, who talks to this issuer.
+    #[must_use]
+    pub fn for_user(&self, user: &User) -> User {
+        User::new(
+            Arc::clone(&self.channels),
+            user.principal().to_owned(),
+            user.token().to_owned(),
+        )
+    }
+}
+
+impl Drop for Sibling {
+    fn drop(&mut self) {
+        self.running.stop.cancel();
+        self.running.ended.abort();
+    }
 }
 
 struct Running {
@@ -261,6 +312,42 @@ impl World {
             _ => None,
         };
         self.run(service, listener, http);
+    }
+
+    /// Another process of the issuer beside the first, on the same database. It runs until the value is dropped.
+    pub async fn runs_another_issuer(&self) -> Sibling {
+        let (listener, http) = tokio::join!(listener(), listener());
+        let port = listener.local_addr().expect("it is bound").port();
+        let url = format!("http://{}", http.local_addr().expect("it is bound"));
+        let lookup = |variable: &str| self.setting(Service::Issuer, variable);
+        let config = read(&lookup, issuer::Config::read);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let ended =
+            tokio::spawn(async move { told(issuer::run(config, listener, http, stopped).await) });
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"));
+        let channel = endpoint.expect("an address").connect_lazy();
+        let mut client = HealthClient::new(channel.clone());
+        eventually(async || {
+            let answer = client.check(HealthCheckRequest::default()).await;
+            match answer.map(|answer| answer.get_ref().status()) {
+                Ok(ServingStatus::Serving) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        let mut channels = (*self.channels).clone();
+        channels.insert(Service::Issuer, channel);
+        Sibling {
+            url,
+            channels: Arc::new(channels),
+            running: Running { stop, ended },
+        }
+    }
+
+    /// Replaces a file that the services read.
+    pub fn writes(&self, name: &str, content: &str) {
+        fs::write(self.folder.0.join(name), content).expect("a file can be written");
     }
 
     /// Stops a service, and gives it an empty database.
@@ -416,6 +503,11 @@ impl World {
             "THARSIS_STALENESS_BOUND_SECONDS" => {
                 self.setup.staleness_bound.map(|bound| bound.to_string())
             }
+            "THARSIS_KEY_SET_MAX_AGE_SECONDS" => {
+                self.setup.keys.map(|keys| keys.max_age.to_string())
+            }
+            "THARSIS_CLOCK_SKEW_SECONDS" => self.setup.keys.map(|keys| keys.clock_skew.to_string()),
+            "THARSIS_KEY_ROTATION_SECONDS" => self.setup.keys.map(|keys| keys.rotation.to_string()),
             _ => None,
         }
     }

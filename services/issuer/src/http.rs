@@ -1,22 +1,23 @@
-//! What relying parties read over HTTP: `OpenID` discovery and the key set.
+//! What relying parties read over HTTP: `OpenID` discovery and the key set. From memory, so the database may be away.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::CACHE_CONTROL;
-use axum::response::{IntoResponse, Json};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::Keys;
-
-/// Seconds that relying parties may keep what they read.
-const MAX_AGE: &str = "public, max-age=300";
+use crate::signing::entity_tag;
 
 #[derive(Clone)]
 struct Published {
-    discovery: serde_json::Value,
+    discovery: Bytes,
     keys: Keys,
+    cache_control: String,
 }
 
 /// Serves until told to stop. `issuer` is the `iss` of every token, byte for byte.
@@ -27,12 +28,14 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     tracing::info!(address = ?listener.local_addr().ok(), issuer, "serving discovery");
+    let max_age = keys.policy().max_age.whole_seconds();
     let app = Router::new()
         .route("/.well-known/openid-configuration", get(discovery))
         .route("/oauth/discovery/keys", get(key_set))
         .with_state(Published {
-            discovery: document(issuer),
+            discovery: document(issuer).to_string().into(),
             keys,
+            cache_control: format!("public, max-age={max_age}"),
         });
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -55,12 +58,31 @@ fn document(issuer: &str) -> serde_json::Value {
     })
 }
 
-async fn discovery(State(published): State<Published>) -> impl IntoResponse {
-    ([(CACHE_CONTROL, MAX_AGE)], Json(published.discovery))
+async fn discovery(State(published): State<Published>, headers: HeaderMap) -> Response {
+    let etag = entity_tag(&published.discovery);
+    published.answer(&headers, &etag, published.discovery.clone())
 }
 
-async fn key_set(State(published): State<Published>) -> impl IntoResponse {
-    let keys = published.keys.published();
-    let keys = keys.borrow().clone();
-    ([(CACHE_CONTROL, MAX_AGE)], Json(keys))
+async fn key_set(State(published): State<Published>, headers: HeaderMap) -> Response {
+    let keys = published.keys.key_set();
+    published.answer(&headers, &keys.etag, keys.body)
+}
+
+impl Published {
+    /// What the caller has already is not sent again (RFC 9110, 13.1.2).
+    fn answer(&self, headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
+        let known = headers
+            .get_all(IF_NONE_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|given| given.trim().trim_start_matches("W/"))
+            .any(|given| given == etag || given == "*");
+        let headers = [(CACHE_CONTROL, self.cache_control.as_str()), (ETAG, etag)];
+        if known {
+            (StatusCode::NOT_MODIFIED, headers).into_response()
+        } else {
+            (headers, [(CONTENT_TYPE, "application/json")], body).into_response()
+        }
+    }
 }

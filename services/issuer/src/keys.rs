@@ -1,30 +1,71 @@
-//! The signing keys of this issuer: made at the first start, kept encrypted, published by discovery.
+//! The signing keys of this issuer at work: read from the log, kept encrypted, told to relying parties, and changed when
+//! that is due.
+//!
+//! Several issuers agree through the log. Each looks there several times a second, so what one publishes, all do long
+//! before it signs; and a credential's audit is refused if its key does not sign any more.
 
+pub(crate) mod ring;
+pub(crate) mod vault;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::body::Bytes;
 use edge::clock;
-use eventlog::{
-    Append, AppendError, EventLog, Expected, Guard, LogError, Metadata, NewEvent, StreamAppend,
-    StreamId,
-};
-use jsonwebtoken::jwk::JwkSet;
+use edge::health::Health;
+use edge::status::chain;
+use eventlog::{Append, AppendError, EventLog, LogError, Metadata};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
 use model::SigningKeyId;
-use proto::issuer::v1::{Event, SigningKeyActivated, SigningKeyCreated};
-use tokio::sync::watch;
+use time::OffsetDateTime;
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::ring::Recorded;
+use self::vault::Vault;
+use crate::domain::signing_key::{Command, Key, Policy, Rejection, Stage, decide};
+use crate::live_tokens;
 use crate::seal::{SealError, Sealer};
-use crate::signing::{SigningError, SigningKey};
+use crate::signing::{SigningError, SigningKey, entity_tag};
+use crate::wire::Unreadable;
 
-/// The fact that names the key that signs, by its `kid`.
-const ACTIVE: &str = "signing-key/active";
+/// Between looks at the log. Far below the least clock skew that can be configured.
+const LOOK: Duration = Duration::from_millis(200);
+/// The condition of health.
+const CONDITION: &str = "signing-keys";
 
-/// The key that signs, and those that relying parties are told of. Cheap to clone.
+/// The signing keys, as this process knows them. Cheap to clone.
 #[derive(Clone)]
 pub struct Keys {
+    log: EventLog,
+    vault: Vault,
+    policy: Policy,
+    known: Arc<watch::Sender<Known>>,
+    of_jobs: Arc<watch::Sender<JwkSet>>,
+    looking: Arc<Mutex<()>>,
+    wake: Arc<Notify>,
+}
+
+/// What is known of the keys at a revision.
+#[derive(Clone)]
+struct Known {
+    recorded: Recorded,
     active: Arc<SigningKey>,
-    published: watch::Receiver<JwkSet>,
-    // Keeps the receivers open.
-    _publisher: Arc<watch::Sender<JwkSet>>,
+    /// Opened before it signs.
+    next: Option<Arc<SigningKey>>,
+    key_set: KeySet,
+}
+
+/// The key set as relying parties read it (RFC 7517, 5).
+#[derive(Clone)]
+pub struct KeySet {
+    /// JSON.
+    pub body: Bytes,
+    /// An entity tag (RFC 9110, 8.8.3).
+    pub etag: String,
 }
 
 /// The signing keys can't be made or read.
@@ -44,6 +85,9 @@ pub enum KeyError {
     /// The log can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The log holds something else.
+    #[error("an event of a signing key can't be read: {0}")]
+    Event(String),
     /// The log can't be written.
     #[error("the signing key can't be recorded")]
     Append(#[from] AppendError),
@@ -53,115 +97,287 @@ pub enum KeyError {
     /// The log names a key that is not there.
     #[error("the private half of signing key {0} is missing from the database")]
     Missing(String),
+    /// The public half of a key is none.
+    #[error("the public half of a signing key can't be read")]
+    Public(#[from] serde_json::Error),
+    /// Never of what is due by itself.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+}
+
+impl From<Unreadable> for KeyError {
+    fn from(error: Unreadable) -> Self {
+        Self::Event(error.to_string())
+    }
+}
+
+impl KeyError {
+    fn seal(kid: &str, source: SealError) -> Self {
+        let kid = kid.to_owned();
+        Self::Seal { kid, source }
+    }
 }
 
 impl Keys {
-    /// Reads the active key, or makes the first one. Several issuers that start at once end with the same key.
-    pub async fn open(log: &EventLog, sealer: &Sealer) -> Result<Self, KeyError> {
-        loop {
-            let facts = log.facts(&[ACTIVE.to_owned()]).await?;
-            if let Some(kid) = facts.get(ACTIVE) {
-                return Self::read(log, sealer, kid).await;
+    /// Reads the keys, or makes the first ones. Several issuers that start at once end with the same keys.
+    pub async fn open(log: &EventLog, sealer: Sealer, policy: Policy) -> Result<Self, KeyError> {
+        let vault = Vault::new(log.pool().clone(), sealer);
+        vault.reseal().await?;
+        let known = loop {
+            let recorded = ring::load(log).await?;
+            if do_what_is_due(log, &vault, &policy, &recorded, BTreeMap::new()).await? {
+                continue;
             }
-            match Self::make(log, sealer).await {
-                // Another issuer was quicker.
-                Ok(()) | Err(KeyError::Append(AppendError::GuardRefused { .. })) => {}
-                Err(error) => return Err(error),
+            let revision = recorded.revision.clone();
+            match Known::of(recorded, &vault, None).await {
+                // It was destroyed meanwhile, because another key signs now.
+                Err(KeyError::Missing(_)) if ring::revision(log).await? != revision => {}
+                known => break known?,
             }
-        }
-    }
-
-    async fn read(log: &EventLog, sealer: &Sealer, kid: &str) -> Result<Self, KeyError> {
-        let sealed = sqlx::query_scalar!("SELECT sealed FROM signing_keys WHERE kid = $1", kid)
-            .fetch_optional(log.pool())
-            .await?
-            .ok_or_else(|| KeyError::Missing(kid.to_owned()))?;
-        let opened = sealer.open(kid, &sealed).map_err(|source| KeyError::Seal {
-            kid: kid.to_owned(),
-            source,
-        })?;
-        let key = SigningKey::from_pkcs8(&opened)?;
-        let (publisher, published) = watch::channel(JwkSet {
-            keys: vec![key.verifying_jwk()?],
-        });
+        };
+        let of_jobs = job_keys(&known.recorded, &policy)?;
         Ok(Self {
-            active: Arc::new(key),
-            published,
-            _publisher: Arc::new(publisher),
+            log: log.clone(),
+            vault,
+            policy,
+            known: Arc::new(watch::channel(known).0),
+            of_jobs: Arc::new(watch::channel(of_jobs).0),
+            looking: Arc::default(),
+            wake: Arc::default(),
         })
-    }
-
-    async fn make(log: &EventLog, sealer: &Sealer) -> Result<(), KeyError> {
-        let key = SigningKey::generate()?;
-        let kid = key.kid().to_owned();
-        let sealed = sealer
-            .seal(&kid, &key.to_pkcs8()?)
-            .map_err(|source| KeyError::Seal {
-                kid: kid.clone(),
-                source,
-            })?;
-        // The private half first: one that no event names is never used, and one that an event names is never missing.
-        sqlx::query!(
-            "INSERT INTO signing_keys (kid, sealed) VALUES ($1, $2)",
-            kid,
-            sealed
-        )
-        .execute(log.pool())
-        .await?;
-        let id: SigningKeyId = clock::new_id();
-        let events = [
-            Event::from(SigningKeyCreated {
-                signing_key_id: id.to_string(),
-                kid: kid.clone(),
-                algorithm: "RS256".to_owned(),
-                public_jwk: key.public_jwk().to_string(),
-            }),
-            Event::from(SigningKeyActivated {
-                signing_key_id: id.to_string(),
-            }),
-        ];
-        let events = events.into_iter().map(|event| NewEvent {
-            id: clock::new_uuid(),
-            event_type: event.event_type(),
-            payload: event.encode(),
-        });
-        let stream_id = StreamId::new("signing_key", id);
-        log.append(Append {
-            command: None,
-            streams: vec![StreamAppend {
-                stream_id,
-                expected: Expected::Version(0),
-                events: events.collect(),
-            }],
-            guards: vec![
-                Guard::Expect {
-                    key: ACTIVE.to_owned(),
-                    value: None,
-                },
-                Guard::Set {
-                    key: ACTIVE.to_owned(),
-                    value: Some(kid.clone()),
-                },
-            ],
-            metadata: Metadata {
-                actor: "service:issuer".to_owned(),
-                traceparent: None,
-            },
-        })
-        .await?;
-        tracing::info!(kid, "signing key made");
-        Ok(())
     }
 
     /// The key that signs.
     #[must_use]
-    pub fn active(&self) -> &SigningKey {
-        &self.active
+    pub fn active(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.known.borrow().active)
     }
 
     /// The keys that relying parties verify with.
     #[must_use]
-    pub fn published(&self) -> watch::Receiver<JwkSet> {
-        self.published.clone()
+    pub fn key_set(&self) -> KeySet {
+        self.known.borrow().key_set.clone()
     }
+
+    /// The keys that job tokens are verified with: a job may outlive the last credential of the key that signed its
+    /// token.
+    #[must_use]
+    pub fn of_jobs(&self) -> watch::Receiver<JwkSet> {
+        self.of_jobs.subscribe()
+    }
+
+    /// How the keys are to live.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Does what is due, until told to stop. A process that can't look for longer than clocks may differ is not healthy.
+    pub async fn run(&self, health: Health, stop: CancellationToken) {
+        let (mut looked, mut healthy) = (Instant::now(), true);
+        let mut last_expiry = BTreeMap::new();
+        let patience = self.policy.clock_skew.unsigned_abs();
+        while stop.run_until_cancelled(self.pause()).await.is_some() {
+            let outcome = self.advance(&mut last_expiry).await;
+            let trouble = outcome.err().map(|error| chain(&error));
+            match &trouble {
+                None => looked = Instant::now(),
+                Some(error) => tracing::warn!(error, "signing keys can't be looked after"),
+            }
+            let well = trouble.is_none() || looked.elapsed() <= patience;
+            if well != healthy {
+                let holds = if well {
+                    Ok(())
+                } else {
+                    Err(trouble.unwrap_or_default())
+                };
+                health.set(CONDITION, holds).await;
+                healthy = well;
+            }
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = self.wake.notified() => {}
+        }
+    }
+
+    /// Looks at the log, after something was changed there or refused.
+    pub(crate) async fn look(&self) -> Result<(), KeyError> {
+        let _one_at_a_time = self.looking.lock().await;
+        let before = self.known.borrow().clone();
+        if ring::revision(&self.log).await? != before.recorded.revision {
+            let recorded = ring::load(&self.log).await?;
+            let known = Known::of(recorded, &self.vault, Some(&before)).await?;
+            self.known.send_replace(known);
+        }
+        let of_jobs = job_keys(&self.known.borrow().recorded, &self.policy)?;
+        self.of_jobs.send_if_modified(|known| {
+            let changed = *known != of_jobs;
+            *known = of_jobs;
+            changed
+        });
+        Ok(())
+    }
+
+    /// Has what is due now done soon.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    async fn advance(
+        &self,
+        last_expiry: &mut BTreeMap<SigningKeyId, OffsetDateTime>,
+    ) -> Result<(), KeyError> {
+        self.look().await?;
+        let recorded = self.known.borrow().recorded.clone();
+        let silent =
+            |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
+        let retiring = recorded
+            .ring
+            .keys()
+            .filter(|key| key.stage() == Stage::Retiring);
+        for key in retiring {
+            if let Entry::Vacant(unknown) = last_expiry.entry(key.made.id) {
+                let skew = self.policy.clock_skew;
+                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew).await?;
+                let retired = key.retired.unwrap_or(key.created);
+                unknown.insert(last.map_or(retired, |last| last.max(retired)));
+            }
+        }
+        last_expiry.retain(|id, _| recorded.ring.get(*id).is_some());
+        let due = do_what_is_due(
+            &self.log,
+            &self.vault,
+            &self.policy,
+            &recorded,
+            last_expiry.clone(),
+        );
+        if due.await? {
+            self.look().await?;
+            let recorded = self.known.borrow().recorded.clone();
+            let kids = recorded.ring.keys().filter(silent);
+            let kids: Vec<String> = kids.map(|key| key.made.kid.clone()).collect();
+            self.vault.destroy(&kids).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    async fn of(
+        recorded: Recorded,
+        vault: &Vault,
+        before: Option<&Self>,
+    ) -> Result<Self, KeyError> {
+        let open = async |kid: &str| {
+            let held = before
+                .into_iter()
+                .flat_map(|known| known.next.iter().chain([&known.active]))
+                .find(|key| key.kid() == kid);
+            match held {
+                Some(key) => Ok(Arc::clone(key)),
+                None => vault.read(kid).await.map(Arc::new),
+            }
+        };
+        let active = recorded.ring.active().ok_or(Rejection::Missing)?;
+        let active = open(&active.made.kid).await?;
+        let next = match recorded.ring.next() {
+            Some(next) => Some(open(&next.made.kid).await?),
+            None => None,
+        };
+        let key_set = KeySet::of(&recorded)?;
+        Ok(Self {
+            recorded,
+            active,
+            next,
+            key_set,
+        })
+    }
+}
+
+impl KeySet {
+    fn of(recorded: &Recorded) -> Result<Self, KeyError> {
+        let published = recorded.ring.keys().filter(|key| key.is_published());
+        let keys: Vec<serde_json::Value> = published
+            .map(|key| serde_json::from_str(&key.made.public_jwk))
+            .collect::<Result<_, _>>()?;
+        let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }))?;
+        let etag = entity_tag(&body);
+        let body = body.into();
+        Ok(Self { body, etag })
+    }
+}
+
+fn job_keys(recorded: &Recorded, policy: &Policy) -> Result<JwkSet, KeyError> {
+    let now = clock::now();
+    let keys = recorded.ring.keys();
+    let keys = keys.filter(|key| key.verifies_jobs(now, policy));
+    let keys: Result<Vec<Jwk>, _> = keys
+        .map(|key| serde_json::from_str(&key.made.public_jwk))
+        .collect();
+    Ok(JwkSet { keys: keys? })
+}
+
+/// Answers whether something was due, and is done, by this issuer or by another one.
+async fn do_what_is_due(
+    log: &EventLog,
+    vault: &Vault,
+    policy: &Policy,
+    recorded: &Recorded,
+    last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
+) -> Result<bool, KeyError> {
+    let fresh = if recorded.ring.wants_key() {
+        Some(vault.make().await?)
+    } else {
+        None
+    };
+    let unused = fresh
+        .iter()
+        .map(|fresh| fresh.kid.clone())
+        .collect::<Vec<_>>();
+    let command = Command::Advance {
+        now: clock::now(),
+        policy: *policy,
+        fresh,
+        last_expiry,
+    };
+    let events = decide(&recorded.ring, command)?;
+    if events.is_empty() {
+        return Ok(false);
+    }
+    let (streams, guards) = recorded.changes(&events, policy);
+    let append = Append {
+        command: None,
+        streams,
+        guards,
+        metadata: Metadata {
+            actor: "service:issuer".to_owned(),
+            traceparent: None,
+        },
+    };
+    match log.append(append).await {
+        Ok(_) => {
+            for event in &events {
+                tracing::info!(id = %event.id(), event = wire_name(event), "signing key changed");
+            }
+            Ok(true)
+        }
+        // Another issuer was quicker.
+        Err(AppendError::GuardRefused { .. }) => {
+            vault.destroy(&unused).await?;
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn wire_name(event: &crate::domain::signing_key::Event) -> &'static str {
+    crate::wire::signing_key::write(event).event_type()
 }

@@ -4,11 +4,13 @@ pub mod domain;
 mod grpc;
 pub mod http;
 pub mod keys;
+mod live_tokens;
 pub mod seal;
 pub mod signing;
 mod wire;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +20,15 @@ use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
-use edge::settings::{Environment, Settings};
+use edge::settings::{Environment, Secret, Settings};
 use proto::issuer::v1::credential_service_server::CredentialServiceServer;
 use proto::issuer::v1::job_service_server::JobServiceServer;
+use proto::issuer::v1::signing_key_service_server::SigningKeyServiceServer;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::signing_key::Policy;
 pub use crate::grpc::{IssuerRpc, Shared};
 use crate::keys::{KeyError, Keys};
 use crate::seal::{SealError, Sealer};
@@ -40,10 +44,21 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// `THARSIS_ISSUER_URL`: the `iss` of every token, byte for byte.
     pub issuer_url: String,
-    /// `THARSIS_KEY_ENCRYPTION_KEY_FILE`.
-    pub key_encryption_key_file: PathBuf,
+    /// The key-encryption keys.
+    pub key_encryption_keys: KeyEncryptionKeys,
+    /// `THARSIS_KEY_SET_MAX_AGE_SECONDS`, `THARSIS_CLOCK_SKEW_SECONDS`, `THARSIS_KEY_ROTATION_SECONDS`.
+    pub key_policy: Policy,
     /// `THARSIS_STALENESS_BOUND_SECONDS`: how old the replica may be for a credential to be issued on it.
     pub staleness_bound: Duration,
+}
+
+/// Where the key-encryption keys are.
+#[derive(Clone, Debug)]
+pub enum KeyEncryptionKeys {
+    /// `THARSIS_KEY_ENCRYPTION_KEYS`.
+    Given(Secret),
+    /// `THARSIS_KEY_ENCRYPTION_KEY_FILE`.
+    File(PathBuf),
 }
 
 /// The service can't start, or failed.
@@ -77,23 +92,21 @@ impl Config {
             "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
             issuer_url,
         );
-        let path = |text: &str| text.parse::<PathBuf>();
-        let key_encryption_key_file = environment.required(
-            "THARSIS_KEY_ENCRYPTION_KEY_FILE",
-            "the path of a file with 32 bytes in base64",
-            path,
-        );
+        let key_encryption_keys = key_encryption_keys(environment);
+        let key_policy = key_policy(environment);
+        // A follower asks for the log's end every second: a bound of one would be passed now and then while all is well.
         let staleness_bound = environment.or(
             "THARSIS_STALENESS_BOUND_SECONDS",
             "a whole number from 2 to 300",
-            seconds,
+            seconds(2..=300),
             || Duration::from_secs(10),
         );
         Some(Self {
             settings: settings?,
             http_listen: http_listen?,
             issuer_url: issuer_url?,
-            key_encryption_key_file: key_encryption_key_file?,
+            key_encryption_keys: key_encryption_keys?,
+            key_policy: key_policy?,
             staleness_bound: staleness_bound?,
         })
     }
@@ -117,13 +130,69 @@ fn issuer_url(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// A follower asks for the log's end every second: a bound of one would be passed now and then while all is well.
-fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text
-        .parse()
-        .ok()
-        .filter(|seconds| (2..=300).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or("not such a number")
+fn key_encryption_keys(environment: &mut Environment<'_>) -> Option<KeyEncryptionKeys> {
+    let given = environment.optional_secret(
+        "THARSIS_KEY_ENCRYPTION_KEYS",
+        "32 bytes in base64; several with commas between, of which the first seals and all open",
+        |text| Sealer::from_text(text).is_some(),
+    )?;
+    if let Some(given) = given {
+        return Some(KeyEncryptionKeys::Given(given));
+    }
+    let file = environment.required(
+        "THARSIS_KEY_ENCRYPTION_KEY_FILE",
+        "the path of a file with 32 bytes in base64; several on lines of their own, of which the first seals and all open",
+        str::parse::<PathBuf>,
+    );
+    file.map(KeyEncryptionKeys::File)
+}
+
+fn key_policy(environment: &mut Environment<'_>) -> Option<Policy> {
+    let max_age = environment.or(
+        "THARSIS_KEY_SET_MAX_AGE_SECONDS",
+        "a whole number from 1 to 86400",
+        seconds(1..=86_400),
+        || Duration::from_mins(5),
+    );
+    let clock_skew = environment.or(
+        "THARSIS_CLOCK_SKEW_SECONDS",
+        "a whole number from 1 to 600",
+        seconds(1..=600),
+        || Duration::from_mins(1),
+    );
+    let rotation = environment.or(
+        "THARSIS_KEY_ROTATION_SECONDS",
+        "a whole number from 1 to 31536000",
+        seconds(1..=31_536_000),
+        || Duration::from_hours(30 * 24),
+    );
+    let (max_age, clock_skew, rotation) = (max_age?, clock_skew?, rotation?);
+    let whole = |given: Duration| time::Duration::seconds(given.as_secs().cast_signed());
+    Some(Policy {
+        max_age: whole(max_age),
+        clock_skew: whole(clock_skew),
+        rotation: whole(rotation),
+    })
+}
+
+fn seconds(allowed: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<Duration, &'static str> {
+    move |text| {
+        let seconds = text
+            .parse()
+            .ok()
+            .filter(|seconds| allowed.contains(seconds));
+        seconds.map(Duration::from_secs).ok_or("not such a number")
+    }
+}
+
+impl KeyEncryptionKeys {
+    fn read(&self) -> Result<Sealer, SealError> {
+        let variable = || SealError::Key("THARSIS_KEY_ENCRYPTION_KEYS".to_owned());
+        match self {
+            Self::Given(text) => Sealer::from_text(text.reveal()).ok_or_else(variable),
+            Self::File(path) => Sealer::from_file(path),
+        }
+    }
 }
 
 /// Serves until told to stop: gRPC on the one listener, discovery on the other.
@@ -133,10 +202,10 @@ pub async fn run(
     http_listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), IssuerError> {
-    let sealer = Sealer::from_file(&config.key_encryption_key_file)?;
+    let sealer = config.key_encryption_keys.read()?;
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
     let log = host.open_log("issuer").await?;
-    let keys = Keys::open(&log, &sealer).await?;
+    let keys = Keys::open(&log, sealer, config.key_policy).await?;
     let fold = Arc::new(Replica);
     let namespace = host
         .follow(Peer::Namespace, Readiness::OnceBegun, Arc::clone(&fold))
@@ -146,7 +215,7 @@ pub async fn run(
         .await?;
     host.accept_job_tokens(JobTokens {
         issuer: config.issuer_url.clone(),
-        keys: keys.published(),
+        keys: keys.of_jobs(),
     });
     let rpc = IssuerRpc::new(Shared {
         commands: Commands::new(
@@ -162,9 +231,16 @@ pub async fn run(
     });
     let services = Services::default()
         .with(JobServiceServer::new(rpc.clone()))
+        .with(SigningKeyServiceServer::new(rpc.clone()))
         .with(CredentialServiceServer::new(rpc));
-    let http = http::serve(http_listener, &config.issuer_url, keys, stop.clone());
-    let (grpc, http) = tokio::join!(
+    let http = http::serve(
+        http_listener,
+        &config.issuer_url,
+        keys.clone(),
+        stop.clone(),
+    );
+    let health = host.health();
+    let (grpc, http, ()) = tokio::join!(
         async {
             let served = host.serve(listener, services).await;
             stop.cancel();
@@ -174,7 +250,8 @@ pub async fn run(
             let served = http.await;
             stop.cancel();
             served
-        }
+        },
+        keys.run(health, stop.clone())
     );
     grpc?;
     http.map_err(IssuerError::Http)

@@ -142,6 +142,13 @@ impl SigningKey {
     }
 }
 
+/// A strong entity tag (RFC 9110, 8.8.3): of the same bytes in every process.
+#[must_use]
+pub fn entity_tag(body: &[u8]) -> String {
+    let digest = digest(&SHA256, body);
+    format!("\"{}\"", URL_SAFE_NO_PAD.encode(digest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
+pub(crate) mod signing_key;
+
 use edge::request;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
@@ -58,7 +60,12 @@ pub(crate) fn read_job(recorded: &RecordedEvent) -> Result<Option<job::Event>, U
         }))),
         Event::CredentialIssued(_)
         | Event::SigningKeyCreated(_)
-        | Event::SigningKeyActivated(_) => Ok(None),
+        | Event::SigningKeyPublished(_)
+        | Event::SigningKeyRotationRequested(_)
+        | Event::SigningKeyActivated(_)
+        | Event::SigningKeyRetired(_)
+        | Event::SigningKeyRemoved(_)
+        | Event::SigningKeyRevoked(_) => Ok(None),
     }
 }
 

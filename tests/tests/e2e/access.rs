@@ -247,6 +247,29 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
         ),
         row("", user::credential(&target.identity.id)),
         row("", issuer::ListJobManagedIdentitiesRequest::default()),
+        row(
+            "",
+            issuer::GetSigningKeyRequest {
+                id: text("?"),
+                ..Default::default()
+            },
+        ),
+        row("", issuer::ListSigningKeysRequest::default()),
+        row("", issuer::RotateSigningKeyRequest::default()),
+        row(
+            "",
+            issuer::RevokeSigningKeyRequest {
+                id: text("?"),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            issuer::ListLiveTokensRequest {
+                signing_key_id: text("?"),
+                ..Default::default()
+            },
+        ),
     ]
 }
 

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use e2e::Service;
 use e2e::user::{User, unassignment};
-use e2e::{Service, World};
+use e2e::world::{KeyTimes, Setup};
 use proto::access::v1::Role;
 use proto::{identity, issuer, namespace};
 
@@ -69,7 +70,13 @@ async fn write_what_is_missing() {
     if types().all(|event_type| corpus.contains_key(event_type)) {
         return;
     }
-    let world = World::start().await;
+    let keys = KeyTimes {
+        max_age: 1,
+        clock_skew: 1,
+        rotation: 3600,
+    };
+    let world = Setup::default().keys(keys).start().await;
+    make_keys_live(&world.admin()).await;
     make_each_happen(&world.admin(), &world.user("bob")).await;
     for service in Service::WITH_LOG {
         // The last of a type has the most in it.
@@ -80,6 +87,30 @@ async fn write_what_is_missing() {
             }
         }
     }
+}
+
+/// A whole life of a signing key, and the early end of another one.
+async fn make_keys_live(admin: &User) {
+    let rotate = issuer::v1::RotateSigningKeyRequest::default();
+    let rotated = admin.asks(rotate).await.expect("asked for");
+    let first = rotated.signing_key.expect("the key").id;
+    let request = issuer::v1::GetSigningKeyRequest {
+        id: first.clone(),
+        ..Default::default()
+    };
+    bed::eventually(async || {
+        let key = admin.asks(request.clone()).await.expect("it is there");
+        let key = key.signing_key.expect("the key");
+        let gone = key.state() == issuer::v1::SigningKeyState::Gone;
+        gone.then_some(()).ok_or(format!("{key:?}"))
+    })
+    .await;
+    let revoke = issuer::v1::RevokeSigningKeyRequest {
+        id: first,
+        reason: "Somebody has it".to_owned(),
+        ..Default::default()
+    };
+    admin.asks(revoke).await.expect("revoked");
 }
 
 /// Each with every field set.

@@ -152,7 +152,7 @@ async fn no_secret_in_events(world: &World, tokens: &[&str]) {
         .fetch_all(world.database(Service::Issuer).pool())
         .await
         .expect("the keys can be read");
-    assert_eq!(sealed.len(), 1);
+    assert!(!sealed.is_empty());
     secrets.extend(sealed);
     // The private members of a JWK (RFC 7518, 6.3.2), in case someone writes the whole key.
     let private = [

@@ -128,5 +128,5 @@ async fn a_job_that_was_tried_has_no_token() {
         outcome.await.map_err(|status| status.code()),
         Err(Code::Unauthenticated)
     );
-    assert_eq!(world.log(Service::Issuer).await.len(), 2, "the key alone");
+    assert_eq!(world.log(Service::Issuer).await.len(), 5, "the keys alone");
 }

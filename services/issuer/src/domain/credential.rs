@@ -5,6 +5,8 @@ use time::{Duration, OffsetDateTime};
 
 /// A token's life. Short, because nobody can call it back: the cloud that got it does not ask us again.
 pub const LIFETIME: Duration = Duration::minutes(15);
+/// The longest life of a token.
+pub const MAX_LIFETIME: Duration = Duration::hours(1);
 
 /// What is known when a job asks.
 #[derive(Clone, Debug, PartialEq, Eq)]

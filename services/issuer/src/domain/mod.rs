@@ -1,4 +1,5 @@
-//! What may happen to jobs, and which credentials they get: pure deciders.
+//! What may happen to jobs and signing keys, and which credentials jobs get: pure deciders.
 
 pub mod credential;
 pub mod job;
+pub mod signing_key;

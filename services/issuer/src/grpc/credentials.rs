@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use super::ground::Ground;
 use super::{IssuerRpc, jobs};
 use crate::domain::credential::{self, Question, Refusal};
+use crate::keys::ring::signs;
 use crate::signing::TokenType;
 use crate::wire;
 
@@ -56,13 +57,12 @@ impl CredentialService for IssuerRpc {
         let named = message.managed_identity_id.as_str();
         for _ in 0..ATTEMPTS {
             let ground = self.ground(job, &call, named).await?;
-            match self.issue(&call, &metadata, &ground).await? {
-                Some(response) => {
-                    self.grounds.remember(job, named, ground);
-                    return Ok(Response::new(response));
-                }
-                None => self.grounds.forget(job, named),
+            if let Some(response) = self.issue(&call, &metadata, &ground).await? {
+                self.grounds.remember(job, named, ground);
+                return Ok(Response::new(response));
             }
+            self.grounds.forget(job, named);
+            self.look_for_keys().await?;
         }
         Err(status::aborted(
             "CONTENTION",
@@ -139,6 +139,9 @@ impl IssuerRpc {
         };
         let token_id = clock::new_uuid();
         let key = shared.keys.active();
+        // One that does not sign any more is refused with the audit.
+        let mut guards = ground.guards.clone();
+        guards.push(signs(key.kid()));
         let event = wire::issued(&grant, token_id, key.kid());
         let event = NewEvent {
             id: clock::new_uuid(),
@@ -152,7 +155,7 @@ impl IssuerRpc {
                 expected: Expected::Any,
                 events: vec![event],
             }],
-            guards: ground.guards.clone(),
+            guards,
             metadata: Metadata {
                 actor: call.caller.principal.to_string(),
                 traceparent: request::traceparent(metadata),

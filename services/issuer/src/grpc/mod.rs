@@ -4,6 +4,7 @@ mod credentials;
 mod ground;
 mod job_identities;
 mod jobs;
+mod signing_keys;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use self::ground::Grounds;
 use crate::keys::Keys;
 
-/// Serves jobs and credentials.
+/// Serves jobs, credentials and signing keys.
 #[derive(Clone)]
 pub struct IssuerRpc {
     shared: Arc<Shared>,

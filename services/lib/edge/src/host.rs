@@ -210,6 +210,12 @@ impl Host {
         &self.stop
     }
 
+    /// Where a service says what its own work depends on.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
     /// Opens the service's own log, and relays it.
     pub async fn open_log(&mut self, name: &'static str) -> Result<EventLog, HostError> {
         let log = EventLog::open(name, self.pool.clone()).await?;

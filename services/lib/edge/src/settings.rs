@@ -418,6 +418,20 @@ impl Environment<'_> {
         None
     }
 
+    /// A variable that may be left out and is never printed. `None` if it is wrong, `Some(None)` if it is not set or
+    /// empty.
+    pub fn optional_secret(
+        &mut self,
+        variable: &'static str,
+        allowed: &'static str,
+        valid: impl FnOnce(&str) -> bool,
+    ) -> Option<Option<Secret>> {
+        match self.look_up(variable) {
+            None => Some(None),
+            Some(_) => self.secret(variable, allowed, valid).map(Some),
+        }
+    }
+
     fn look_up(&self, variable: &str) -> Option<String> {
         (self.lookup)(variable).filter(|text| !text.is_empty())
     }

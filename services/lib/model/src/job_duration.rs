@@ -29,7 +29,7 @@ impl JobDuration {
 
     /// In seconds.
     #[must_use]
-    pub fn seconds(self) -> i64 {
+    pub const fn seconds(self) -> i64 {
         self.0
     }
 }

@@ -1,0 +1,660 @@
+//! The signing keys: which one signs, which ones relying parties are told of, and what is due when.
+//!
+//! There is always a next key in the key set beside the one that signs. So a rotation, planned or not, as a rule finds a
+//! key that every relying party knows already.
+
+use std::collections::BTreeMap;
+
+use model::{JobDuration, SigningKeyId};
+use time::{Duration, OffsetDateTime};
+
+/// Keys in the key set at most. While it is full, a next key waits until another one has left.
+pub const MAX_PUBLISHED: usize = 6;
+
+/// The longest life of a job, and so of its token.
+const LONGEST_JOB: Duration = Duration::seconds(JobDuration::LONGEST.seconds());
+
+/// How the keys are to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long relying parties may keep the key set.
+    pub max_age: Duration,
+    /// By how much clocks may differ, and how long a process may take to see what another one did.
+    pub clock_skew: Duration,
+    /// How long a key signs.
+    pub rotation: Duration,
+}
+
+/// A key, of which only the public half is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// Its id.
+    pub id: SigningKeyId,
+    /// Its name in tokens.
+    pub kid: String,
+    /// What it signs with.
+    pub algorithm: String,
+    /// As relying parties are told it.
+    pub public_jwk: String,
+}
+
+/// A key and what has become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// What it is.
+    pub made: Fresh,
+    /// When it was made.
+    pub created: OffsetDateTime,
+    /// When it came into the key set, and from when on it may sign.
+    pub published: Option<(OffsetDateTime, OffsetDateTime)>,
+    /// Since when it has been signing.
+    pub activated: Option<OffsetDateTime>,
+    /// Whether another key is to take its place as soon as one may.
+    pub rotation_requested: bool,
+    /// Since when it has not been signing any more.
+    pub retired: Option<OffsetDateTime>,
+    /// Since when it has not been in the key set any more.
+    pub removed: Option<OffsetDateTime>,
+    /// Since when it is not to be trusted, and why.
+    pub revoked: Option<(OffsetDateTime, String)>,
+}
+
+/// Where a key is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Made, and known to nobody.
+    Prepared,
+    /// In the key set, and not signing yet.
+    Published,
+    /// The one that signs.
+    Active,
+    /// In the key set for the tokens that it signed.
+    Retiring,
+    /// Out of the key set.
+    Gone,
+    /// Out of the key set before its time.
+    Revoked,
+}
+
+/// Every key that may still have to verify something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRing {
+    keys: BTreeMap<SigningKeyId, Key>,
+}
+
+/// What may be asked of the keys.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Do what is due.
+    Advance {
+        /// The time.
+        now: OffsetDateTime,
+        /// How the keys are to live.
+        policy: Policy,
+        /// A key that nobody has used, if one is wanted.
+        fresh: Option<Fresh>,
+        /// When the last token of a retired key expires or has expired. A key that is not in here stays.
+        last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
+    },
+    /// Have another key sign.
+    Rotate {
+        /// The time.
+        now: OffsetDateTime,
+    },
+    /// Trust a key no more.
+    Revoke {
+        /// Which.
+        id: SigningKeyId,
+        /// Why.
+        reason: String,
+        /// The time.
+        now: OffsetDateTime,
+        /// A key that nobody has used, if one is wanted.
+        fresh: Option<Fresh>,
+    },
+}
+
+/// What happened to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was made.
+    Created(Fresh, OffsetDateTime),
+    /// It came into the key set.
+    Published {
+        /// Which.
+        id: SigningKeyId,
+        /// When.
+        at: OffsetDateTime,
+        /// From when on it may sign.
+        ready: OffsetDateTime,
+    },
+    /// Another key is to take its place.
+    RotationRequested(SigningKeyId, OffsetDateTime),
+    /// It signs.
+    Activated(SigningKeyId, OffsetDateTime),
+    /// It signs no more.
+    Retired(SigningKeyId, OffsetDateTime),
+    /// It left the key set.
+    Removed(SigningKeyId, OffsetDateTime),
+    /// It is not to be trusted.
+    Revoked {
+        /// Which.
+        id: SigningKeyId,
+        /// When.
+        at: OffsetDateTime,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// There is no such key.
+    #[error("the signing key does not exist")]
+    Missing,
+    /// None could take its place.
+    #[error("no other signing key is there yet; try again")]
+    NoSuccessor,
+}
+
+impl Event {
+    /// Of which key.
+    #[must_use]
+    pub fn id(&self) -> SigningKeyId {
+        match self {
+            Self::Created(made, _) => made.id,
+            Self::Published { id, .. }
+            | Self::RotationRequested(id, _)
+            | Self::Activated(id, _)
+            | Self::Retired(id, _)
+            | Self::Removed(id, _)
+            | Self::Revoked { id, .. } => *id,
+        }
+    }
+}
+
+impl Key {
+    /// Where it is in its life.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        if self.revoked.is_some() {
+            Stage::Revoked
+        } else if self.removed.is_some() {
+            Stage::Gone
+        } else if self.retired.is_some() {
+            Stage::Retiring
+        } else if self.activated.is_some() {
+            Stage::Active
+        } else if self.published.is_some() {
+            Stage::Published
+        } else {
+            Stage::Prepared
+        }
+    }
+
+    /// Whether relying parties are told of it.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        matches!(
+            self.stage(),
+            Stage::Published | Stage::Active | Stage::Retiring
+        )
+    }
+
+    /// Whether a job may have a token of it: one that was given to a job just before it retired lives as long as the
+    /// job, long after the last credential.
+    #[must_use]
+    pub fn verifies_jobs(&self, now: OffsetDateTime, policy: &Policy) -> bool {
+        let over = |since: OffsetDateTime| since + LONGEST_JOB + policy.clock_skew <= now;
+        self.revoked.is_none() && self.published.is_some() && !self.retired.is_some_and(over)
+    }
+
+    /// Whether nothing will ever be asked of it again.
+    #[must_use]
+    pub fn is_over(&self, now: OffsetDateTime, policy: &Policy) -> bool {
+        match (&self.revoked, self.removed) {
+            (Some((since, _)), _) => *since + LONGEST_JOB + policy.clock_skew <= now,
+            (None, Some(_)) => !self.verifies_jobs(now, policy),
+            (None, None) => false,
+        }
+    }
+}
+
+impl KeyRing {
+    /// All keys, the oldest first.
+    #[must_use]
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
+        self.keys.values()
+    }
+
+    /// The key of an id.
+    #[must_use]
+    pub fn get(&self, id: SigningKeyId) -> Option<&Key> {
+        self.keys.get(&id)
+    }
+
+    /// The key that signs.
+    #[must_use]
+    pub fn active(&self) -> Option<&Key> {
+        self.keys().find(|key| key.stage() == Stage::Active)
+    }
+
+    /// The key that signs next: of several, one that is in the key set, and the longest.
+    #[must_use]
+    pub fn next(&self) -> Option<&Key> {
+        self.next_but(None)
+    }
+
+    fn next_but(&self, not: Option<SigningKeyId>) -> Option<&Key> {
+        let others = || self.keys().filter(|key| Some(key.made.id) != not);
+        others()
+            .find(|key| key.stage() == Stage::Published)
+            .or_else(|| others().find(|key| key.stage() == Stage::Prepared))
+    }
+
+    /// Whether a fresh key would be taken.
+    #[must_use]
+    pub fn wants_key(&self) -> bool {
+        self.next().is_none()
+    }
+
+    /// Whether a fresh key is needed to revoke one.
+    #[must_use]
+    pub fn wants_key_to_revoke(&self, id: SigningKeyId) -> bool {
+        self.active().is_some_and(|active| active.made.id == id)
+            && self.next_but(Some(id)).is_none()
+    }
+
+    fn published(&self) -> usize {
+        self.keys().filter(|key| key.is_published()).count()
+    }
+}
+
+/// Decides a command.
+pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::Advance {
+            now,
+            policy,
+            fresh,
+            last_expiry,
+        } => Ok(advance(ring, now, &policy, fresh, &last_expiry)),
+        Command::Rotate { now } => rotate(ring, now),
+        Command::Revoke {
+            id,
+            reason,
+            now,
+            fresh,
+        } => revoke(ring, id, reason, now, fresh),
+    }
+}
+
+/// Events, and the keys as they leave them.
+struct Draft {
+    ring: KeyRing,
+    events: Vec<Event>,
+}
+
+impl Draft {
+    fn of(ring: &KeyRing) -> Self {
+        Self {
+            ring: ring.clone(),
+            events: vec![],
+        }
+    }
+
+    fn add(&mut self, event: Event) {
+        evolve(&mut self.ring, &event);
+        self.events.push(event);
+    }
+}
+
+fn advance(
+    ring: &KeyRing,
+    now: OffsetDateTime,
+    policy: &Policy,
+    fresh: Option<Fresh>,
+    last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
+) -> Vec<Event> {
+    let mut draft = Draft::of(ring);
+    let spent = ring.keys().filter(|key| {
+        let expired = |last: &OffsetDateTime| *last + policy.clock_skew <= now;
+        key.stage() == Stage::Retiring && last_expiry.get(&key.made.id).is_some_and(expired)
+    });
+    for key in spent {
+        draft.add(Event::Removed(key.made.id, now));
+    }
+    if let Some(fresh) = fresh.filter(|_| ring.wants_key()) {
+        draft.add(Event::Created(fresh, now));
+    }
+    // The very first key signs at once: nobody has read a key set without it.
+    let first = draft.ring.active().is_none();
+    let prepared = draft.ring.next().filter(|key| key.published.is_none());
+    if let Some(id) = prepared.map(|key| key.made.id)
+        && draft.ring.published() < MAX_PUBLISHED
+    {
+        let wait = policy.max_age + policy.clock_skew;
+        let ready = if first { now } else { now + wait };
+        draft.add(Event::Published { id, at: now, ready });
+    }
+    let due = draft.ring.active().is_none_or(|active| {
+        let age = active.activated.map(|since| now - since);
+        active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
+    });
+    if due {
+        replace(&mut draft, now);
+    }
+    draft.events
+}
+
+/// The next key takes the place of the active one, if it may by now. Answers whether it did.
+fn replace(draft: &mut Draft, now: OffsetDateTime) -> bool {
+    let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
+    let Some(next) = draft.ring.next().filter(ready).map(|key| key.made.id) else {
+        return false;
+    };
+    let active = draft.ring.active().map(|key| key.made.id);
+    if let Some(active) = active {
+        draft.add(Event::Retired(active, now));
+    }
+    draft.add(Event::Activated(next, now));
+    true
+}
+
+fn rotate(ring: &KeyRing, now: OffsetDateTime) -> Result<Vec<Event>, Rejection> {
+    let active = ring.active().ok_or(Rejection::Missing)?;
+    let mut draft = Draft::of(ring);
+    if !replace(&mut draft, now) && !active.rotation_requested {
+        draft.add(Event::RotationRequested(active.made.id, now));
+    }
+    Ok(draft.events)
+}
+
+fn revoke(
+    ring: &KeyRing,
+    id: SigningKeyId,
+    reason: String,
+    now: OffsetDateTime,
+    fresh: Option<Fresh>,
+) -> Result<Vec<Event>, Rejection> {
+    let key = ring.get(id).ok_or(Rejection::Missing)?;
+    let mut draft = Draft::of(ring);
+    if key.revoked.is_some() {
+        return Ok(vec![]);
+    }
+    let signs = key.stage() == Stage::Active;
+    draft.add(Event::Revoked {
+        id,
+        at: now,
+        reason,
+    });
+    if signs {
+        if let Some(fresh) = fresh.filter(|_| draft.ring.wants_key()) {
+            draft.add(Event::Created(fresh, now));
+        }
+        // At once, whoever has read it: the alternative is a key that others may have.
+        let next = draft.ring.next().ok_or(Rejection::NoSuccessor)?;
+        let (next, published) = (next.made.id, next.published.is_some());
+        if !published {
+            let (id, at, ready) = (next, now, now);
+            draft.add(Event::Published { id, at, ready });
+        }
+        draft.add(Event::Activated(next, now));
+    }
+    Ok(draft.events)
+}
+
+/// Applies what happened.
+pub fn evolve(ring: &mut KeyRing, event: &Event) {
+    if let Event::Created(made, at) = event {
+        let key = Key {
+            made: made.clone(),
+            created: *at,
+            published: None,
+            activated: None,
+            rotation_requested: false,
+            retired: None,
+            removed: None,
+            revoked: None,
+        };
+        ring.keys.insert(made.id, key);
+    }
+    let Some(key) = ring.keys.get_mut(&event.id()) else {
+        return;
+    };
+    match event {
+        Event::Created(..) => {}
+        Event::Published { at, ready, .. } => key.published = Some((*at, *ready)),
+        Event::RotationRequested(..) => key.rotation_requested = true,
+        Event::Activated(_, at) => key.activated = Some(*at),
+        Event::Retired(_, at) => (key.retired, key.rotation_requested) = (Some(*at), false),
+        Event::Removed(_, at) => key.removed = Some(*at),
+        Event::Revoked { at, reason, .. } => key.revoked = Some((*at, reason.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const POLICY: Policy = Policy {
+        max_age: Duration::minutes(5),
+        clock_skew: Duration::minutes(1),
+        rotation: Duration::days(30),
+    };
+    const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn id(number: u128) -> SigningKeyId {
+        SigningKeyId::from_uuid(Uuid::from_u128(number))
+    }
+
+    fn fresh(number: u128) -> Fresh {
+        Fresh {
+            id: id(number),
+            kid: format!("kid-{number}"),
+            algorithm: "RS256".to_owned(),
+            public_jwk: "{}".to_owned(),
+        }
+    }
+
+    /// Keys that live by their events.
+    #[derive(Default)]
+    struct Life {
+        ring: KeyRing,
+        made: u128,
+        last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
+    }
+
+    impl Life {
+        fn takes(&mut self, command: Command) -> Result<Vec<Event>, Rejection> {
+            let events = decide(&self.ring, command)?;
+            events
+                .iter()
+                .for_each(|event| evolve(&mut self.ring, event));
+            Ok(events)
+        }
+
+        fn comes_to(&mut self, now: OffsetDateTime) -> Vec<Event> {
+            let fresh = self.ring.wants_key().then(|| {
+                self.made += 1;
+                fresh(self.made)
+            });
+            let command = Command::Advance {
+                now,
+                policy: POLICY,
+                fresh,
+                last_expiry: self.last_expiry.clone(),
+            };
+            self.takes(command).expect("what is due is done")
+        }
+
+        fn rotates(&mut self, now: OffsetDateTime) -> Vec<Event> {
+            self.takes(Command::Rotate { now }).expect("it rotates")
+        }
+
+        fn revokes(
+            &mut self,
+            number: u128,
+            now: OffsetDateTime,
+            fresh: Option<Fresh>,
+        ) -> Result<Vec<Event>, Rejection> {
+            self.takes(Command::Revoke {
+                id: id(number),
+                reason: "leaked".to_owned(),
+                now,
+                fresh,
+            })
+        }
+
+        fn stages(&self) -> Vec<Stage> {
+            self.ring.keys().map(Key::stage).collect()
+        }
+    }
+
+    fn begun() -> Life {
+        let mut life = Life::default();
+        life.comes_to(NOON);
+        life.comes_to(NOON);
+        life
+    }
+
+    #[test]
+    fn the_first_key_signs_at_once_and_the_next_one_is_published_beside_it() {
+        let life = begun();
+        assert_eq!(life.stages(), [Stage::Active, Stage::Published]);
+        let ready = life.ring.next().and_then(|key| key.published);
+        assert_eq!(ready, Some((NOON, NOON + Duration::minutes(6))));
+        assert!(!life.ring.wants_key());
+    }
+
+    #[test]
+    fn a_key_signs_for_its_time_and_is_gone_when_its_last_token_has_expired() {
+        let mut life = begun();
+        let month = NOON + POLICY.rotation;
+        assert_eq!(life.comes_to(month - Duration::SECOND), []);
+        assert_eq!(
+            life.comes_to(month),
+            [Event::Retired(id(1), month), Event::Activated(id(2), month)]
+        );
+        // Another one is made at once.
+        life.comes_to(month);
+        assert_eq!(
+            life.stages(),
+            [Stage::Retiring, Stage::Active, Stage::Published]
+        );
+        // As long as nobody knows when its last token expires, it stays.
+        assert_eq!(life.comes_to(month + Duration::days(1)), []);
+        let last = month + Duration::days(1);
+        life.last_expiry.insert(id(1), last);
+        assert_eq!(life.comes_to(last + Duration::seconds(59)), []);
+        let gone = last + POLICY.clock_skew;
+        assert_eq!(life.comes_to(gone), [Event::Removed(id(1), gone)]);
+    }
+
+    #[test]
+    fn a_rotation_waits_until_the_next_key_is_known_and_is_asked_for_once() {
+        let mut life = begun();
+        let early = NOON + Duration::minutes(1);
+        assert_eq!(
+            life.rotates(early),
+            [Event::RotationRequested(id(1), early)]
+        );
+        assert_eq!(life.rotates(early), []);
+        let ready = NOON + Duration::minutes(6);
+        assert_eq!(life.comes_to(ready - Duration::SECOND), []);
+        assert_eq!(
+            life.comes_to(ready),
+            [Event::Retired(id(1), ready), Event::Activated(id(2), ready)]
+        );
+        life.comes_to(ready);
+        let later = ready + Duration::hours(1);
+        assert_eq!(
+            life.rotates(later),
+            [Event::Retired(id(2), later), Event::Activated(id(3), later)]
+        );
+    }
+
+    #[test]
+    fn the_key_set_never_holds_more_than_a_handful() {
+        let mut life = begun();
+        let mut now = NOON;
+        for _ in 0..50 {
+            now += Duration::minutes(10);
+            life.rotates(now);
+            life.comes_to(now);
+            life.comes_to(now);
+            assert!(life.ring.published() <= MAX_PUBLISHED);
+        }
+        // Full: the next one is prepared, and published when another one has left.
+        assert_eq!(
+            life.ring.next().map(Key::stage),
+            Some(Stage::Prepared),
+            "{:?}",
+            life.stages()
+        );
+        assert_eq!(
+            life.ring.active().map(|key| key.rotation_requested),
+            Some(true)
+        );
+        life.last_expiry.insert(id(1), now);
+        now += Duration::hours(1);
+        life.comes_to(now);
+        assert_eq!(life.ring.next().map(Key::stage), Some(Stage::Published));
+        now += Duration::minutes(6);
+        let before = life.ring.active().map(|key| key.made.id);
+        life.comes_to(now);
+        assert_ne!(life.ring.active().map(|key| key.made.id), before);
+    }
+
+    #[test]
+    fn a_revoked_key_is_out_and_another_one_signs_at_once() {
+        let mut life = begun();
+        let revoked = Event::Revoked {
+            id: id(1),
+            at: NOON,
+            reason: "leaked".to_owned(),
+        };
+        assert_eq!(
+            life.revokes(1, NOON, None),
+            Ok(vec![revoked, Event::Activated(id(2), NOON)])
+        );
+        assert_eq!(life.revokes(1, NOON, None), Ok(vec![]));
+        assert_eq!(life.revokes(7, NOON, None), Err(Rejection::Missing));
+        // Without a next one, a fresh one has to be brought along.
+        assert!(life.ring.wants_key_to_revoke(id(2)));
+        assert_eq!(life.revokes(2, NOON, None), Err(Rejection::NoSuccessor));
+        life.revokes(2, NOON, Some(fresh(9))).expect("revoked");
+        assert_eq!(
+            life.stages(),
+            [Stage::Revoked, Stage::Revoked, Stage::Active]
+        );
+        // One that does not sign is taken out alone.
+        life.made = 20;
+        life.comes_to(NOON);
+        assert_eq!(
+            life.revokes(21, NOON, None).map(|events| events.len()),
+            Ok(1)
+        );
+        assert_eq!(life.ring.active().map(|key| key.made.id), Some(id(9)));
+    }
+
+    #[test]
+    fn job_tokens_are_verified_for_as_long_as_jobs_live() {
+        let mut life = begun();
+        let month = NOON + POLICY.rotation;
+        life.comes_to(month);
+        life.last_expiry.insert(id(1), month);
+        life.comes_to(month + Duration::hours(1));
+        let key = life.ring.get(id(1)).expect("the key").clone();
+        assert_eq!(key.stage(), Stage::Gone);
+        let last = month + LONGEST_JOB + POLICY.clock_skew;
+        assert!(key.verifies_jobs(last - Duration::SECOND, &POLICY));
+        assert!(!key.is_over(last - Duration::SECOND, &POLICY));
+        assert!(!key.verifies_jobs(last, &POLICY) && key.is_over(last, &POLICY));
+        life.revokes(1, month, None).expect("revoked");
+        let key = life.ring.get(id(1)).expect("the key");
+        assert!(!key.verifies_jobs(month, &POLICY));
+    }
+}

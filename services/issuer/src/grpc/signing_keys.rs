@@ -1,0 +1,293 @@
+//! `SigningKeyService`.
+
+use edge::command::{Decision, Mutation};
+use edge::layer::Call;
+use edge::violations::Violations;
+use edge::{clock, status};
+use eventlog::{Guard, StreamAppend};
+use model::{Description, Reference, SigningKeyId, Trn, trn::Last};
+use proto::issuer::v1 as pb;
+use proto::issuer::v1::signing_key_service_server::SigningKeyService;
+use tonic::{Request, Response, Status};
+
+use super::IssuerRpc;
+use crate::domain::signing_key::{Command, Event, KeyRing, Rejection, decide, evolve};
+use crate::keys::ring::Recorded;
+use crate::keys::{KeyError, ring};
+use crate::live_tokens;
+use crate::wire::signing_key::message;
+
+/// Rows of a page, if the request does not say.
+const DEFAULT_PAGE: i32 = 50;
+/// Keys of a page at most.
+const MAX_KEYS: i32 = 100;
+/// Tokens of a page at most, and in the answer to a revocation.
+const MAX_TOKENS: i32 = 1_000;
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::Missing => status::not_found("the signing key"),
+            Rejection::NoSuccessor => status::aborted("NO_SUCCESSOR", &rejection.to_string()),
+        }
+    }
+}
+
+impl From<KeyError> for Status {
+    fn from(error: KeyError) -> Self {
+        match &error {
+            KeyError::Log(error) => status::log(error),
+            KeyError::Database(error) => status::database(error),
+            KeyError::Rejected(rejection) => (*rejection).into(),
+            KeyError::Append(_) => status::logged(
+                &error,
+                status::unavailable("LOG_UNAVAILABLE", "the log can't be written; try again"),
+            ),
+            KeyError::Seal { .. }
+            | KeyError::Signing(_)
+            | KeyError::Event(_)
+            | KeyError::Missing(_)
+            | KeyError::Public(_) => status::internal(&error),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SigningKeyService for IssuerRpc {
+    async fn get_signing_key(
+        &self,
+        request: Request<pb::GetSigningKeyRequest>,
+    ) -> Result<Response<pb::GetSigningKeyResponse>, Status> {
+        let named = request.into_inner().id;
+        let id = signing_key_id("id", &named)?;
+        let ring = ring::load_one(self.shared.commands.log(), id).await?;
+        let signing_key = Some(shown(&ring, id, &named)?);
+        Ok(Response::new(pb::GetSigningKeyResponse { signing_key }))
+    }
+
+    async fn list_signing_keys(
+        &self,
+        request: Request<pb::ListSigningKeysRequest>,
+    ) -> Result<Response<pb::ListSigningKeysResponse>, Status> {
+        let request = request.into_inner();
+        let size = page_size(request.page_size, MAX_KEYS)?;
+        let before = match request.page_token.as_str() {
+            "" => None,
+            token => Some(signing_key_id("page_token", token)?),
+        };
+        let recorded = ring::load(self.shared.commands.log()).await?;
+        let keys = recorded.ring.keys().rev();
+        let keys = keys.filter(|key| before.is_none_or(|before| key.made.id < before));
+        let mut signing_keys: Vec<_> = keys.take(size + 1).map(message).collect();
+        let more = signing_keys.len() > size;
+        signing_keys.truncate(size);
+        let last = signing_keys.last().filter(|_| more);
+        let next_page_token = last.map_or_else(String::new, |last| last.id.clone());
+        Ok(Response::new(pb::ListSigningKeysResponse {
+            signing_keys,
+            next_page_token,
+        }))
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        request: Request<pb::RotateSigningKeyRequest>,
+    ) -> Result<Response<pb::RotateSigningKeyResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let carried_out = self.shared.commands.carry_out(
+            mutation,
+            || self.decide_rotate(),
+            |reply| &mut reply.consistency_token,
+            |_, _| {},
+        );
+        let response = carried_out.await?;
+        if call.validate_only {
+            return Ok(response);
+        }
+        self.look_for_keys().await?;
+        self.shared.keys.wake();
+        Ok(response)
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        request: Request<pb::RevokeSigningKeyRequest>,
+    ) -> Result<Response<pb::RevokeSigningKeyResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let mut violations = Violations::default();
+        let id = violations.merge(signing_key_id("id", &message.id));
+        let reason = violations.check("reason", message.reason.parse::<Description>());
+        let (id, reason) = violations.finish(|| Some((id?, reason?)))?;
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let carried_out = self.shared.commands.carry_out(
+            mutation,
+            || self.decide_revoke(id, &message.id, &reason),
+            |reply| &mut reply.consistency_token,
+            |_, _| {},
+        );
+        let mut response = carried_out.await?;
+        if call.validate_only {
+            return Ok(response);
+        }
+        self.look_for_keys().await?;
+        self.shared.keys.wake();
+        // Not part of what the log keeps as the reply: it has them already.
+        let reply = response.get_mut();
+        let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
+        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
+        (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
+        Ok(response)
+    }
+
+    async fn list_live_tokens(
+        &self,
+        request: Request<pb::ListLiveTokensRequest>,
+    ) -> Result<Response<pb::ListLiveTokensResponse>, Status> {
+        let request = request.into_inner();
+        let named = request.signing_key_id.as_str();
+        let id = signing_key_id("signing_key_id", named)?;
+        let size = page_size(request.page_size, MAX_TOKENS)?;
+        let after = match request.page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| {
+                Violations::of("page_token", "must be a next_page_token").into_status()
+            })?,
+        };
+        let ring = ring::load_one(self.shared.commands.log(), id).await?;
+        let kid = shown(&ring, id, named)?.kid;
+        let (live_tokens, next_page_token) = self.live_tokens(&kid, after, size).await?;
+        Ok(Response::new(pb::ListLiveTokensResponse {
+            live_tokens,
+            next_page_token,
+        }))
+    }
+}
+
+impl IssuerRpc {
+    /// What was changed in the log, or refused there, is known to this process from here on.
+    pub(super) async fn look_for_keys(&self) -> Result<(), Status> {
+        Ok(self.shared.keys.look().await?)
+    }
+
+    async fn decide_rotate(&self) -> Result<Decision<pb::RotateSigningKeyResponse>, Status> {
+        let recorded = ring::load(self.shared.commands.log()).await?;
+        let events = decide(&recorded.ring, Command::Rotate { now: clock::now() })?;
+        let (streams, guards, ring) = self.changes(&recorded, &events);
+        let reply = pb::RotateSigningKeyResponse {
+            signing_key: ring.active().map(message),
+            ..pb::RotateSigningKeyResponse::default()
+        };
+        Ok(Decision {
+            streams,
+            guards,
+            reply,
+        })
+    }
+
+    async fn decide_revoke(
+        &self,
+        id: SigningKeyId,
+        named: &str,
+        reason: &Description,
+    ) -> Result<Decision<pb::RevokeSigningKeyResponse>, Status> {
+        let log = self.shared.commands.log();
+        let mut recorded = ring::load(log).await?;
+        let signs = recorded.ring.active().cloned();
+        if recorded.ring.get(id).is_none() {
+            // One that is over needs no revoking; one that never was is not found.
+            let over = ring::load_one(log, id).await?;
+            shown(&over, id, named)?;
+            recorded.ring = over;
+        }
+        let fresh = if recorded.ring.wants_key_to_revoke(id) {
+            Some(self.shared.keys.vault().make().await?)
+        } else {
+            None
+        };
+        let command = Command::Revoke {
+            id,
+            reason: reason.to_string(),
+            now: clock::now(),
+            fresh,
+        };
+        let events = decide(&recorded.ring, command)?;
+        let (streams, guards, ring) = self.changes(&recorded, &events);
+        let reply = pb::RevokeSigningKeyResponse {
+            signing_key: ring.get(id).map(message),
+            active_signing_key: ring.active().or(signs.as_ref()).map(message),
+            ..pb::RevokeSigningKeyResponse::default()
+        };
+        Ok(Decision {
+            streams,
+            guards,
+            reply,
+        })
+    }
+
+    /// What to append, and the keys as it leaves them.
+    fn changes(
+        &self,
+        recorded: &Recorded,
+        events: &[Event],
+    ) -> (Vec<StreamAppend>, Vec<Guard>, KeyRing) {
+        let mut ring = recorded.ring.clone();
+        events.iter().for_each(|event| evolve(&mut ring, event));
+        if events.is_empty() {
+            return (vec![], vec![], ring);
+        }
+        let (streams, guards) = recorded.changes(events, self.shared.keys.policy());
+        (streams, guards, ring)
+    }
+
+    async fn live_tokens(
+        &self,
+        kid: &str,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<pb::LiveToken>, String), Status> {
+        let skew = self.shared.keys.policy().clock_skew;
+        let log = self.shared.commands.log();
+        let (tokens, next) = live_tokens::list(log, kid, skew, after, limit)
+            .await
+            .map_err(|error| status::log(&error))?;
+        Ok((
+            tokens,
+            next.map_or_else(String::new, |next| next.to_string()),
+        ))
+    }
+}
+
+fn shown(ring: &KeyRing, id: SigningKeyId, named: &str) -> Result<pb::SigningKey, Status> {
+    let key = ring.get(id).ok_or_else(|| status::not_found(named))?;
+    Ok(message(key))
+}
+
+fn signing_key_id(field: &str, text: &str) -> Result<SigningKeyId, Violations> {
+    let wrong = || Violations::of(field, "must be the id or the TRN of a signing key");
+    let id = match text.parse().map_err(|_| wrong())? {
+        Reference::Id(id) => id,
+        Reference::Trn(Trn {
+            last: Last::Id(id),
+            parents,
+            ..
+        }) if parents.is_empty() => id,
+        Reference::Trn(_) => return Err(wrong()),
+    };
+    SigningKeyId::try_from(id).map_err(|_| wrong())
+}
+
+fn page_size(given: i32, most: i32) -> Result<usize, Violations> {
+    let size = if given == 0 {
+        DEFAULT_PAGE
+    } else {
+        given.min(most)
+    };
+    usize::try_from(size).map_err(|_| Violations::of("page_size", "must not be negative"))
+}

@@ -1,0 +1,118 @@
+//! The keys in the log. Every change of any key counts one fact up, which every change expects as it was read: of two
+//! issuers that do what is due, one is refused, and looks again.
+
+use edge::{aggregate, clock};
+use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
+use model::SigningKeyId;
+
+use super::KeyError;
+use crate::domain::signing_key::{Event, KeyRing, Policy, evolve};
+use crate::wire;
+
+/// The fact that names the key that signs, by its `kid`. Each credential's audit expects it.
+const ACTIVE: &str = "signing-key/active";
+/// The fact that counts the changes.
+const REVISION: &str = "signing-key/revision";
+/// The facts of the keys that may still have to verify something.
+const KEYS: &str = "signing-key/id/";
+
+/// The keys as they were at one revision.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recorded {
+    pub(crate) ring: KeyRing,
+    pub(super) revision: Option<String>,
+}
+
+/// What must hold for a token of this key to be valid: it signs.
+pub(crate) fn signs(kid: &str) -> Guard {
+    Guard::Expect {
+        key: ACTIVE.to_owned(),
+        value: Some(kid.to_owned()),
+    }
+}
+
+/// At which revision the keys are.
+pub(super) async fn revision(log: &EventLog) -> Result<Option<String>, KeyError> {
+    let facts = log.facts(&[REVISION.to_owned()]).await?;
+    Ok(facts.get(REVISION).map(str::to_owned))
+}
+
+/// Reads all keys.
+pub(crate) async fn load(log: &EventLog) -> Result<Recorded, KeyError> {
+    loop {
+        let before = revision(log).await?;
+        let mut ring = KeyRing::default();
+        for key in log.fact_keys(KEYS).await? {
+            let id = key.trim_start_matches(KEYS);
+            read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
+        }
+        // Read one after the other, they are of one moment only if nothing has changed.
+        if revision(log).await? == before {
+            let revision = before;
+            return Ok(Recorded { ring, revision });
+        }
+    }
+}
+
+/// Reads one key, whatever has become of it; none, if there never was one.
+pub(crate) async fn load_one(log: &EventLog, id: SigningKeyId) -> Result<KeyRing, KeyError> {
+    let mut ring = KeyRing::default();
+    read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
+    Ok(ring)
+}
+
+async fn read_into(ring: &mut KeyRing, log: &EventLog, stream: &StreamId) -> Result<(), KeyError> {
+    for recorded in log.stream(stream).await? {
+        if let Some(event) = wire::signing_key::read(&recorded)? {
+            evolve(ring, &event);
+        }
+    }
+    Ok(())
+}
+
+impl Recorded {
+    /// What to append for the events, and the guards that go with it.
+    pub(crate) fn changes(
+        &self,
+        events: &[Event],
+        policy: &Policy,
+    ) -> (Vec<StreamAppend>, Vec<Guard>) {
+        let mut ring = self.ring.clone();
+        let mut guards = vec![Guard::Expect {
+            key: REVISION.to_owned(),
+            value: self.revision.clone(),
+        }];
+        let mut set = |key: String, value: Option<String>| guards.push(Guard::Set { key, value });
+        for event in events {
+            evolve(&mut ring, event);
+            match event {
+                Event::Created(made, _) => set(format!("{KEYS}{}", made.id), Some(String::new())),
+                Event::Activated(id, _) => {
+                    let kid = ring.get(*id).map(|key| key.made.kid.clone());
+                    set(ACTIVE.to_owned(), kid);
+                }
+                Event::Published { .. }
+                | Event::RotationRequested(..)
+                | Event::Retired(..)
+                | Event::Removed(..)
+                | Event::Revoked { .. } => {}
+            }
+        }
+        for key in ring.keys().filter(|key| key.is_over(clock::now(), policy)) {
+            set(format!("{KEYS}{}", key.made.id), None);
+        }
+        let counted = self.revision.as_ref().map_or(Ok(0), |text| text.parse());
+        let next = counted.unwrap_or(0_u64) + 1;
+        set(REVISION.to_owned(), Some(next.to_string()));
+        let streams = events.iter().filter_map(|event| {
+            let stream = StreamId::new("signing_key", event.id());
+            let event = wire::signing_key::write(event);
+            aggregate::append(
+                stream,
+                Expected::Any,
+                [(event.event_type(), event.encode())],
+            )
+        });
+        (streams.collect(), guards)
+    }
+}

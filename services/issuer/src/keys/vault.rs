@@ -1,0 +1,103 @@
+//! The private halves of the signing keys, sealed, in the database.
+
+use std::sync::Arc;
+
+use edge::clock;
+use sqlx::PgPool;
+
+use super::KeyError;
+use crate::domain::signing_key::Fresh;
+use crate::seal::Sealer;
+use crate::signing::SigningKey;
+
+/// Keeps private halves. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Vault {
+    pool: PgPool,
+    sealer: Arc<Sealer>,
+}
+
+impl Vault {
+    pub(crate) fn new(pool: PgPool, sealer: Sealer) -> Self {
+        let sealer = Arc::new(sealer);
+        Self { pool, sealer }
+    }
+
+    /// Makes a key. Kept before any event names it: one that no event names is never used, and one that an event names
+    /// is never missing.
+    pub(crate) async fn make(&self) -> Result<Fresh, KeyError> {
+        // Finding primes takes a tenth of a second, or a few.
+        let key = tokio::task::spawn_blocking(SigningKey::generate)
+            .await
+            .map_err(|_| crate::signing::SigningError::Provider)??;
+        let kid = key.kid().to_owned();
+        let sealed = self.seal(&kid, &key.to_pkcs8()?)?;
+        sqlx::query!(
+            "INSERT INTO signing_keys (kid, sealed) VALUES ($1, $2)",
+            kid,
+            sealed
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(Fresh {
+            id: clock::new_id(),
+            kid,
+            algorithm: "RS256".to_owned(),
+            public_jwk: key.public_jwk().to_string(),
+        })
+    }
+
+    /// The private half of a key.
+    pub(super) async fn read(&self, kid: &str) -> Result<SigningKey, KeyError> {
+        let sealed = sqlx::query_scalar!("SELECT sealed FROM signing_keys WHERE kid = $1", kid)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| KeyError::Missing(kid.to_owned()))?;
+        Ok(SigningKey::from_pkcs8(&self.open(kid, &sealed)?.plain)?)
+    }
+
+    /// Destroys private halves: what signs no more can't be stolen.
+    pub(crate) async fn destroy(&self, kids: &[String]) -> Result<(), KeyError> {
+        sqlx::query!("DELETE FROM signing_keys WHERE kid = ANY($1)", kids)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Seals with the first key-encryption key what another one has sealed.
+    pub(super) async fn reseal(&self) -> Result<(), KeyError> {
+        let rows = sqlx::query!("SELECT kid, sealed FROM signing_keys")
+            .fetch_all(&self.pool)
+            .await?;
+        for row in rows {
+            let opened = self.open(&row.kid, &row.sealed)?;
+            if opened.by_first {
+                continue;
+            }
+            // Another issuer may do the same at this moment, or destroy it.
+            sqlx::query!(
+                "UPDATE signing_keys SET sealed = $2 WHERE kid = $1 AND sealed = $3",
+                row.kid,
+                self.seal(&row.kid, &opened.plain)?,
+                row.sealed
+            )
+            .execute(&self.pool)
+            .await?;
+            tracing::info!(
+                kid = row.kid,
+                "signing key sealed with the first key-encryption key"
+            );
+        }
+        Ok(())
+    }
+
+    fn seal(&self, kid: &str, plain: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let sealed = self.sealer.seal(kid, plain);
+        sealed.map_err(|source| KeyError::seal(kid, source))
+    }
+
+    fn open(&self, kid: &str, sealed: &[u8]) -> Result<crate::seal::Opened, KeyError> {
+        let opened = self.sealer.open(kid, sealed);
+        opened.map_err(|source| KeyError::seal(kid, source))
+    }
+}

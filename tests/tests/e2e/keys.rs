@@ -1,0 +1,491 @@
+//! The life of signing keys: nobody who keeps to the headers ever meets a token of a key that he does not know.
+
+use std::collections::BTreeSet;
+
+use bed::{eventually, unique_id};
+use e2e::refusal::{invalid, not_found, refused};
+use e2e::relying_party::CachingParty;
+use e2e::user::{OpenedJob, User, job};
+use e2e::world::{KeyTimes, Setup};
+use e2e::{Service, World};
+use proto::issuer::v1::{self as issuer, SigningKey, SigningKeyState};
+use reqwest::StatusCode;
+use tonic::Code;
+
+const FAST: KeyTimes = KeyTimes {
+    max_age: 1,
+    clock_skew: 1,
+    rotation: 1,
+};
+
+/// A workspace with an identity; answers with the identity's id and the workspace's.
+async fn workspace(admin: &User) -> (String, String) {
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let deployer = admin.creates_identity("acme/deployer").await;
+    admin.assigns(&deployer.id, &web.id).await;
+    (deployer.id, web.id)
+}
+
+/// Opens a job that is over soon, and so are its credentials.
+async fn opens_short_job(user: &User, workspace: &str, seconds: i64) -> OpenedJob {
+    let mut request = job(workspace);
+    request.job.get_or_insert_default().max_duration =
+        Some(prost_types::Duration { seconds, nanos: 0 });
+    let opened = user.asks(request).await.expect("a job is opened");
+    OpenedJob {
+        job: opened.job.expect("the job"),
+        token: opened.job_token,
+    }
+}
+
+async fn keys(admin: &User) -> Vec<SigningKey> {
+    let listed = admin.asks(issuer::ListSigningKeysRequest::default()).await;
+    listed.expect("listed").signing_keys
+}
+
+async fn in_state(admin: &User, state: SigningKeyState) -> Vec<SigningKey> {
+    let mut keys = keys(admin).await;
+    keys.retain(|key| key.state() == state);
+    keys
+}
+
+async fn key(admin: &User, id: &str) -> SigningKey {
+    let request = issuer::GetSigningKeyRequest {
+        id: id.to_owned(),
+        ..Default::default()
+    };
+    let got = admin.asks(request).await.expect("it is there");
+    got.signing_key.expect("the key")
+}
+
+/// The active key and the next one, once there are both.
+async fn both(admin: &User) -> (SigningKey, SigningKey) {
+    eventually(async || {
+        let active = in_state(admin, SigningKeyState::Active).await.pop();
+        let next = in_state(admin, SigningKeyState::Published).await.pop();
+        active.zip(next).ok_or("there is no next one yet")
+    })
+    .await
+}
+
+/// Waits until an issuer that was just started knows how old its replica is. It gives the job no credential meanwhile,
+/// and here none at all.
+async fn follows(user: &User, job_token: &str, identity: &str) {
+    let unknown = identity.replacen("mi_0", "mi_1", 1);
+    eventually(async || {
+        let status = user
+            .asks_as(job_token, &unknown)
+            .await
+            .expect_err("unknown");
+        let follows = status.code() == Code::NotFound;
+        follows.then_some(()).ok_or(status)
+    })
+    .await;
+}
+
+fn now() -> i64 {
+    edge::clock::now().unix_timestamp()
+}
+
+fn kid(token: &str) -> String {
+    let header = jsonwebtoken::decode_header(token).expect("a token");
+    header.kid.expect("a kid")
+}
+
+fn rotation(request_id: &str) -> issuer::RotateSigningKeyRequest {
+    issuer::RotateSigningKeyRequest {
+        request_id: request_id.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn revocation(id: &str) -> issuer::RevokeSigningKeyRequest {
+    issuer::RevokeSigningKeyRequest {
+        id: id.to_owned(),
+        reason: "leaked".to_owned(),
+        ..Default::default()
+    }
+}
+
+/// How many tokens there are on each page of two.
+async fn pages_of_live_tokens(admin: &User, key: &str) -> Vec<usize> {
+    let mut request = issuer::ListLiveTokensRequest {
+        signing_key_id: key.to_owned(),
+        page_size: 2,
+        ..Default::default()
+    };
+    let mut sizes = Vec::new();
+    loop {
+        let page = admin.asks(request.clone()).await.expect("a page");
+        sizes.push(page.live_tokens.len());
+        if page.next_page_token.is_empty() {
+            return sizes;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// Two issuers on one database rotate as fast as they may, both issue, and each token is shown to relying parties that
+/// read the keys of the one and of the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_notices_that_keys_rotate() {
+    let world = Setup::default().keys(FAST).start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let sibling = world.runs_another_issuer().await;
+    let other = sibling.for_user(&admin);
+    let mut parties = [
+        CachingParty::of(&world.issuer_url(), &world.issuer_url())
+            .await
+            .expect("keys"),
+        CachingParty::of(&world.issuer_url(), &sibling.url)
+            .await
+            .expect("keys"),
+    ];
+    let long = admin.opens_job(&web).await;
+    follows(&other, &long.token, &deployer).await;
+    let mut seen = BTreeSet::new();
+    let mut held = vec![admin.asks_as(&long.token, &deployer).await.expect("issued")];
+    while seen.len() < 6 {
+        let short = opens_short_job(&admin, &web, 5).await;
+        for user in [&admin, &other] {
+            // The job's token may be older than the key that signs now, and come from the other issuer.
+            let issued = user.asks_as(&short.token, &deployer).await.expect("issued");
+            seen.insert(kid(&issued.token));
+            held.push(issued);
+        }
+        for party in &mut parties {
+            held.retain(|issued| issued.expire_time.is_some_and(|end| end.seconds > now()));
+            for issued in &held {
+                party
+                    .verify("aws", &issued.token)
+                    .await
+                    .expect("it verifies");
+            }
+            assert!(party.known() <= 6, "a handful: {}", party.known());
+        }
+    }
+    // A token of the first key still opens the issuer's door.
+    let issued = other.asks_as(&long.token, &deployer).await.expect("issued");
+    assert_ne!(kid(&issued.token), kid(&long.token));
+    // Each signed only once everybody had to know it, and one at a time.
+    let mut keys = keys(&admin).await;
+    keys.reverse();
+    let time = |given: &Option<prost_types::Timestamp>| {
+        given
+            .map(|time| (time.seconds, time.nanos))
+            .unwrap_or_default()
+    };
+    for pair in keys.windows(2) {
+        let [before, after] = pair else { continue };
+        let ready = after.publish_time.expect("published").seconds + 2;
+        assert!(after.ready_time.is_none_or(|time| time.seconds >= ready));
+        if after.activate_time.is_some() {
+            assert!(time(&after.activate_time) >= time(&after.ready_time));
+            assert_eq!(time(&before.retire_time), time(&after.activate_time));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_stays_until_its_last_token_has_expired() {
+    let slow = KeyTimes {
+        rotation: 3_600,
+        ..FAST
+    };
+    let world = Setup::default().keys(slow).start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let long = admin.opens_job(&web).await;
+    let short = opens_short_job(&admin, &web, 4).await;
+    let (first, next) = both(&admin).await;
+    let issued = admin
+        .asks_as(&short.token, &deployer)
+        .await
+        .expect("issued");
+    assert_eq!(kid(&issued.token), first.kid);
+    // The next one has just been published: it is asked for once, and takes over when it may.
+    let asked = unique_id().to_string();
+    let mut answers = Vec::new();
+    for request in [rotation(&asked), rotation(&asked), rotation("")] {
+        answers.push(admin.asks(request).await.expect("asked for").signing_key);
+    }
+    assert_eq!(answers[0], answers[1]);
+    eventually(async || {
+        let now = key(&admin, &next.id).await;
+        let active = now.state() == SigningKeyState::Active;
+        active.then_some(()).ok_or(format!("{now:?}"))
+    })
+    .await;
+    let retiring = key(&admin, &first.trn).await;
+    assert_eq!(retiring.state(), SigningKeyState::Retiring);
+    let gone = eventually(async || {
+        let now = key(&admin, &first.id).await;
+        let gone = now.state() == SigningKeyState::Gone;
+        gone.then_some(now.clone()).ok_or(format!("{now:?}"))
+    })
+    .await;
+    let expired = issued.expire_time.expect("an end").seconds;
+    assert!(gone.remove_time.expect("a time").seconds > expired);
+    let mut party = eventually(async || {
+        let url = world.issuer_url();
+        let mut party = CachingParty::of(&url, &url).await.expect("keys");
+        let verified = party.verify("aws", &issued.token).await;
+        verified
+            .err()
+            .map(|_| party)
+            .ok_or("the key is still there")
+    })
+    .await;
+    // A job that lives on is still known by the token of then.
+    assert_eq!(kid(&long.token), first.kid);
+    let issued = admin.asks_as(&long.token, &deployer).await.expect("issued");
+    assert_ne!(kid(&issued.token), first.kid);
+    party
+        .verify("aws", &issued.token)
+        .await
+        .expect("it verifies");
+    // What signs no more is not kept.
+    let kept: Vec<String> = sqlx::query_scalar("SELECT kid FROM signing_keys")
+        .fetch_all(world.database(Service::Issuer).pool())
+        .await
+        .expect("the keys can be read");
+    assert!(!kept.contains(&first.kid));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let request = issuer::OpenJobRequest {
+        request_id: unique_id().to_string(),
+        ..job(&web)
+    };
+    let opened = admin.asks(request.clone()).await.expect("opened");
+    let sibling = world.runs_another_issuer().await;
+    let other = sibling.for_user(&admin);
+    follows(&other, &opened.job_token, &deployer).await;
+    let mut issued = BTreeSet::new();
+    for user in [&admin, &other, &admin] {
+        let credential = user
+            .asks_as(&opened.job_token, &deployer)
+            .await
+            .expect("issued");
+        issued.insert(credential.token_id);
+    }
+    let (active, next) = both(&admin).await;
+
+    let revoke = issuer::RevokeSigningKeyRequest {
+        request_id: unique_id().to_string(),
+        ..revocation(&active.id)
+    };
+    let answer = admin.asks(revoke.clone()).await.expect("revoked");
+    let revoked = answer.signing_key.clone().expect("the key");
+    assert_eq!(
+        (revoked.state(), revoked.revoke_reason.as_str()),
+        (SigningKeyState::Revoked, "leaked")
+    );
+    // Relying parties knew the next one already.
+    let signs = answer.active_signing_key.expect("another key");
+    assert_eq!(
+        (&signs.id, signs.state()),
+        (&next.id, SigningKeyState::Active)
+    );
+    let listed: BTreeSet<_> = answer
+        .live_tokens
+        .iter()
+        .map(|token| token.token_id.clone())
+        .collect();
+    assert_eq!(listed, issued);
+    for token in &answer.live_tokens {
+        assert_eq!(
+            [
+                &token.managed_identity_id,
+                &token.workspace_id,
+                &token.job_id
+            ],
+            [&deployer, &web, &opened.job.as_ref().expect("the job").id]
+        );
+    }
+    assert_eq!(answer.next_page_token, "");
+    let again = admin.asks(revoke).await.expect("answered alike");
+    assert_eq!(
+        (again.signing_key, again.live_tokens),
+        (answer.signing_key, answer.live_tokens)
+    );
+    admin
+        .asks(revocation(&active.id))
+        .await
+        .expect("nothing to change");
+
+    // By pages, from any of the issuers.
+    assert_eq!(pages_of_live_tokens(&other, &active.trn).await, [2, 1]);
+
+    // At the issuer that was asked at once, at the other one as soon as it has looked.
+    let published = async |base: &str| {
+        let keys = reqwest::get(format!("{base}/oauth/discovery/keys")).await;
+        keys.expect("an answer").text().await.expect("keys")
+    };
+    assert!(!published(&world.issuer_url()).await.contains(&active.kid));
+    refused(
+        admin.asks_as(&opened.job_token, &deployer).await,
+        Code::Unauthenticated,
+        "TOKEN_KEY_UNKNOWN",
+    );
+    eventually(async || {
+        let there = published(&sibling.url).await.contains(&active.kid);
+        (!there).then_some(()).ok_or("it is still there")
+    })
+    .await;
+    refused(
+        other.asks_as(&opened.job_token, &deployer).await,
+        Code::Unauthenticated,
+        "TOKEN_KEY_UNKNOWN",
+    );
+    // The dispatcher gets a good token for the same job.
+    let reopened = admin.asks(request).await.expect("answered again");
+    assert_eq!(reopened.job, opened.job);
+    for user in [&admin, &other] {
+        let credential = user
+            .asks_as(&reopened.job_token, &deployer)
+            .await
+            .expect("issued");
+        assert_eq!(kid(&credential.token), next.kid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_token_is_signed_with_a_revoked_key_by_any_issuer() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let sibling = world.runs_another_issuer().await;
+    let other = sibling.for_user(&admin);
+    for _ in 0..3 {
+        let (active, _) = both(&admin).await;
+        // The other issuer may not have looked yet; what it knows of jobs' tokens is its own affair here.
+        admin.asks(revocation(&active.id)).await.expect("revoked");
+        let job = admin.opens_job(&web).await;
+        let issued = eventually(async || other.asks_as(&job.token, &deployer).await).await;
+        assert_ne!(kid(&issued.token), active.kid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_set_is_sent_once() {
+    let world = World::start().await;
+    both(&world.admin()).await;
+    let client = reqwest::Client::new();
+    for path in [".well-known/openid-configuration", "oauth/discovery/keys"] {
+        let url = format!("{}/{path}", world.issuer_url());
+        let get = async |etag: &str| {
+            let request = client.get(&url).header("if-none-match", etag);
+            request.send().await.expect("an answer")
+        };
+        let first = get("\"other\"").await;
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(first.headers()["cache-control"], "public, max-age=300");
+        assert_eq!(first.headers()["content-type"], "application/json");
+        let etag = first.headers()["etag"].to_str().expect("text").to_owned();
+        assert!(!first.bytes().await.expect("a body").is_empty());
+        for known in [
+            etag.clone(),
+            format!("W/{etag}"),
+            format!("\"x\", {etag}"),
+            "*".to_owned(),
+        ] {
+            let again = get(&known).await;
+            assert_eq!(again.status(), StatusCode::NOT_MODIFIED, "{known}");
+            assert_eq!(again.headers()["etag"], etag.as_str());
+            assert!(again.bytes().await.expect("a body").is_empty());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_encryption_key_can_be_changed() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let (active, _) = both(&admin).await;
+    let sealed = async |world: &World| -> Vec<u8> {
+        sqlx::query_scalar("SELECT sealed FROM signing_keys WHERE kid = $1")
+            .bind(&active.kid)
+            .fetch_one(world.database(Service::Issuer).pool())
+            .await
+            .expect("the key can be read")
+    };
+    let old = sealed(&world).await;
+    world.stops(Service::Issuer).await;
+    let (first, second) = (
+        "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    );
+    world.writes("key-encryption-key", &format!("{first}\n{second}\n"));
+    world.starts(Service::Issuer).await;
+    world.is_serving(Service::Issuer).await;
+    let new = sealed(&world).await;
+    assert_ne!(new, old);
+    world.stops(Service::Issuer).await;
+    world.writes("key-encryption-key", first);
+    world.starts(Service::Issuer).await;
+    world.is_serving(Service::Issuer).await;
+    assert_eq!(sealed(&world).await, new);
+    let job = admin.opens_job(&web).await;
+    let issued = eventually(async || admin.asks_as(&job.token, &deployer).await).await;
+    assert_eq!(kid(&issued.token), active.kid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_requests_for_keys() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (active, next) = both(&admin).await;
+    for wrong in [
+        "",
+        "?",
+        "grp_01h455vb4pex5vsknk084sn02q",
+        "trn:signing_key:a/b",
+    ] {
+        let get = issuer::GetSigningKeyRequest {
+            id: wrong.to_owned(),
+            ..Default::default()
+        };
+        invalid(admin.asks(get).await, &["id"]);
+        let tokens = issuer::ListLiveTokensRequest {
+            signing_key_id: wrong.to_owned(),
+            ..Default::default()
+        };
+        invalid(admin.asks(tokens).await, &["signing_key_id"]);
+        let revoke = issuer::RevokeSigningKeyRequest {
+            reason: "x".repeat(1_025),
+            ..revocation(wrong)
+        };
+        invalid(admin.asks(revoke).await, &["id", "reason"]);
+    }
+    let unknown = "key_01h455vb4pex5vsknk084sn02q";
+    not_found(admin.asks(revocation(unknown)).await);
+    let get = issuer::GetSigningKeyRequest {
+        id: unknown.to_owned(),
+        ..Default::default()
+    };
+    not_found(admin.asks(get).await);
+    invalid(admin.asks(rotation("x")).await, &["request_id"]);
+    let page = |page_size, page_token: &str| issuer::ListSigningKeysRequest {
+        page_size,
+        page_token: page_token.to_owned(),
+        ..Default::default()
+    };
+    invalid(admin.asks(page(-1, "")).await, &["page_size"]);
+    invalid(admin.asks(page(1, "x")).await, &["page_token"]);
+    let first = admin.asks(page(1, "")).await.expect("a page");
+    let second = admin
+        .asks(page(1, &first.next_page_token))
+        .await
+        .expect("a page");
+    let ids = |page: &issuer::ListSigningKeysResponse| page.signing_keys[0].id.clone();
+    assert_eq!([ids(&first), ids(&second)], [next.id, active.id]);
+    assert_eq!(second.next_page_token, "");
+}
