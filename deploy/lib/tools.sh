@@ -181,6 +181,32 @@ need_nats() {
   fi
 }
 
+# need_sdks: the clouds' own clients, which tests run under `tharsis-exec`, in a private folder: THARSIS_TEST_SDKS.
+need_sdks() {
+  local version partial file=$repo/tests/sdks/requirements.txt hash
+  version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || { apt_install python3 python3-pip &&
+    version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])'); } || version=0
+  at_least 3.10 "$version" ||
+    die "the tests of tharsis-exec run the clouds' own clients, and need Python 3.10 or newer as python3" 'install it with the package manager of this system'
+  hash=$(cksum <"$file")
+  THARSIS_TEST_SDKS=$tools/sdks-$version-${hash%% *}
+  export THARSIS_TEST_SDKS
+  [[ ! -d $THARSIS_TEST_SDKS ]] || return 0
+  find_pip || { apt_install python3-pip && find_pip; } || { note python3 -m venv "$tools/pip" 2>/dev/null && find_pip; } ||
+    die "found no pip to fetch the clouds' own clients with" 'install pip, or venv, for this Python; or uv'
+  need_room "$tools" 512 "the clouds' own clients"
+  step "installing the clouds' own clients with ${pip[*]}"
+  partial=$(mktemp -d "$tools/partial.XXXXXX")
+  # Wheels alone, and of this Python, whichever one pip is of: what is fetched is what the hashes name, and nothing of it runs.
+  if note "${pip[@]}" install --quiet --disable-pip-version-check --no-compile --only-binary=:all: --python-version "$version" \
+    --require-hashes --requirement "$file" --target "$partial/sdks"; then
+    # Another launcher may have been faster.
+    [[ -d $THARSIS_TEST_SDKS ]] || mv "$partial/sdks" "$THARSIS_TEST_SDKS"
+  fi
+  rm -rf "$partial"
+  [[ -d $THARSIS_TEST_SDKS ]] || die "the clouds' own clients could not be installed (above: why)"
+}
+
 # need_cargo: cargo on the PATH, a C compiler for what links, and room for what is built; sets target.
 need_cargo() {
   local home=${CARGO_HOME:-$HOME/.cargo}

@@ -2,6 +2,7 @@
 
 mod access;
 mod assignments;
+mod clouds;
 mod consistency;
 mod credentials;
 mod directory;

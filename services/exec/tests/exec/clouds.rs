@@ -1,0 +1,130 @@
+//! The clouds' own clients, under `tharsis-exec`, against stand-ins of the clouds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use e2e::clouds::{Cluster, FederatedCredential, Provider, Role, Served, ServiceAccount, Trust};
+use serde_json::{Value, json};
+
+use crate::scene::{CLIENT, PROVIDER, ROLE, SERVICE_ACCOUNT, Scene, TENANT, runs};
+
+/// What the owners of the clouds' side would say of the scene's identities.
+fn trust(scene: &Scene) -> Trust {
+    let issuer = scene.world.issuer_url();
+    Trust {
+        aws: vec![Role {
+            arn: ROLE.to_owned(),
+            issuer: issuer.clone(),
+            audience: "aws".to_owned(),
+            subject: scene.aws.id.clone(),
+        }],
+        azure: vec![FederatedCredential {
+            tenant_id: TENANT.to_owned(),
+            client_id: CLIENT.to_owned(),
+            issuer: issuer.clone(),
+            subject: scene.azure.id.clone(),
+            audience: "api://AzureADTokenExchange".to_owned(),
+        }],
+        google: vec![Provider {
+            name: PROVIDER.to_owned(),
+            issuer: issuer.clone(),
+            service_accounts: vec![ServiceAccount {
+                email: SERVICE_ACCOUNT.to_owned(),
+                subject: scene.google.id.clone(),
+            }],
+        }],
+        kubernetes: vec![Cluster {
+            issuer,
+            audience: "kubernetes".to_owned(),
+        }],
+    }
+}
+
+/// What each client was given, or how it was refused.
+async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<String, String> {
+    let sdks = std::env::var("THARSIS_TEST_SDKS")
+        .expect("THARSIS_TEST_SDKS is set: `deploy/dev test` installs the clouds' clients");
+    let clusters = folder.join("clusters.yaml");
+    let contexts = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "main",
+        "clusters": [{ "name": "main", "cluster": { "server": clouds.addresses().kubernetes() } }],
+        "contexts": [{ "name": "main", "context": { "cluster": "main", "user": "acme/cluster" } }],
+    });
+    std::fs::write(&clusters, contexts.to_string()).expect("written");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdks/clouds.py");
+    let mut exec = scene.exec(&["--", "python3"]);
+    exec.arg(script)
+        .arg(clusters)
+        .env("PYTHONPATH", sdks)
+        .env("HOME", folder)
+        .env("AWS_MAX_ATTEMPTS", "1")
+        .envs(clouds.addresses().environment());
+    let ran = runs(exec).await;
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.said);
+    let lines = ran.out.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let text = |field: &str| line[field].as_str().map(str::to_owned);
+        let outcome = text("given").or_else(|| text("refused"));
+        (
+            text("client").expect("a name"),
+            outcome.expect("an outcome"),
+        )
+    });
+    lines.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let clouds = Served::start(folder.path()).await;
+
+    clouds.clouds.trust_only(trust(&scene));
+    let outcomes = clients(&scene, &clouds, folder.path()).await;
+    let assumed = format!(
+        "arn:aws:sts::123456789012:assumed-role/deployer/{}",
+        scene.job.job.id
+    );
+    let user = format!("{}#{}", scene.world.issuer_url(), scene.kubernetes.id);
+    for (client, wanted) in [
+        ("boto3_environment", assumed.as_str()),
+        ("boto3_profile", &assumed),
+        ("aws_cli", &assumed),
+        ("kubernetes_config", &user),
+        ("kubernetes_token", "v1.34.0"),
+    ] {
+        assert_eq!(outcomes[client], wanted, "{client}");
+    }
+    for (client, whose) in [("azure_identity", CLIENT), ("google_auth", SERVICE_ACCOUNT)] {
+        let given = clouds.clouds.whose(&outcomes[client]);
+        assert_eq!(
+            given.as_deref(),
+            Some(whose),
+            "{client}: {}",
+            outcomes[client]
+        );
+    }
+
+    // Of another identity.
+    let mut other = trust(&scene);
+    "mi_other".clone_into(&mut other.aws[0].subject);
+    "mi_other".clone_into(&mut other.azure[0].subject);
+    "mi_other".clone_into(&mut other.google[0].service_accounts[0].subject);
+    "other".clone_into(&mut other.kubernetes[0].audience);
+    clouds.clouds.trust_only(other);
+    let outcomes = clients(&scene, &clouds, folder.path()).await;
+    for (client, words) in [
+        ("boto3_environment", "(AccessDenied)"),
+        ("boto3_profile", "(AccessDenied)"),
+        ("aws_cli", "(AccessDenied)"),
+        ("azure_identity", "AADSTS700213"),
+        ("google_auth", "PERMISSION_DENIED"),
+        ("kubernetes_config", "(401)"),
+        ("kubernetes_token", "(401)"),
+    ] {
+        let outcome = &outcomes[client];
+        assert!(outcome.contains(words), "{client}: {outcome}");
+    }
+}
