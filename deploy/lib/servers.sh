@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # names are shared between the parts of deploy/dev
 
 # All that may run in a bed, in the order in which it is stopped. `launcher` is not in the list: it stops the others.
-members='projector issuer identity namespace idp nats postgres'
+members='projector issuer identity namespace clouds idp nats postgres'
 
 make_bed() {
   bed=$1 postgres_home=$2

@@ -5,11 +5,12 @@ services='namespace identity issuer projector'
 
 set_ports() {
   local base=$1
-  [[ $base =~ ^[1-9][0-9]{3,4}$ && $base -ge 1024 && $base -le 65524 ]] ||
-    die "THARSIS_DEV_PORT=$base is not a port" 'it is the first of twelve ports in a row, between 1024 and 65524; the default is 7100'
+  [[ $base =~ ^[1-9][0-9]{3,4}$ && $base -ge 1024 && $base -le 65522 ]] ||
+    die "THARSIS_DEV_PORT=$base is not a port" 'it is the first of fourteen ports in a row, between 1024 and 65522; the default is 7100'
   idp_port=$base namespace_port=$((base + 1)) identity_port=$((base + 2)) issuer_port=$((base + 3)) projector_port=$((base + 4))
   issuer_http_port=$((base + 5)) postgres_port=$((base + 6)) nats_port=$((base + 7))
   namespace_metrics_port=$((base + 8)) identity_metrics_port=$((base + 9)) issuer_metrics_port=$((base + 10)) projector_metrics_port=$((base + 11))
+  clouds_port=$((base + 12)) clouds_tls_port=$((base + 13))
 }
 
 port_of() { local name=$1_port && printf '%s' "${!name}"; }
@@ -22,12 +23,14 @@ export_addresses() {
   export THARSIS_DEV_IDP_URL=http://127.0.0.1:$idp_port THARSIS_DEV_IDP_LISTEN=127.0.0.1:$idp_port
   export THARSIS_DEV_IDP_KEY_FILE=$bed/secrets/idp-key THARSIS_DEV_AUDIENCE=tharsis
   export THARSIS_OIDC_ISSUERS='[{"name":"dev","url":"'$THARSIS_DEV_IDP_URL'","audience":"tharsis"}]'
+  export THARSIS_DEV_CLOUDS_LISTEN=127.0.0.1:$clouds_port THARSIS_DEV_CLOUDS_TLS_LISTEN=127.0.0.1:$clouds_tls_port
+  export THARSIS_DEV_CLOUDS_CERTIFICATE=$bed/run/clouds.pem THARSIS_DEV_CLUSTERS=$bed/run/clusters.yaml
   export THARSIS_ADMINISTRATORS=dev/admin THARSIS_EVENT_READERS=dev/namespace,dev/identity,dev/issuer,dev/projector
 }
 
 need_binaries() {
   local name
-  for name in dev $services; do
+  for name in dev exec $services; do
     [[ -x $target/debug/tharsis-$name ]] || die "cargo build left no tharsis-$name in $target/debug" 'this tree is not complete: is the binary declared in its Cargo.toml?'
   done
 }
@@ -69,8 +72,9 @@ start_service() {
 start_services() {
   local name kek=$bed/secrets/key-encryption-key
   [[ -s $kek ]] || (umask 077 && head -c 32 /dev/urandom | base64 >"$kek")
-  step 'starting the development OIDC issuer and the four services'
+  step 'starting the development OIDC issuer, the stand-ins of the clouds and the four services'
   spawn idp "$target/debug/tharsis-dev" idp
+  spawn clouds "$target/debug/tharsis-dev" clouds
   await "$THARSIS_DEV_IDP_URL/.well-known/openid-configuration"
   for name in $services; do
     case $name in

@@ -18,8 +18,8 @@ def boto3_environment():
 def boto3_profile():
     import boto3
 
-    session = boto3.Session(profile_name="acme/deployer")
-    return session.client("sts").get_caller_identity()["Arn"]
+    profile = next(name for name in boto3.Session().available_profiles if "/" in name)
+    return boto3.Session(profile_name=profile).client("sts").get_caller_identity()["Arn"]
 
 
 def aws_cli():

@@ -14,10 +14,14 @@ use super::answer::{bearer, json};
 use super::verifier::unverified;
 
 pub(super) fn router() -> Router<Clouds> {
-    Router::new().route("/version", get(version)).route(
-        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
-        post(review),
-    )
+    // The Python client asks with a slash, the others without.
+    Router::new()
+        .route("/version", get(version))
+        .route("/version/", get(version))
+        .route(
+            "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+            post(review),
+        )
 }
 
 async fn version(State(clouds): State<Clouds>, headers: HeaderMap) -> Response {

@@ -1,19 +1,18 @@
 //! The main job, end to end, as a person would do it: each step is printed, and checked as those on the other end would
 //! check it, a relying party with nothing but discovery, and a subscriber with nothing but NATS.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream;
-use e2e::{Service, User, relying_party, user};
+use e2e::{User, relying_party, user};
 use edge::clock;
 use futures::StreamExt as _;
 use serde_json::Value;
-use tonic::transport::Channel;
 
+use crate::set::Set;
 use crate::token;
 
 /// Long for a message that was published, short for a person who waits.
@@ -36,27 +35,8 @@ const EXPECTED: [&str; 7] = [
 pub(crate) struct Demo {
     #[command(flatten)]
     caller: token::Arguments,
-    /// The namespace service.
-    #[arg(
-        long,
-        env = "THARSIS_NAMESPACE_URL",
-        default_value = "http://127.0.0.1:7101"
-    )]
-    namespace: String,
-    /// The identity service.
-    #[arg(
-        long,
-        env = "THARSIS_IDENTITY_URL",
-        default_value = "http://127.0.0.1:7102"
-    )]
-    identity: String,
-    /// The issuer service.
-    #[arg(
-        long,
-        env = "THARSIS_ISSUER_GRPC_URL",
-        default_value = "http://127.0.0.1:7103"
-    )]
-    issuer_grpc: String,
+    #[command(flatten)]
+    set: Set,
     /// The `iss` of its tokens.
     #[arg(
         long,
@@ -111,7 +91,7 @@ struct Job {
 async fn main_job(at: &Demo, caller: &str) -> Result<Job> {
     let random = clock::new_uuid().simple().to_string();
     let name = format!("demo-{}", &random[20..]);
-    let caller = User::new(connect(at).await?, String::new(), caller.to_owned());
+    let caller = User::new(at.set.connect().await?, String::new(), caller.to_owned());
     let group = caller.asks(user::group(&name)).await?.group;
     let group = group.context("the answer has no group")?;
     say("a group", &format!("{}  {}", group.id, group.trn))?;
@@ -241,21 +221,6 @@ async fn check_streams(nats: async_nats::Client, seen: &[String]) -> Result<()> 
         "each lies in its stream at the sequence that is its position",
         "",
     )
-}
-
-async fn connect(at: &Demo) -> Result<Arc<BTreeMap<Service, Channel>>> {
-    let mut channels = BTreeMap::new();
-    for (service, address) in [
-        (Service::Namespace, &at.namespace),
-        (Service::Identity, &at.identity),
-        (Service::Issuer, &at.issuer_grpc),
-    ] {
-        let channel = Channel::from_shared(address.clone())?.connect().await;
-        let channel =
-            channel.with_context(|| format!("{address} does not answer; is the set up?"))?;
-        channels.insert(service, channel);
-    }
-    Ok(Arc::new(channels))
 }
 
 fn say(step: &str, detail: &str) -> Result<()> {
