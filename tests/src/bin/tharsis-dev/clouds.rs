@@ -14,35 +14,31 @@ use tokio::net::TcpListener;
 pub(crate) struct Clouds {
     /// Their loopback address.
     #[arg(
-        long,
+        long = "clouds-listen",
         env = "THARSIS_DEV_CLOUDS_LISTEN",
         default_value = "127.0.0.1:7112"
     )]
-    clouds_listen: SocketAddr,
+    listen: SocketAddr,
     /// The one with TLS, which Azure's clients ask for.
     #[arg(
-        long,
+        long = "clouds-tls-listen",
         env = "THARSIS_DEV_CLOUDS_TLS_LISTEN",
         default_value = "127.0.0.1:7113"
     )]
-    clouds_tls_listen: SocketAddr,
+    tls_listen: SocketAddr,
     /// The file with the certificate that clients must trust.
-    #[arg(long, env = "THARSIS_DEV_CLOUDS_CERTIFICATE")]
-    clouds_certificate: PathBuf,
+    #[arg(long = "clouds-certificate", env = "THARSIS_DEV_CLOUDS_CERTIFICATE")]
+    certificate: PathBuf,
 }
 
 impl Clouds {
     pub(crate) fn addresses(&self) -> Addresses {
-        Addresses::new(
-            self.clouds_listen,
-            self.clouds_tls_listen,
-            self.clouds_certificate.clone(),
-        )
+        Addresses::new(self.listen, self.tls_listen, self.certificate.clone())
     }
 }
 
 pub(crate) async fn run(at: Clouds) -> Result<()> {
-    let listen = async |address: SocketAddr| {
+    let bind = async |address: SocketAddr| {
         ensure!(
             address.ip().is_loopback(),
             "{address} is not a loopback address: anybody could tell the stand-ins whom to trust"
@@ -51,12 +47,9 @@ pub(crate) async fn run(at: Clouds) -> Result<()> {
         listener.with_context(|| format!("{address} can't be listened on"))
     };
     let stop = shutdown::on_signal()?;
-    let (http, https) = (
-        listen(at.clouds_listen).await?,
-        listen(at.clouds_tls_listen).await?,
-    );
-    let served = Served::on(http, https, &at.clouds_certificate)?;
-    eprintln!("the stand-ins of the clouds serve {}", at.clouds_listen);
+    let (http, https) = (bind(at.listen).await?, bind(at.tls_listen).await?);
+    let served = Served::on(http, https, &at.certificate)?;
+    eprintln!("the stand-ins of the clouds serve {}", at.listen);
     stop.cancelled().await;
     drop(served);
     Ok(())
@@ -69,9 +62,9 @@ mod tests {
     #[tokio::test]
     async fn they_serve_nobody_else() {
         let error = run(Clouds {
-            clouds_listen: "0.0.0.0:0".parse().expect("an address"),
-            clouds_tls_listen: "127.0.0.1:0".parse().expect("an address"),
-            clouds_certificate: "/nowhere".into(),
+            listen: "0.0.0.0:0".parse().expect("an address"),
+            tls_listen: "127.0.0.1:0".parse().expect("an address"),
+            certificate: "/nowhere".into(),
         })
         .await
         .expect_err("refused")
