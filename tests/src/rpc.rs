@@ -66,6 +66,7 @@ rpcs! {
     Issuer "/tharsis.issuer.v1.JobService/FinishJob" issuer FinishJobRequest FinishJobResponse;
     Issuer "/tharsis.issuer.v1.JobService/CancelJob" issuer CancelJobRequest CancelJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredentials" issuer IssueCredentialsRequest IssueCredentialsResponse;
+    Issuer "/tharsis.issuer.v1.CredentialService/ExplainCredential" issuer ExplainCredentialRequest ExplainCredentialResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/GetSigningKey" issuer GetSigningKeyRequest GetSigningKeyResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/ListSigningKeys" issuer ListSigningKeysRequest ListSigningKeysResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/RotateSigningKey" issuer RotateSigningKeyRequest RotateSigningKeyResponse;

@@ -272,6 +272,13 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
         row("", issuer::IssueCredentialsRequest::default()),
         row(
             "",
+            issuer::ExplainCredentialRequest {
+                workspace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
             issuer::GetSigningKeyRequest {
                 id: text("?"),
                 ..Default::default()

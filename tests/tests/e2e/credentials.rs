@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bed::eventually;
 use e2e::refusal::{not_found, reason, refused};
@@ -211,6 +212,49 @@ async fn what_was_revoked_is_not_issued_any_more() {
                 );
             }
         }
+    }
+}
+
+/// Without a consistency token it takes a moment, and no longer while NATS is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_revoked_is_refused_soon_without_a_token_too() {
+    let mut world = Setup::default().own_nats().start().await;
+    let admin = world.admin();
+    let hasty = admin.in_a_hurry();
+    let mut scenes = Vec::new();
+    for nats in ["up", "down"] {
+        for revocation in Revocation::ALL {
+            let name = format!("{revocation:?}-{nats}").to_ascii_lowercase();
+            let scene = Scene::set(&admin, &name).await;
+            eventually(async || scene.gets_credential(&admin, "").await).await;
+            scenes.push(scene);
+        }
+    }
+    let mut scenes = scenes.into_iter();
+    for nats in ["up", "down"] {
+        if nats == "down" {
+            world.nats().kill();
+        }
+        let mut moments = Vec::new();
+        for (revocation, scene) in Revocation::ALL.into_iter().zip(&mut scenes) {
+            revocation.happens(&hasty, &scene).await;
+            let revoked = Instant::now();
+            let status = eventually(async || {
+                let issued = scene.gets_credential(&admin, "").await;
+                issued.err().ok_or("it is still issued")
+            })
+            .await;
+            moments.push(revoked.elapsed());
+            assert_eq!(
+                (status.code(), reason(&status).as_str()),
+                revocation.refusal(),
+                "{revocation:?}: {status:?}"
+            );
+        }
+        // One alone may be late on a busy machine.
+        moments.sort();
+        let usual = moments[moments.len() / 2];
+        assert!(usual < Duration::from_secs(1), "NATS {nats}: {moments:?}");
     }
 }
 

@@ -9,6 +9,7 @@ mod directory;
 mod edge;
 mod errors;
 mod events;
+mod explain;
 mod faults;
 mod golden;
 mod idempotency;

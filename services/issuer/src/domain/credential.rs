@@ -70,42 +70,58 @@ pub enum Refusal {
     NotInherited,
 }
 
-/// Decides.
+/// What is checked, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// The job is alive.
+    Job,
+    /// Its principal is a deployer of the workspace.
+    Role,
+    /// The workspace has the identity.
+    Assignment,
+    /// The workspace lies below the identity's group.
+    Path,
+}
+
+/// Each check, and why it refuses, if it does.
+#[must_use]
+pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
+    let over = question.job_life.over(question.now);
+    vec![
+        (Check::Job, over.map(Refusal::JobOver)),
+        (
+            Check::Role,
+            (!question.member).then_some(Refusal::PrincipalNotMember),
+        ),
+        (
+            Check::Assignment,
+            (!question.assigned).then_some(Refusal::NotAssigned),
+        ),
+        (
+            Check::Path,
+            (!question.inherited).then_some(Refusal::NotInherited),
+        ),
+    ]
+}
+
+/// Decides: every check must hold.
 pub fn decide(question: Question) -> Result<Grant, Refusal> {
-    let Question {
-        job,
-        workspace,
-        job_life,
-        member,
-        identity,
-        assigned,
-        inherited,
-        audience,
-        now,
-    } = question;
-    // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and one without a second to live is none.
-    let issued = now.replace_nanosecond(0).unwrap_or(now);
-    let expires = (issued + LIFETIME).min(job_life.expires);
-    if let Some(over) = job_life.over(now) {
-        Err(Refusal::JobOver(over))
-    } else if expires <= now {
-        Err(Refusal::JobOver(Over::Overdue))
-    } else if !member {
-        Err(Refusal::PrincipalNotMember)
-    } else if !assigned {
-        Err(Refusal::NotAssigned)
-    } else if !inherited {
-        Err(Refusal::NotInherited)
-    } else {
-        Ok(Grant {
-            job,
-            workspace,
-            identity,
-            audience,
-            issued,
-            expires,
-        })
+    let refusal = findings(&question)
+        .into_iter()
+        .find_map(|(_, refusal)| refusal);
+    if let Some(refusal) = refusal {
+        return Err(refusal);
     }
+    // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and a job's end is one.
+    let issued = question.now.replace_nanosecond(0).unwrap_or(question.now);
+    Ok(Grant {
+        job: question.job,
+        workspace: question.workspace,
+        identity: question.identity,
+        audience: question.audience,
+        issued,
+        expires: (issued + LIFETIME).min(question.job_life.expires),
+    })
 }
 
 #[cfg(test)]

@@ -78,6 +78,15 @@ impl CredentialService for IssuerRpc {
         }
     }
 
+    async fn explain_credential(
+        &self,
+        request: Request<pb::ExplainCredentialRequest>,
+    ) -> Result<Response<pb::ExplainCredentialResponse>, Status> {
+        let call = Call::of(&request)?;
+        let explained = self.explain(&call, request.get_ref()).await?;
+        Ok(Response::new(explained))
+    }
+
     async fn list_job_managed_identities(
         &self,
         request: Request<pb::ListJobManagedIdentitiesRequest>,
@@ -363,7 +372,7 @@ impl IssuerRpc {
     }
 
     /// How far the logs were known that a decision leans on, or a little further: `namespace=7,identity=9`.
-    fn revision(&self) -> String {
+    pub(super) fn revision(&self) -> String {
         let known = self.shared.replica.iter();
         let known = known.map(|(log, progress)| format!("{log}={}", progress.borrow().position));
         known.collect::<Vec<_>>().join(",")

@@ -18,7 +18,7 @@ use tonic::Status;
 use super::IssuerRpc;
 use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
 use crate::domain::credential::Question;
-use crate::domain::job::{Job, Stage};
+use crate::domain::job::{Job, Life, Stage};
 
 /// The reason, where a job's workspace is gone.
 const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
@@ -33,6 +33,14 @@ pub(super) struct Ground {
     pub(super) question: Question,
     /// What must still hold when the audit event is appended.
     pub(super) guards: Vec<Guard>,
+}
+
+/// Who asks.
+pub(super) struct Subject {
+    pub(super) job: Job,
+    pub(super) life: Life,
+    /// Where the job is, with its principal's role there.
+    pub(super) place: Place,
 }
 
 #[derive(Default)]
@@ -126,47 +134,63 @@ impl IssuerRpc {
         let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
             Violations::of("managed_identity_id", "must name a managed identity").into_status()
         })?;
+        let subject = Subject {
+            job: known.job.clone(),
+            life: known.life,
+            place: job_place,
+        };
+        let (question, facts) = self.weigh(&subject, identity, &identity_place).await?;
+        if !question.assigned && !question.inherited {
+            return Err(refused("NOT_INHERITED", Some(identity), named).into());
+        }
+        let mut guards = subject.place.guards();
+        guards.extend(identity_place.guards());
+        guards.extend(known.guards());
+        guards.extend(facts);
+        Ok(Ground {
+            stage: subject.job.stage,
+            workspace_path: subject.place.path(),
+            question,
+            guards,
+        })
+    }
+
+    /// What is known of a job and an identity, and the facts that say so.
+    pub(super) async fn weigh(
+        &self,
+        subject: &Subject,
+        identity: ManagedIdentityId,
+        identity_place: &Place,
+    ) -> Result<(Question, Vec<Guard>), Status> {
+        let Subject { job, life, place } = subject;
         let (assignment, kind, audience) = (
-            assignment_key(workspace, identity),
+            assignment_key(job.workspace, identity),
             identity_type_key(identity),
             identity_audience_key(identity),
         );
         let keys = [&assignment, &kind, &audience].map(String::clone);
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
-        let assigned = facts.get(&assignment).is_some();
-        let inherited = identity_place
-            .parent()
-            .is_some_and(|group| job_place.is_within(group));
-        if !assigned && !inherited {
-            return Err(refused("NOT_INHERITED", Some(identity), named).into());
-        }
-        let mut guards = job_place.guards();
-        guards.extend(identity_place.guards());
-        guards.extend(known.guards());
-        guards.extend(keys.map(|key| Guard::Expect {
+        let inherited = |group| place.is_within(group);
+        let question = Question {
+            job: job.id,
+            workspace: job.workspace,
+            job_life: *life,
+            member: place.role >= Some(Role::Deployer),
+            identity,
+            assigned: facts.get(&assignment).is_some(),
+            inherited: identity_place.parent().is_some_and(inherited),
+            audience: facts
+                .get(&audience)
+                .or_else(|| facts.get(&kind))
+                .unwrap_or_default()
+                .to_owned(),
+            now: OffsetDateTime::UNIX_EPOCH,
+        };
+        let guards = keys.map(|key| Guard::Expect {
             value: facts.get(&key).map(str::to_owned),
             key,
-        }));
-        Ok(Ground {
-            stage: known.job.stage,
-            workspace_path: job_place.path(),
-            question: Question {
-                job,
-                workspace,
-                job_life: known.life,
-                member: job_place.role >= Some(Role::Deployer),
-                identity,
-                assigned,
-                inherited,
-                audience: facts
-                    .get(&audience)
-                    .or_else(|| facts.get(&kind))
-                    .unwrap_or_default()
-                    .to_owned(),
-                now: OffsetDateTime::UNIX_EPOCH,
-            },
-            guards,
-        })
+        });
+        Ok((question, guards.to_vec()))
     }
 }

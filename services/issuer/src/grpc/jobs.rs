@@ -73,6 +73,8 @@ impl JobService for IssuerRpc {
         if call.validate_only {
             return Ok(response);
         }
+        // Another issuer may just have revoked the key that we sign with.
+        self.look_for_keys().await?;
         // Not part of what the log keeps as the reply: a token is never written down.
         let token = self.job_token(response.get_ref().job.as_ref())?;
         response.get_mut().job_token = token;

@@ -1,6 +1,7 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod credentials;
+mod explain;
 mod ground;
 mod job_facts;
 mod job_identities;

@@ -137,9 +137,7 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
     let principal = match job.principal.as_str() {
         "" => Some(None),
         text => {
-            let wrong = "must be a principal that may be a member, such as user:<issuer name>/<subject>, or empty";
-            let someone = |principal: &Principal| !matches!(principal, Principal::Job(_));
-            let parsed = text.parse().ok().filter(someone).ok_or(wrong);
+            let parsed = principal(text);
             violations.check("job.principal", parsed).map(Some)
         }
     };
@@ -151,6 +149,14 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
             principal: principal?,
         })
     })?)
+}
+
+/// Somebody who may hold a membership.
+pub(crate) fn principal(text: &str) -> Result<Principal, &'static str> {
+    let someone = |principal: &Principal| !matches!(principal, Principal::Job(_));
+    text.parse().ok().filter(someone).ok_or(
+        "must be a principal that may be a member, such as user:<issuer name>/<subject>, or empty",
+    )
 }
 
 fn duration(given: &prost_types::Duration) -> Duration {

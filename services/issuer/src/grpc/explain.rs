@@ -1,0 +1,171 @@
+//! Whether somebody would get a credential, and why: the checks of an issue, one by one, and nothing recorded.
+
+use edge::layer::Call;
+use edge::violations::Violations;
+use edge::{authorization, clock, status};
+use model::{JobId, ManagedIdentityId, Principal, Reference, WorkspaceId};
+use proto::issuer::v1 as pb;
+use time::Duration;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::IssuerRpc;
+use super::credentials::reason;
+use super::ground::Subject;
+use crate::domain::credential::{Check, findings};
+use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Stage};
+use crate::wire;
+
+/// Who would ask.
+enum Asker {
+    Job(JobId),
+    Anybody(Principal, Stage),
+}
+
+impl IssuerRpc {
+    pub(super) async fn explain(
+        &self,
+        call: &Call,
+        message: &pb::ExplainCredentialRequest,
+    ) -> Result<pb::ExplainCredentialResponse, Status> {
+        let workspace: WorkspaceId = call.id("workspace_id", "workspace")?;
+        let (asker, reference) = asked(call, message)?;
+        self.refuse_on_stale_replica()?;
+        let named = message.managed_identity_id.as_str();
+        let not_found = |named: &str| status::not_found(named);
+        let identity_place =
+            authorization::find(&self.shared.hierarchy, &reference, &call.caller).await?;
+        let identity_place = identity_place.ok_or_else(|| not_found(named))?;
+        let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
+            Violations::of("managed_identity_id", "must name a managed identity").into_status()
+        })?;
+        let subject = match asker {
+            Asker::Job(id) => self.job_in(workspace, id).await?,
+            Asker::Anybody(principal, stage) => self.somebody(workspace, principal, stage).await?,
+        };
+        let subject = subject.ok_or_else(|| not_found(&message.job_id))?;
+        let (mut question, _) = self.weigh(&subject, identity, &identity_place).await?;
+        // What the workspace does not inherit, who sees the workspace may not even know of.
+        if !question.inherited && !question.assigned && identity_place.role.is_none() {
+            return Err(not_found(named));
+        }
+        question.now = clock::now();
+        let hypothetical = message.job_id.is_empty();
+        let findings: Vec<_> = findings(&question)
+            .into_iter()
+            .filter(|(check, _)| !hypothetical || *check != Check::Job)
+            .map(|(check, refusal)| pb::Finding {
+                check: wire_check(check).into(),
+                holds: refusal.is_none(),
+                description: refusal.as_ref().map_or_else(
+                    || holds(check, &subject, &identity_place.path()),
+                    ToString::to_string,
+                ),
+                reason: refusal.map_or_else(String::new, |refusal| reason(refusal).to_owned()),
+            })
+            .collect();
+        Ok(pb::ExplainCredentialResponse {
+            allowed: findings.iter().all(|finding| finding.holds),
+            findings,
+            principal: subject.job.principal.to_string(),
+            stage: wire::job::wire_stage(subject.job.stage).into(),
+            revision: self.revision(),
+        })
+    }
+
+    async fn job_in(&self, workspace: WorkspaceId, id: JobId) -> Result<Option<Subject>, Status> {
+        let known = self.known_job(id).await?;
+        let Some(known) = known.filter(|known| known.job.workspace == workspace) else {
+            return Ok(None);
+        };
+        let place = self.place_of_job(&known.job).await?;
+        Ok(place.map(|place| Subject {
+            job: known.job,
+            life: known.life,
+            place,
+        }))
+    }
+
+    /// A job that nobody has opened.
+    async fn somebody(
+        &self,
+        workspace: WorkspaceId,
+        principal: Principal,
+        stage: Stage,
+    ) -> Result<Option<Subject>, Status> {
+        let place = self.place_for(workspace.into(), &principal).await?;
+        let expires = clock::now() + Duration::HOUR;
+        let job = Job {
+            id: JobId::from_uuid(Uuid::nil()),
+            workspace,
+            stage,
+            principal,
+            expires,
+            heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
+        };
+        let life = Life {
+            expires,
+            silent_after: None,
+            end: None,
+        };
+        Ok(place.map(|place| Subject { job, life, place }))
+    }
+}
+
+fn asked(
+    call: &Call,
+    message: &pb::ExplainCredentialRequest,
+) -> Result<(Asker, Reference), Violations> {
+    let mut violations = Violations::default();
+    let identity = message.managed_identity_id.parse::<Reference>();
+    let identity = violations.check("managed_identity_id", identity);
+    let asker = if message.job_id.is_empty() {
+        let stage = wire::job::stage(message.stage());
+        let wrong = "must be STAGE_PLAN or STAGE_APPLY, or job_id must be set";
+        let stage = violations.check("stage", stage.ok_or(wrong));
+        let principal = match message.principal.as_str() {
+            "" => Some(call.caller.principal.clone()),
+            text => violations.check("principal", wire::job::principal(text)),
+        };
+        principal
+            .zip(stage)
+            .map(|(principal, stage)| Asker::Anybody(principal, stage))
+    } else {
+        let alone = "must not be set beside job_id, which has its own";
+        if message.stage != 0 {
+            violations.add("stage", alone);
+        }
+        if !message.principal.is_empty() {
+            violations.add("principal", alone);
+        }
+        let wrong = "must be the id of a job";
+        let job = violations.check("job_id", message.job_id.parse().map_err(|_| wrong));
+        job.map(Asker::Job)
+    };
+    violations.finish(|| Some((asker?, identity?)))
+}
+
+fn wire_check(check: Check) -> pb::Check {
+    match check {
+        Check::Job => pb::Check::Job,
+        Check::Role => pb::Check::Role,
+        Check::Assignment => pb::Check::Assignment,
+        Check::Path => pb::Check::Path,
+    }
+}
+
+fn holds(check: Check, subject: &Subject, identity: &str) -> String {
+    let workspace = subject.place.path();
+    match check {
+        Check::Job => format!("the job lives until {} at most", subject.life.expires),
+        Check::Role => {
+            let role = subject
+                .place
+                .role
+                .map_or_else(String::new, |role| role.to_string());
+            format!("{} is {role} of {workspace}", subject.job.principal)
+        }
+        Check::Assignment => format!("{identity} is assigned to the workspace"),
+        Check::Path => format!("{workspace} lies below the group of {identity}"),
+    }
+}

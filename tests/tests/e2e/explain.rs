@@ -1,0 +1,168 @@
+//! What an explanation says is what an issue does.
+
+use e2e::refusal::{invalid, not_found};
+use e2e::user::{User, unassignment};
+use e2e::{Service, World};
+use proto::access::v1::Role;
+use proto::issuer::v1::{self as issuer, Check, Stage};
+
+fn question(workspace: &str, identity: &str) -> issuer::ExplainCredentialRequest {
+    issuer::ExplainCredentialRequest {
+        workspace_id: workspace.to_owned(),
+        managed_identity_id: identity.to_owned(),
+        stage: Stage::Apply.into(),
+        ..Default::default()
+    }
+}
+
+/// The checks, each with the reason why it does not hold.
+fn verdicts(answer: &issuer::ExplainCredentialResponse) -> Vec<(Check, &str)> {
+    for finding in &answer.findings {
+        assert_eq!(finding.holds, finding.reason.is_empty());
+        assert!(!finding.description.is_empty());
+    }
+    let findings = answer.findings.iter();
+    findings
+        .map(|finding| (finding.check(), finding.reason.as_str()))
+        .collect()
+}
+
+async fn asks(
+    user: &User,
+    request: issuer::ExplainCredentialRequest,
+) -> issuer::ExplainCredentialResponse {
+    user.asks(request).await.expect("explained")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_check_is_explained() {
+    let world = World::start().await;
+    let (admin, bob, viewer) = (world.admin(), world.user("bob"), world.user("viewer"));
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let deployer = admin.creates_identity("acme/deployer").await;
+    admin.assigns(&deployer.id, &web.id).await;
+    admin.grants(&bob, Role::Deployer, &web.id).await;
+    admin.grants(&viewer, Role::Viewer, &web.id).await;
+    let before = world.log(Service::Issuer).await.len();
+
+    // For oneself, and for others.
+    let bobs = asks(&bob, question(&web.trn, &deployer.trn)).await;
+    assert!(bobs.allowed && bobs.revision.starts_with("namespace="));
+    assert_eq!(
+        (bobs.principal.as_str(), bobs.stage()),
+        ("user:dev/bob", Stage::Apply)
+    );
+    let all_hold = [
+        (Check::Role, ""),
+        (Check::Assignment, ""),
+        (Check::Path, ""),
+    ];
+    assert_eq!(verdicts(&bobs), all_hold);
+    let own = asks(&viewer, question(&web.id, &deployer.id)).await;
+    assert!(!own.allowed);
+    assert_eq!(
+        verdicts(&own),
+        [
+            (Check::Role, "PRINCIPAL_NOT_MEMBER"),
+            (Check::Assignment, ""),
+            (Check::Path, "")
+        ]
+    );
+    for (principal, allowed) in [
+        ("user:dev/bob", true),
+        ("user:dev/viewer", false),
+        ("user:dev/nobody", false),
+        ("user:dev/admin", true),
+    ] {
+        let request = issuer::ExplainCredentialRequest {
+            principal: principal.to_owned(),
+            ..question(&web.id, &deployer.id)
+        };
+        assert_eq!(asks(&viewer, request).await.allowed, allowed, "{principal}");
+    }
+    assert_eq!(
+        world.log(Service::Issuer).await.len(),
+        before,
+        "nothing is recorded"
+    );
+
+    // Of a job: what it would be told itself.
+    let job = bob.opens_job(&web.id).await;
+    let of_job = issuer::ExplainCredentialRequest {
+        job_id: job.job.id.clone(),
+        stage: 0,
+        ..question(&web.id, &deployer.id)
+    };
+    assert!(asks(&viewer, of_job.clone()).await.allowed);
+    bob.asks_as(&job.token, &deployer.id).await.expect("issued");
+    let token = admin.asks(unassignment(&deployer.id, &web.id)).await;
+    let token = token.expect("unassigned").consistency_token;
+    let finish = issuer::FinishJobRequest::default();
+    bob.with_token(&job.token)
+        .asks(finish)
+        .await
+        .expect("finished");
+    let request = issuer::ExplainCredentialRequest {
+        consistency_token: token,
+        ..of_job.clone()
+    };
+    let refused = asks(&viewer, request).await;
+    assert_eq!(
+        verdicts(&refused),
+        [
+            (Check::Job, "JOB_FINISHED"),
+            (Check::Role, ""),
+            (Check::Assignment, "NOT_ASSIGNED"),
+            (Check::Path, "")
+        ]
+    );
+    assert!(!refused.allowed);
+
+    // Who may not know of something learns nothing of it.
+    not_found(
+        world
+            .user("nobody")
+            .asks(question(&web.id, &deployer.id))
+            .await,
+    );
+    admin.creates_group("other").await;
+    let foreign = admin.creates_identity("other/deployer").await;
+    not_found(viewer.asks(question(&web.id, &foreign.id)).await);
+    let answer = asks(&admin, question(&web.id, &foreign.id)).await;
+    assert_eq!(
+        verdicts(&answer),
+        [
+            (Check::Role, ""),
+            (Check::Assignment, "NOT_ASSIGNED"),
+            (Check::Path, "NOT_INHERITED")
+        ]
+    );
+    let elsewhere = admin.creates_workspace("other/web").await;
+    let of_another = issuer::ExplainCredentialRequest {
+        workspace_id: elsewhere.id,
+        ..of_job.clone()
+    };
+    not_found(admin.asks(of_another).await);
+
+    invalid(
+        viewer
+            .asks(issuer::ExplainCredentialRequest {
+                stage: 0,
+                principal: "bob".to_owned(),
+                ..question(&web.id, "?")
+            })
+            .await,
+        &["managed_identity_id", "stage", "principal"],
+    );
+    invalid(
+        viewer
+            .asks(issuer::ExplainCredentialRequest {
+                job_id: "?".to_owned(),
+                principal: "user:dev/bob".to_owned(),
+                ..question(&web.id, &deployer.id)
+            })
+            .await,
+        &["stage", "principal", "job_id"],
+    );
+}
