@@ -34,20 +34,55 @@ async fn asks(
     user.asks(request).await.expect("explained")
 }
 
+/// A workspace with an identity, a deployer, bob, and a viewer.
+struct Scene {
+    admin: User,
+    bob: User,
+    viewer: User,
+    web: String,
+    deployer: String,
+}
+
+impl Scene {
+    async fn set(world: &World) -> Self {
+        let (admin, bob, viewer) = (world.admin(), world.user("bob"), world.user("viewer"));
+        admin.creates_group("acme").await;
+        let web = admin.creates_workspace("acme/web").await.id;
+        let deployer = admin.creates_identity("acme/deployer").await.id;
+        admin.assigns(&deployer, &web).await;
+        admin.grants(&bob, Role::Deployer, &web).await;
+        admin.grants(&viewer, Role::Viewer, &web).await;
+        Self {
+            admin,
+            bob,
+            viewer,
+            web,
+            deployer,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_check_is_explained() {
     let world = World::start().await;
-    let (admin, bob, viewer) = (world.admin(), world.user("bob"), world.user("viewer"));
-    admin.creates_group("acme").await;
-    let web = admin.creates_workspace("acme/web").await;
-    let deployer = admin.creates_identity("acme/deployer").await;
-    admin.assigns(&deployer.id, &web.id).await;
-    admin.grants(&bob, Role::Deployer, &web.id).await;
-    admin.grants(&viewer, Role::Viewer, &web.id).await;
+    let Scene {
+        bob,
+        viewer,
+        web,
+        deployer,
+        ..
+    } = Scene::set(&world).await;
     let before = world.log(Service::Issuer).await.len();
 
     // For oneself, and for others.
-    let bobs = asks(&bob, question(&web.trn, &deployer.trn)).await;
+    let bobs = asks(
+        &bob,
+        question(
+            "trn:workspace:acme/web",
+            "trn:managed_identity:acme/deployer",
+        ),
+    )
+    .await;
     assert!(bobs.allowed && bobs.revision.starts_with("namespace="));
     assert_eq!(
         (bobs.principal.as_str(), bobs.stage()),
@@ -59,7 +94,7 @@ async fn each_check_is_explained() {
         (Check::Path, ""),
     ];
     assert_eq!(verdicts(&bobs), all_hold);
-    let own = asks(&viewer, question(&web.id, &deployer.id)).await;
+    let own = asks(&viewer, question(&web, &deployer)).await;
     assert!(!own.allowed);
     assert_eq!(
         verdicts(&own),
@@ -77,7 +112,7 @@ async fn each_check_is_explained() {
     ] {
         let request = issuer::ExplainCredentialRequest {
             principal: principal.to_owned(),
-            ..question(&web.id, &deployer.id)
+            ..question(&web, &deployer)
         };
         assert_eq!(asks(&viewer, request).await.allowed, allowed, "{principal}");
     }
@@ -86,17 +121,28 @@ async fn each_check_is_explained() {
         before,
         "nothing is recorded"
     );
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_of_a_job_is_what_it_is_told() {
+    let world = World::start().await;
+    let Scene {
+        admin,
+        bob,
+        viewer,
+        web,
+        deployer,
+    } = Scene::set(&world).await;
     // Of a job: what it would be told itself.
-    let job = bob.opens_job(&web.id).await;
+    let job = bob.opens_job(&web).await;
     let of_job = issuer::ExplainCredentialRequest {
         job_id: job.job.id.clone(),
         stage: 0,
-        ..question(&web.id, &deployer.id)
+        ..question(&web, &deployer)
     };
     assert!(asks(&viewer, of_job.clone()).await.allowed);
-    bob.asks_as(&job.token, &deployer.id).await.expect("issued");
-    let token = admin.asks(unassignment(&deployer.id, &web.id)).await;
+    bob.asks_as(&job.token, &deployer).await.expect("issued");
+    let token = admin.asks(unassignment(&deployer, &web)).await;
     let token = token.expect("unassigned").consistency_token;
     let finish = issuer::FinishJobRequest::default();
     bob.with_token(&job.token)
@@ -118,18 +164,30 @@ async fn each_check_is_explained() {
         ]
     );
     assert!(!refused.allowed);
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_known_is_not_explained() {
+    let world = World::start().await;
+    let Scene {
+        admin,
+        bob,
+        viewer,
+        web,
+        deployer,
+    } = Scene::set(&world).await;
+    let job = bob.opens_job(&web).await;
+    let of_job = issuer::ExplainCredentialRequest {
+        job_id: job.job.id,
+        stage: 0,
+        ..question(&web, &deployer)
+    };
     // Who may not know of something learns nothing of it.
-    not_found(
-        world
-            .user("nobody")
-            .asks(question(&web.id, &deployer.id))
-            .await,
-    );
+    not_found(world.user("nobody").asks(question(&web, &deployer)).await);
     admin.creates_group("other").await;
     let foreign = admin.creates_identity("other/deployer").await;
-    not_found(viewer.asks(question(&web.id, &foreign.id)).await);
-    let answer = asks(&admin, question(&web.id, &foreign.id)).await;
+    not_found(viewer.asks(question(&web, &foreign.id)).await);
+    let answer = asks(&admin, question(&web, &foreign.id)).await;
     assert_eq!(
         verdicts(&answer),
         [
@@ -150,7 +208,7 @@ async fn each_check_is_explained() {
             .asks(issuer::ExplainCredentialRequest {
                 stage: 0,
                 principal: "bob".to_owned(),
-                ..question(&web.id, "?")
+                ..question(&web, "?")
             })
             .await,
         &["managed_identity_id", "stage", "principal"],
@@ -160,7 +218,7 @@ async fn each_check_is_explained() {
             .asks(issuer::ExplainCredentialRequest {
                 job_id: "?".to_owned(),
                 principal: "user:dev/bob".to_owned(),
-                ..question(&web.id, &deployer.id)
+                ..question(&web, &deployer)
             })
             .await,
         &["stage", "principal", "job_id"],
