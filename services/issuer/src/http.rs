@@ -17,7 +17,6 @@ use crate::signing::entity_tag;
 struct Published {
     discovery: Bytes,
     keys: Keys,
-    cache_control: String,
 }
 
 /// Serves until told to stop. `issuer` is the `iss` of every token, byte for byte.
@@ -28,14 +27,12 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     tracing::info!(address = ?listener.local_addr().ok(), issuer, "serving discovery");
-    let max_age = keys.policy().max_age.whole_seconds();
     let app = Router::new()
         .route("/.well-known/openid-configuration", get(discovery))
         .route("/oauth/discovery/keys", get(key_set))
         .with_state(Published {
             discovery: document(issuer).to_string().into(),
             keys,
-            cache_control: format!("public, max-age={max_age}"),
         });
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
@@ -78,7 +75,8 @@ impl Published {
             .flat_map(|value| value.split(','))
             .map(|given| given.trim().trim_start_matches("W/"))
             .any(|given| given == etag || given == "*");
-        let headers = [(CACHE_CONTROL, self.cache_control.as_str()), (ETAG, etag)];
+        let cache_control = format!("public, max-age={}", self.keys.max_age());
+        let headers = [(CACHE_CONTROL, cache_control.as_str()), (ETAG, etag)];
         if known {
             (StatusCode::NOT_MODIFIED, headers).into_response()
         } else {

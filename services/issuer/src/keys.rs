@@ -45,6 +45,8 @@ pub struct Keys {
     policy: Policy,
     known: Arc<watch::Sender<Known>>,
     of_jobs: Arc<watch::Sender<JwkSet>>,
+    /// When it was last known that nothing had changed.
+    looked: Arc<watch::Sender<Instant>>,
     looking: Arc<Mutex<()>>,
     wake: Arc<Notify>,
 }
@@ -142,6 +144,7 @@ impl Keys {
             policy,
             known: Arc::new(watch::channel(known).0),
             of_jobs: Arc::new(watch::channel(of_jobs).0),
+            looked: Arc::new(watch::channel(Instant::now()).0),
             looking: Arc::default(),
             wake: Arc::default(),
         })
@@ -157,6 +160,13 @@ impl Keys {
     #[must_use]
     pub fn key_set(&self) -> KeySet {
         self.known.borrow().key_set.clone()
+    }
+
+    /// How long relying parties may keep the key set, in seconds: what we did not look at just now, they keep for less.
+    #[must_use]
+    pub fn max_age(&self) -> u64 {
+        let max_age = self.policy.max_age.unsigned_abs().as_secs();
+        max_age.saturating_sub(self.age().as_secs())
     }
 
     /// The keys that job tokens are verified with: a job may outlive the last credential of the key that signed its
@@ -176,19 +186,26 @@ impl Keys {
         &self.vault
     }
 
-    /// Does what is due, until told to stop. A process that can't look for longer than clocks may differ is not healthy.
+    /// Looks at the log and does what is due, until told to stop.
     pub async fn run(&self, health: Health, stop: CancellationToken) {
-        let (mut looked, mut healthy) = (Instant::now(), true);
-        let mut last_expiry = BTreeMap::new();
+        // Making a key takes its time, and nobody who looks waits for it.
+        tokio::join!(self.keep_looking(health, &stop), self.keep_up(&stop));
+    }
+
+    /// A process that can't look for longer than clocks may differ is not healthy.
+    async fn keep_looking(&self, health: Health, stop: &CancellationToken) {
+        let mut healthy = true;
         let patience = self.policy.clock_skew.unsigned_abs();
-        while stop.run_until_cancelled(self.pause()).await.is_some() {
-            let outcome = self.advance(&mut last_expiry).await;
-            let trouble = outcome.err().map(|error| chain(&error));
-            match &trouble {
-                None => looked = Instant::now(),
-                Some(error) => tracing::warn!(error, "signing keys can't be looked after"),
+        while stop
+            .run_until_cancelled(tokio::time::sleep(LOOK))
+            .await
+            .is_some()
+        {
+            let trouble = self.look().await.err().map(|error| chain(&error));
+            if let Some(error) = &trouble {
+                tracing::warn!(error, "signing keys can't be read");
             }
-            let well = trouble.is_none() || looked.elapsed() <= patience;
+            let well = trouble.is_none() || self.age() <= patience;
             if well != healthy {
                 let holds = if well {
                     Ok(())
@@ -201,6 +218,16 @@ impl Keys {
         }
     }
 
+    async fn keep_up(&self, stop: &CancellationToken) {
+        let mut last_expiry = BTreeMap::new();
+        while stop.run_until_cancelled(self.pause()).await.is_some() {
+            if let Err(error) = self.advance(&mut last_expiry).await {
+                let error = chain(&error);
+                tracing::warn!(error, "signing keys can't be looked after");
+            }
+        }
+    }
+
     async fn pause(&self) {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -208,9 +235,15 @@ impl Keys {
         }
     }
 
+    /// How old what is known of the keys may be.
+    fn age(&self) -> Duration {
+        self.looked.borrow().elapsed()
+    }
+
     /// Looks at the log, after something was changed there or refused.
     pub(crate) async fn look(&self) -> Result<(), KeyError> {
         let _one_at_a_time = self.looking.lock().await;
+        let now = Instant::now();
         let before = self.known.borrow().clone();
         if ring::revision(&self.log).await? != before.recorded.revision {
             let recorded = ring::load(&self.log).await?;
@@ -223,6 +256,7 @@ impl Keys {
             *known = of_jobs;
             changed
         });
+        self.looked.send_replace(now);
         Ok(())
     }
 

@@ -155,13 +155,13 @@ async fn nobody_notices_that_keys_rotate() {
             seen.insert(kid(&issued.token));
             held.push(issued);
         }
+        held.retain(|issued| issued.expire_time.is_some_and(|end| end.seconds > now()));
         for party in &mut parties {
-            held.retain(|issued| issued.expire_time.is_some_and(|end| end.seconds > now()));
             for issued in &held {
-                party
-                    .verify("aws", &issued.token)
-                    .await
-                    .expect("it verifies");
+                if issued.expire_time.is_some_and(|end| end.seconds > now()) {
+                    let verified = party.verify("aws", &issued.token).await;
+                    verified.expect("it verifies");
+                }
             }
             assert!(party.known() <= 6, "a handful: {}", party.known());
         }
