@@ -62,6 +62,10 @@ rpcs! {
     Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/ListJobManagedIdentities" issuer ListJobManagedIdentitiesRequest ListJobManagedIdentitiesResponse;
+    Issuer "/tharsis.issuer.v1.JobService/HeartbeatJob" issuer HeartbeatJobRequest HeartbeatJobResponse;
+    Issuer "/tharsis.issuer.v1.JobService/FinishJob" issuer FinishJobRequest FinishJobResponse;
+    Issuer "/tharsis.issuer.v1.JobService/CancelJob" issuer CancelJobRequest CancelJobResponse;
+    Issuer "/tharsis.issuer.v1.CredentialService/IssueCredentials" issuer IssueCredentialsRequest IssueCredentialsResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/GetSigningKey" issuer GetSigningKeyRequest GetSigningKeyResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/ListSigningKeys" issuer ListSigningKeysRequest ListSigningKeysResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/RotateSigningKey" issuer RotateSigningKeyRequest RotateSigningKeyResponse;

@@ -53,7 +53,7 @@ fn document(issuer: &str) -> serde_json::Value {
         "scopes_supported": ["openid"],
         "claims_supported": [
             "iss", "sub", "aud", "iat", "nbf", "exp", "jti",
-            "tharsis_job_id", "tharsis_stage", "tharsis_workspace_id", "tharsis_workspace_path", "tharsis_group_path",
+            "tharsis_job_id", "tharsis_stage", "tharsis_workspace_id", "tharsis_workspace_path", "tharsis_group_path", "tharsis_revision",
         ],
     })
 }

@@ -203,6 +203,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), IssuerError> {
     let sealer = config.key_encryption_keys.read()?;
+    let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
     let log = host.open_log("issuer").await?;
     let keys = Keys::open(&log, sealer, config.key_policy).await?;
@@ -225,6 +226,7 @@ pub async fn run(
         ),
         hierarchy: Hierarchy::new(host.pool().clone()),
         keys: keys.clone(),
+        administrators,
         issuer: config.issuer_url.clone(),
         replica: vec![("namespace", namespace), ("identity", identity)],
         staleness_bound: config.staleness_bound,

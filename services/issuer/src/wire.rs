@@ -1,20 +1,16 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
+pub(crate) mod job;
 pub(crate) mod signing_key;
 
 use edge::request;
-use edge::violations::Violations;
-use eventlog::RecordedEvent;
-use model::JobDuration;
 use proto::EventError;
 use proto::issuer::v1::{self as pb, Event};
 use serde::Serialize;
-use time::Duration;
-use tonic::Status;
 use uuid::Uuid;
 
 use crate::domain::credential::Grant;
-use crate::domain::job::{self, Job, Stage};
+use crate::domain::job::Stage;
 
 /// A recorded event of ours does not read as one.
 #[derive(Debug, thiserror::Error)]
@@ -29,104 +25,8 @@ fn parse<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<T, Unr
     text.parse().map_err(|_| Unreadable::Field(field))
 }
 
-fn stage(stage: pb::Stage) -> Option<Stage> {
-    match stage {
-        pb::Stage::Unspecified => None,
-        pb::Stage::Plan => Some(Stage::Plan),
-        pb::Stage::Apply => Some(Stage::Apply),
-    }
-}
-
-fn wire_stage(stage: Stage) -> pb::Stage {
-    match stage {
-        Stage::Plan => pb::Stage::Plan,
-        Stage::Apply => pb::Stage::Apply,
-    }
-}
-
-/// A job's events; `None` for those of its stream that don't change the job.
-pub(crate) fn read_job(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unreadable> {
-    match Event::decode(&recorded.event_type, &recorded.payload)? {
-        Event::JobOpened(event) => Ok(Some(job::Event::Opened(Job {
-            id: parse("job id", &event.job_id)?,
-            workspace: parse("workspace id", &event.workspace_id)?,
-            stage: stage(event.stage()).ok_or(Unreadable::Field("stage"))?,
-            principal: parse("principal", &event.principal)?,
-            expires: event
-                .expire_time
-                .as_ref()
-                .and_then(|time| request::time("expire_time", time).ok())
-                .ok_or(Unreadable::Field("expire time"))?,
-        }))),
-        Event::CredentialIssued(_)
-        | Event::SigningKeyCreated(_)
-        | Event::SigningKeyPublished(_)
-        | Event::SigningKeyRotationRequested(_)
-        | Event::SigningKeyActivated(_)
-        | Event::SigningKeyRetired(_)
-        | Event::SigningKeyRemoved(_)
-        | Event::SigningKeyRevoked(_) => Ok(None),
-    }
-}
-
-pub(crate) fn write_job(event: &job::Event) -> Event {
-    let job::Event::Opened(job) = event;
-    Event::JobOpened(pb::JobOpened {
-        job_id: job.id.to_string(),
-        workspace_id: job.workspace.to_string(),
-        stage: wire_stage(job.stage).into(),
-        principal: job.principal.to_string(),
-        expire_time: Some(request::timestamp(job.expires)),
-    })
-}
-
-/// What a request says of a job to be opened.
-pub(crate) struct Wanted {
-    pub(crate) stage: Stage,
-    /// None: as long as the workspace has it.
-    pub(crate) duration: Option<Duration>,
-}
-
-pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
-    let mut violations = Violations::default();
-    let stage = stage(job.stage());
-    if stage.is_none() {
-        violations.add("job.stage", "must be STAGE_PLAN or STAGE_APPLY");
-    }
-    let duration = job.max_duration.as_ref().and_then(|given| {
-        let duration = Duration::new(given.seconds, given.nanos);
-        let longest = Duration::seconds(JobDuration::LONGEST.seconds());
-        let allowed = (Duration::SECOND..=longest).contains(&duration);
-        let message = format!("must be from 1 second to {} hours", longest.whole_hours());
-        violations.check(
-            "job.max_duration",
-            allowed.then_some(duration).ok_or(message),
-        )
-    });
-    Ok(violations.finish(|| {
-        Some(Wanted {
-            stage: stage?,
-            duration,
-        })
-    })?)
-}
-
-/// A job as callers see it. The time of its making is filled in by whoever knows it.
-pub(crate) fn job_message(workspace_path: &str, job: &Job) -> pb::Job {
-    pb::Job {
-        id: job.id.to_string(),
-        trn: format!("trn:job:{workspace_path}/{}", job.id),
-        workspace_id: job.workspace.to_string(),
-        stage: wire_stage(job.stage).into(),
-        principal: job.principal.to_string(),
-        max_duration: None,
-        create_time: None,
-        expire_time: Some(request::timestamp(job.expires)),
-    }
-}
-
 /// The audit of a token.
-pub(crate) fn issued(grant: &Grant, token_id: Uuid, issue_kid: &str) -> Event {
+pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -> Event {
     Event::CredentialIssued(pb::CredentialIssued {
         job_id: grant.job.to_string(),
         workspace_id: grant.workspace.to_string(),
@@ -134,7 +34,8 @@ pub(crate) fn issued(grant: &Grant, token_id: Uuid, issue_kid: &str) -> Event {
         token_id: token_id.to_string(),
         subject: grant.identity.to_string(),
         audience: grant.audience.clone(),
-        kid: issue_kid.to_owned(),
+        kid: kid.to_owned(),
+        revision: revision.to_owned(),
         issue_time: Some(request::timestamp(grant.issued)),
         expire_time: Some(request::timestamp(grant.expires)),
     })
@@ -162,6 +63,7 @@ pub(crate) struct CredentialClaims<'a> {
     tharsis_workspace_id: String,
     tharsis_workspace_path: &'a str,
     tharsis_group_path: &'a str,
+    tharsis_revision: &'a str,
 }
 
 pub(crate) fn credential_claims<'a>(
@@ -170,6 +72,7 @@ pub(crate) fn credential_claims<'a>(
     token_id: Uuid,
     stage: Stage,
     workspace_path: &'a str,
+    revision: &'a str,
 ) -> CredentialClaims<'a> {
     CredentialClaims {
         registered: Registered {
@@ -188,6 +91,7 @@ pub(crate) fn credential_claims<'a>(
         tharsis_group_path: workspace_path
             .rsplit_once('/')
             .map_or("", |(group, _)| group),
+        tharsis_revision: revision,
     }
 }
 

@@ -249,6 +249,29 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
         row("", issuer::ListJobManagedIdentitiesRequest::default()),
         row(
             "",
+            issuer::CancelJobRequest {
+                id: text(&target.job.job.id),
+                validate_only: true,
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            issuer::HeartbeatJobRequest {
+                validate_only: true,
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            issuer::FinishJobRequest {
+                validate_only: true,
+                ..Default::default()
+            },
+        ),
+        row("", issuer::IssueCredentialsRequest::default()),
+        row(
+            "",
             issuer::GetSigningKeyRequest {
                 id: text("?"),
                 ..Default::default()

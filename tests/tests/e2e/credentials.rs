@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bed::eventually;
 use e2e::refusal::{not_found, reason, refused};
-use e2e::user::{OpenedJob, credential, job, unassignment};
+use e2e::user::{OpenedJob, credential, job, membership, unassignment};
 use e2e::world::Setup;
 use e2e::{Service, User, World};
 use proto::access::v1::Role;
@@ -20,6 +20,7 @@ struct Scene {
     group: namespace::Group,
     workspace: namespace::Workspace,
     identity: identity::ManagedIdentity,
+    membership: namespace::Membership,
     job: OpenedJob,
 }
 
@@ -30,11 +31,22 @@ impl Scene {
         let workspace = admin.creates_workspace(&format!("{name}/web")).await;
         let identity = admin.creates_identity(&format!("{name}/deployer")).await;
         admin.assigns(&identity.id, &workspace.id).await;
-        let job = admin.opens_job(&workspace.id).await;
+        // On behalf of somebody whose role can be lost.
+        let worker = membership("dev/worker", Role::Deployer, &group.id);
+        let made = admin.asks(worker).await.expect("a membership is made");
+        let mut request = job(&workspace.id);
+        let wanted = request.job.get_or_insert_default();
+        "user:dev/worker".clone_into(&mut wanted.principal);
+        let opened = admin.asks(request).await.expect("a job is opened");
+        let job = OpenedJob {
+            job: opened.job.expect("the job"),
+            token: opened.job_token,
+        };
         Self {
             group,
             workspace,
             identity,
+            membership: made.membership.expect("the membership"),
             job,
         }
     }
@@ -59,14 +71,18 @@ enum Revocation {
     WorkspaceDeleted,
     GroupDeleted,
     IdentityDeleted,
+    MembershipLost,
+    JobCancelled,
 }
 
 impl Revocation {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Unassigned,
         Self::WorkspaceDeleted,
         Self::GroupDeleted,
         Self::IdentityDeleted,
+        Self::MembershipLost,
+        Self::JobCancelled,
     ];
 
     /// Answers with the consistency token.
@@ -94,6 +110,35 @@ impl Revocation {
                     ..Default::default()
                 };
                 user.asks(request).await.expect("deleted").consistency_token
+            }
+            Self::MembershipLost => {
+                let request = namespace::DeleteMembershipRequest {
+                    id: scene.membership.id.clone(),
+                    ..Default::default()
+                };
+                user.asks(request).await.expect("deleted").consistency_token
+            }
+            Self::JobCancelled => {
+                let request = issuer::CancelJobRequest {
+                    id: scene.job.job.id.clone(),
+                    ..Default::default()
+                };
+                user.asks(request)
+                    .await
+                    .expect("cancelled")
+                    .consistency_token
+            }
+        }
+    }
+
+    /// What a job is answered from then on.
+    fn refusal(self) -> (Code, &'static str) {
+        match self {
+            Self::Unassigned => (Code::FailedPrecondition, "NOT_ASSIGNED"),
+            Self::MembershipLost => (Code::FailedPrecondition, "PRINCIPAL_NOT_MEMBER"),
+            Self::JobCancelled => (Code::FailedPrecondition, "JOB_CANCELLED"),
+            Self::WorkspaceDeleted | Self::GroupDeleted | Self::IdentityDeleted => {
+                (Code::NotFound, "RESOURCE_NOT_FOUND")
             }
         }
     }
@@ -159,13 +204,9 @@ async fn what_was_revoked_is_not_issued_any_more() {
             assert!(outcomes.iter().map(|(before, _)| before).sum::<usize>() > 0);
             for outcome in outcomes.into_iter().flat_map(|(_, after)| after) {
                 let status = outcome.expect_err("it was revoked");
-                let wanted = match revocation {
-                    Revocation::Unassigned => (Code::FailedPrecondition, "NOT_ASSIGNED"),
-                    _ => (Code::NotFound, "RESOURCE_NOT_FOUND"),
-                };
                 assert_eq!(
                     (status.code(), reason(&status).as_str()),
-                    wanted,
+                    revocation.refusal(),
                     "{revocation:?}: {status:?}"
                 );
             }

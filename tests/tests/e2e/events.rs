@@ -172,6 +172,22 @@ async fn make_each_happen(admin: &User, bob: &User) {
         .asks_as(&opened.token, &deployer.id)
         .await
         .expect("a credential");
+    let job = admin.with_token(&opened.token);
+    job.asks(issuer::v1::HeartbeatJobRequest::default())
+        .await
+        .expect("alive");
+    job.asks(issuer::v1::FinishJobRequest::default())
+        .await
+        .expect("finished");
+    admin
+        .asks_as(&opened.token, &deployer.id)
+        .await
+        .expect_err("it is over");
+    let cancel = issuer::v1::CancelJobRequest {
+        id: admin.opens_job(&web.id).await.job.id,
+        ..Default::default()
+    };
+    admin.asks(cancel).await.expect("cancelled");
     admin
         .asks(unassignment(&deployer.id, &web.id))
         .await

@@ -13,6 +13,7 @@ mod faults;
 mod golden;
 mod idempotency;
 mod job_identities;
+mod jobs;
 mod keys;
 mod layout;
 mod limits;

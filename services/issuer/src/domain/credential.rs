@@ -3,6 +3,8 @@
 use model::{JobId, ManagedIdentityId, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
+use crate::domain::job::{Life, Over};
+
 /// A token's life. Short, because nobody can call it back: the cloud that got it does not ask us again.
 pub const LIFETIME: Duration = Duration::minutes(15);
 /// The longest life of a token.
@@ -15,8 +17,10 @@ pub struct Question {
     pub job: JobId,
     /// Where it runs.
     pub workspace: WorkspaceId,
-    /// When it is over.
-    pub job_expires: OffsetDateTime,
+    /// Until when it lives.
+    pub job_life: Life,
+    /// Whether the principal on whose behalf it runs may still open jobs there.
+    pub member: bool,
     /// Which identity.
     pub identity: ManagedIdentityId,
     /// Whether it is assigned to the workspace.
@@ -50,8 +54,14 @@ pub struct Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The job is over.
-    #[error("the job is over; open another one")]
-    JobOver,
+    #[error(transparent)]
+    JobOver(Over),
+    /// The job's principal has lost its role.
+    #[error(
+        "the principal on whose behalf the job runs is no deployer of the workspace any more; ask an owner of it for \
+         that role"
+    )]
+    PrincipalNotMember,
     /// The workspace does not have the identity.
     #[error("the managed identity is not assigned to the job's workspace; assign it first")]
     NotAssigned,
@@ -65,7 +75,8 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
     let Question {
         job,
         workspace,
-        job_expires,
+        job_life,
+        member,
         identity,
         assigned,
         inherited,
@@ -74,9 +85,13 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
     } = question;
     // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and one without a second to live is none.
     let issued = now.replace_nanosecond(0).unwrap_or(now);
-    let expires = (issued + LIFETIME).min(job_expires);
-    if expires <= now {
-        Err(Refusal::JobOver)
+    let expires = (issued + LIFETIME).min(job_life.expires);
+    if let Some(over) = job_life.over(now) {
+        Err(Refusal::JobOver(over))
+    } else if expires <= now {
+        Err(Refusal::JobOver(Over::Overdue))
+    } else if !member {
+        Err(Refusal::PrincipalNotMember)
     } else if !assigned {
         Err(Refusal::NotAssigned)
     } else if !inherited {
@@ -96,15 +111,25 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::job::End;
     use uuid::Uuid;
 
     const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn lives_until(expires: OffsetDateTime) -> Life {
+        Life {
+            expires,
+            silent_after: None,
+            end: None,
+        }
+    }
 
     fn question() -> Question {
         Question {
             job: JobId::from_uuid(Uuid::from_u128(1)),
             workspace: WorkspaceId::from_uuid(Uuid::from_u128(2)),
-            job_expires: NOON + Duration::hours(1),
+            job_life: lives_until(NOON + Duration::hours(1)),
+            member: true,
             identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             assigned: true,
             inherited: true,
@@ -122,7 +147,7 @@ mod tests {
         let near = NOON + Duration::minutes(3);
         assert_eq!(
             decide(Question {
-                job_expires: near,
+                job_life: lives_until(near),
                 ..question()
             })
             .map(|grant| grant.expires),
@@ -132,12 +157,30 @@ mod tests {
 
     #[test]
     fn refusals() {
+        let finished = Life {
+            end: Some(End::Finished),
+            ..question().job_life
+        };
         assert_eq!(
             decide(Question {
-                job_expires: NOON,
+                job_life: finished,
                 ..question()
             }),
-            Err(Refusal::JobOver)
+            Err(Refusal::JobOver(Over::Finished))
+        );
+        assert_eq!(
+            decide(Question {
+                member: false,
+                ..question()
+            }),
+            Err(Refusal::PrincipalNotMember)
+        );
+        assert_eq!(
+            decide(Question {
+                job_life: lives_until(NOON),
+                ..question()
+            }),
+            Err(Refusal::JobOver(Over::Overdue))
         );
         assert_eq!(
             decide(Question {

@@ -17,8 +17,10 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::ground::Ground;
+use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
 use super::{IssuerRpc, jobs};
-use crate::domain::credential::{self, Question, Refusal};
+use crate::domain::credential::{self, Grant, Question, Refusal};
+use crate::domain::job::Over;
 use crate::keys::ring::signs;
 use crate::signing::TokenType;
 use crate::wire;
@@ -26,13 +28,22 @@ use crate::wire;
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
 const ATTEMPTS: usize = 10;
 
+/// The word for a refusal, in answers and on the record.
+pub(super) fn reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::JobOver(Over::Overdue) => "JOB_OVER",
+        Refusal::JobOver(Over::Silent) => "JOB_SILENT",
+        Refusal::JobOver(Over::Finished) => "JOB_FINISHED",
+        Refusal::JobOver(Over::Cancelled) => "JOB_CANCELLED",
+        Refusal::PrincipalNotMember => "PRINCIPAL_NOT_MEMBER",
+        Refusal::NotAssigned => "NOT_ASSIGNED",
+        Refusal::NotInherited => "NOT_INHERITED",
+    }
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let reason = match refusal {
-            Refusal::JobOver => "JOB_OVER",
-            Refusal::NotAssigned => "NOT_ASSIGNED",
-            Refusal::NotInherited => "NOT_INHERITED",
-        };
+        let reason = reason(refusal);
         let message = refusal.to_string();
         status::failed_precondition(
             reason,
@@ -42,32 +53,29 @@ impl From<Refusal> for Status {
     }
 }
 
+/// What a job gets, and what that was decided on.
+type Granted = (Grant, Arc<Ground>);
+
+/// Credentials, signed and on the record, and the state that they were decided on.
+struct Issued {
+    credentials: Vec<pb::Credential>,
+    consistency_token: String,
+}
+
 #[tonic::async_trait]
 impl CredentialService for IssuerRpc {
     async fn issue_credential(
         &self,
         request: Request<pb::IssueCredentialRequest>,
     ) -> Result<Response<pb::IssueCredentialResponse>, Status> {
-        let call = Call::of(&request)?;
-        let (metadata, _, message) = request.into_parts();
-        let Principal::Job(job) = call.caller.principal else {
-            return Err(status::permission_denied("Job", "this service"));
-        };
-        self.refuse_on_stale_replica()?;
-        let named = message.managed_identity_id.as_str();
-        for _ in 0..ATTEMPTS {
-            let ground = self.ground(job, &call, named).await?;
-            if let Some(response) = self.issue(&call, &metadata, &ground).await? {
-                self.grounds.remember(job, named, ground);
-                return Ok(Response::new(response));
-            }
-            self.grounds.forget(job, named);
-            self.look_for_keys().await?;
+        let (call, metadata, message, job) = asked(request)?;
+        match self
+            .issue_one(&call, &metadata, job, &message.managed_identity_id)
+            .await
+        {
+            Ok(response) => Ok(Response::new(response)),
+            Err(denied) => Err(self.answer(&call, &metadata, denied).await),
         }
-        Err(status::aborted(
-            "CONTENTION",
-            "what the credential depends on kept changing; try again",
-        ))
     }
 
     async fn list_job_managed_identities(
@@ -77,11 +85,147 @@ impl CredentialService for IssuerRpc {
         let call = Call::of(&request)?;
         self.job_identities(&call).await.map(Response::new)
     }
+
+    async fn issue_credentials(
+        &self,
+        request: Request<pb::IssueCredentialsRequest>,
+    ) -> Result<Response<pb::IssueCredentialsResponse>, Status> {
+        let (call, metadata, _, job) = asked(request)?;
+        match self.issue_all(&call, &metadata, job).await {
+            Ok(response) => Ok(Response::new(response)),
+            Err(denied) => Err(self.answer(&call, &metadata, denied).await),
+        }
+    }
+}
+
+fn asked<T>(request: Request<T>) -> Result<(Call, MetadataMap, T, JobId), Status> {
+    let call = Call::of(&request)?;
+    let (metadata, _, message) = request.into_parts();
+    let Principal::Job(job) = call.caller.principal else {
+        return Err(status::permission_denied("Job", "this service"));
+    };
+    Ok((call, metadata, message, job))
+}
+
+fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
+    let question = Question {
+        now: clock::now(),
+        ..ground.question.clone()
+    };
+    let (job, workspace, identity) = (question.job, question.workspace, question.identity);
+    credential::decide(question).map_err(|refusal| Refused {
+        job,
+        workspace: Some(workspace),
+        identity: Some(identity),
+        reason: reason(refusal),
+        is_of_the_job: matches!(refusal, Refusal::JobOver(_) | Refusal::PrincipalNotMember),
+        status: refusal.into(),
+    })
+}
+
+fn contention() -> Status {
+    status::aborted(
+        "CONTENTION",
+        "what the credential depends on kept changing; try again",
+    )
 }
 
 impl IssuerRpc {
+    async fn issue_one(
+        &self,
+        call: &Call,
+        metadata: &MetadataMap,
+        job: JobId,
+        named: &str,
+    ) -> Result<pb::IssueCredentialResponse, Denied> {
+        self.refuse_on_stale_replica()?;
+        for _ in 0..ATTEMPTS {
+            let (grant, ground) = self.decide(job, call, named).await?;
+            let granted = vec![(grant, Arc::clone(&ground))];
+            if let Some(mut issued) = self.issue(call, metadata, job, granted).await? {
+                self.grounds.remember(job, named, ground);
+                let credential = issued.credentials.pop().unwrap_or_default();
+                return Ok(pb::IssueCredentialResponse {
+                    token: credential.token,
+                    token_id: credential.token_id,
+                    expire_time: credential.expire_time,
+                    consistency_token: issued.consistency_token,
+                });
+            }
+            self.grounds.forget(job, named);
+            self.look_for_keys().await?;
+        }
+        Err(contention().into())
+    }
+
+    /// What one identity is refused for does not keep the others from being issued.
+    async fn issue_all(
+        &self,
+        call: &Call,
+        metadata: &MetadataMap,
+        job: JobId,
+    ) -> Result<pb::IssueCredentialsResponse, Denied> {
+        self.refuse_on_stale_replica()?;
+        for _ in 0..ATTEMPTS {
+            let known = self.known_job(job).await?;
+            let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
+            let (mut granted, mut refused) = (Vec::new(), Vec::new());
+            for identity in self.assigned(known.job.workspace).await? {
+                match self.decide(job, call, &identity.to_string()).await {
+                    Ok(grant) => granted.push(grant),
+                    // Deleted since: an assignment alone is none.
+                    Err(Denied::Refused(refusal)) if refusal.reason == IDENTITY_NOT_FOUND => {}
+                    Err(Denied::Refused(refusal)) if !refusal.is_of_the_job => {
+                        refused.push(*refusal);
+                    }
+                    Err(denied) => return Err(denied),
+                }
+            }
+            let names: Vec<_> = granted
+                .iter()
+                .map(|(grant, ground)| (grant.identity.to_string(), Arc::clone(ground)))
+                .collect();
+            if let Some(issued) = self.issue(call, metadata, job, granted).await? {
+                for (name, ground) in names {
+                    self.grounds.remember(job, &name, ground);
+                }
+                return self.tell(call, metadata, issued, refused).await;
+            }
+            names
+                .iter()
+                .for_each(|(name, _)| self.grounds.forget(job, name));
+            self.look_for_keys().await?;
+        }
+        Err(contention().into())
+    }
+
+    async fn tell(
+        &self,
+        call: &Call,
+        metadata: &MetadataMap,
+        issued: Issued,
+        refused: Vec<Refused>,
+    ) -> Result<pb::IssueCredentialsResponse, Denied> {
+        let mut refusals = Vec::new();
+        for refusal in refused {
+            self.record(call, metadata, &refusal).await?;
+            refusals.push(pb::CredentialRefusal {
+                managed_identity_id: refusal
+                    .identity
+                    .map_or_else(String::new, |id| id.to_string()),
+                reasons: vec![refusal.reason.to_owned()],
+                message: refusal.status.message().to_owned(),
+            });
+        }
+        Ok(pb::IssueCredentialsResponse {
+            credentials: issued.credentials,
+            refusals,
+            consistency_token: issued.consistency_token,
+        })
+    }
+
     /// Past the bound, what we know may be revoked already: we refuse rather than guess.
-    fn refuse_on_stale_replica(&self) -> Result<(), Status> {
+    pub(super) fn refuse_on_stale_replica(&self) -> Result<(), Status> {
         for (log, progress) in &self.shared.replica {
             let Progress {
                 current_at: current,
@@ -110,66 +254,90 @@ impl IssuerRpc {
         Ok(())
     }
 
-    async fn ground(&self, job: JobId, call: &Call, named: &str) -> Result<Arc<Ground>, Status> {
-        match self.grounds.get(job, named) {
-            Some(ground) => Ok(ground),
-            None => self.look_up(job, &call.caller, named).await.map(Arc::new),
+    /// What is remembered may be wrong. A grant is checked when it is recorded; a refusal has to be looked up.
+    async fn decide(&self, job: JobId, call: &Call, named: &str) -> Result<Granted, Denied> {
+        if let Some(ground) = self.grounds.get(job, named)
+            && let Ok(grant) = decide_on(&ground)
+        {
+            return Ok((grant, ground));
         }
+        let ground = self.look_up(job, &call.caller, named).await?;
+        let grant = decide_on(&ground)?;
+        Ok((grant, Arc::new(ground)))
     }
 
-    /// Decides, records, signs. `None` if what the decision leans on has changed.
+    /// Records and signs. `None` if what the decisions lean on has changed.
     async fn issue(
         &self,
         call: &Call,
         metadata: &MetadataMap,
-        ground: &Ground,
-    ) -> Result<Option<pb::IssueCredentialResponse>, Status> {
+        job: JobId,
+        granted: Vec<Granted>,
+    ) -> Result<Option<Issued>, Status> {
         let shared = &self.shared;
-        let question = Question {
-            now: clock::now(),
-            ..ground.question.clone()
-        };
-        let grant = match credential::decide(question) {
-            Ok(grant) => grant,
-            Err(refusal) => {
-                self.grounds
-                    .forget(ground.question.job, &ground.question.identity.to_string());
-                return Err(refusal.into());
-            }
-        };
-        let token_id = clock::new_uuid();
         let key = shared.keys.active();
-        // One that does not sign any more is refused with the audit.
-        let mut guards = ground.guards.clone();
-        guards.push(signs(key.kid()));
-        let event = wire::issued(&grant, token_id, key.kid());
-        let event = NewEvent {
-            id: clock::new_uuid(),
-            event_type: event.event_type(),
-            payload: event.encode(),
-        };
-        let append = shared.commands.log().append(Append {
-            command: None,
-            streams: vec![StreamAppend {
-                stream_id: jobs::stream(grant.job),
-                expected: Expected::Any,
-                events: vec![event],
-            }],
-            guards,
-            metadata: Metadata {
-                actor: call.caller.principal.to_string(),
-                traceparent: request::traceparent(metadata),
-            },
+        let revision = self.revision();
+        let granted: Vec<_> = granted
+            .into_iter()
+            .map(|(grant, ground)| (clock::new_uuid(), grant, ground))
+            .collect();
+        let events = granted.iter().map(|(token_id, grant, _)| {
+            let event = wire::issued(grant, *token_id, key.kid(), &revision);
+            NewEvent {
+                id: clock::new_uuid(),
+                event_type: event.event_type(),
+                payload: event.encode(),
+            }
         });
-        let claims = wire::credential_claims(
-            &shared.issuer,
-            &grant,
-            token_id,
-            ground.stage,
-            &ground.workspace_path,
+        let events: Vec<_> = events.collect();
+        // One that does not sign any more is refused with the audit.
+        let mut guards = vec![signs(key.kid())];
+        guards.extend(
+            granted
+                .iter()
+                .flat_map(|(_, _, ground)| ground.guards.clone()),
         );
-        // Signed while the audit event becomes durable; the token leaves only when it is.
-        let (appended, token) = join!(append, async { key.sign(TokenType::Credential, &claims) });
+        let append = async {
+            if events.is_empty() {
+                return Ok(None);
+            }
+            let append = Append {
+                command: None,
+                streams: vec![StreamAppend {
+                    stream_id: jobs::stream(job),
+                    expected: Expected::Any,
+                    events,
+                }],
+                guards,
+                metadata: Metadata {
+                    actor: call.caller.principal.to_string(),
+                    traceparent: request::traceparent(metadata),
+                },
+            };
+            shared.commands.log().append(append).await.map(Some)
+        };
+        let sign = async {
+            let sign = |(token_id, grant, ground): &(_, Grant, Arc<Ground>)| {
+                let (stage, path) = (ground.stage, &ground.workspace_path);
+                let issuer = &shared.issuer;
+                let claims =
+                    wire::credential_claims(issuer, grant, *token_id, stage, path, &revision);
+                let token = key.sign(TokenType::Credential, &claims)?;
+                Ok(pb::Credential {
+                    managed_identity_id: grant.identity.to_string(),
+                    audience: grant.audience.clone(),
+                    token,
+                    token_id: token_id.to_string(),
+                    expire_time: Some(request::timestamp(grant.expires)),
+                })
+            };
+            granted
+                .iter()
+                .map(sign)
+                .collect::<Result<Vec<_>, crate::signing::SigningError>>()
+        };
+        // Signed while the audit becomes durable; the tokens leave only when it is.
+        let (appended, credentials) = join!(append, sign);
         let appended = match appended {
             Ok(appended) => appended,
             Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
@@ -184,12 +352,29 @@ impl IssuerRpc {
                 ));
             }
         };
-        let head = Head {
+        let head = appended.map(|appended| Head {
             epoch: appended.epoch,
             position: appended.last,
-        };
-        let mut reached = ConsistencyToken::of(shared.commands.log().name(), head);
-        for (log, progress) in &shared.replica {
+        });
+        Ok(Some(Issued {
+            credentials: credentials.map_err(|error| status::internal(&error))?,
+            consistency_token: self.reached(head),
+        }))
+    }
+
+    /// How far the logs were known that a decision leans on, or a little further: `namespace=7,identity=9`.
+    fn revision(&self) -> String {
+        let known = self.shared.replica.iter();
+        let known = known.map(|(log, progress)| format!("{log}={}", progress.borrow().position));
+        known.collect::<Vec<_>>().join(",")
+    }
+
+    fn reached(&self, own: Option<Head>) -> String {
+        let name = self.shared.commands.log().name();
+        let mut reached = own.map_or_else(ConsistencyToken::default, |head| {
+            ConsistencyToken::of(name, head)
+        });
+        for (log, progress) in &self.shared.replica {
             let Progress {
                 epoch, position, ..
             } = *progress.borrow();
@@ -197,11 +382,6 @@ impl IssuerRpc {
                 reached.merge(ConsistencyToken::of(log, Head { epoch, position }));
             }
         }
-        Ok(Some(pb::IssueCredentialResponse {
-            token: token.map_err(|error| status::internal(&error))?,
-            token_id: token_id.to_string(),
-            expire_time: Some(request::timestamp(grant.expires)),
-            consistency_token: reached.to_string(),
-        }))
+        reached.to_string()
     }
 }

@@ -11,14 +11,17 @@ use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_typ
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::Guard;
-use model::{JobId, ManagedIdentityId, Reference, WorkspaceId};
+use model::{JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, WorkspaceId};
 use time::OffsetDateTime;
 use tonic::Status;
 
-use super::{IssuerRpc, job_key};
+use super::IssuerRpc;
+use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
 use crate::domain::credential::Question;
-use crate::domain::job::Stage;
+use crate::domain::job::{Job, Stage};
 
+/// The reason, where a job's workspace is gone.
+const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
 /// Remembered at most; beyond, all is forgotten.
 const REMEMBERED: usize = 10_000;
 
@@ -58,17 +61,37 @@ impl Grounds {
 }
 
 impl IssuerRpc {
-    /// Where a job is, and the workspace that it runs in.
-    pub(super) async fn job_place(
+    /// Where a job is, with the role that the principal has there on whose behalf it runs.
+    pub(super) async fn place_of_job(&self, job: &Job) -> Result<Option<Place>, Status> {
+        self.place_for(job.id.into(), &job.principal).await
+    }
+
+    /// Where something is, with a principal's role there.
+    pub(super) async fn place_for(
         &self,
-        job: JobId,
-        caller: &Caller,
-    ) -> Result<(Place, WorkspaceId), Status> {
-        let place = authorization::locate(&self.shared.hierarchy, job.into(), caller).await?;
-        let workspace = |place: &Place| WorkspaceId::try_from(place.parent()?).ok();
-        place
-            .and_then(|place| workspace(&place).map(|workspace| (place, workspace)))
-            .ok_or_else(|| status::not_found(&job.to_string()))
+        id: ResourceId,
+        principal: &Principal,
+    ) -> Result<Option<Place>, Status> {
+        let principal = Caller {
+            principal: principal.clone(),
+            administrator: self.shared.administrators.contains(principal),
+            event_reader: false,
+        };
+        authorization::locate(&self.shared.hierarchy, id, &principal).await
+    }
+
+    /// The identities that are assigned to a workspace.
+    pub(super) async fn assigned(
+        &self,
+        workspace: WorkspaceId,
+    ) -> Result<Vec<ManagedIdentityId>, Status> {
+        let prefix = assignment_key(workspace, "");
+        let keys = self.shared.commands.log().fact_keys(&prefix).await;
+        let keys = keys.map_err(|error| status::log(&error))?;
+        let ids = keys
+            .iter()
+            .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok());
+        Ok(ids.collect())
     }
 
     /// Looks up what a job's request for an identity is decided on.
@@ -77,56 +100,62 @@ impl IssuerRpc {
         job: JobId,
         caller: &Caller,
         named: &str,
-    ) -> Result<Ground, Status> {
+    ) -> Result<Ground, Denied> {
         let hierarchy = &self.shared.hierarchy;
         let reference: Reference = named
             .parse()
             .map_err(|error| Violations::of("managed_identity_id", error).into_status())?;
-        let (job_place, workspace) = self.job_place(job, caller).await?;
+        let known = self.known_job(job).await?;
+        let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
+        let workspace = known.job.workspace;
+        let refused = |reason, identity, named: &str| Refused {
+            job,
+            workspace: Some(workspace),
+            identity,
+            reason,
+            is_of_the_job: reason == WORKSPACE_DELETED,
+            status: status::not_found(named),
+        };
+        let job_place = self.place_of_job(&known.job).await?;
+        let job_place =
+            job_place.ok_or_else(|| refused(WORKSPACE_DELETED, None, &job.to_string()))?;
         // A job sees what its workspace has, and nothing else: all other identities don't exist for it.
         let identity_place = authorization::find(hierarchy, &reference, caller).await?;
-        let identity_place = identity_place.ok_or_else(|| status::not_found(named))?;
+        let identity_place =
+            identity_place.ok_or_else(|| refused(IDENTITY_NOT_FOUND, None, named))?;
         let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
             Violations::of("managed_identity_id", "must name a managed identity").into_status()
         })?;
-        let (known, assignment, kind, audience) = (
-            job_key(job),
+        let (assignment, kind, audience) = (
             assignment_key(workspace, identity),
             identity_type_key(identity),
             identity_audience_key(identity),
         );
-        let keys = [&known, &assignment, &kind, &audience].map(String::clone);
-        let facts = self
-            .shared
-            .commands
-            .log()
-            .facts(&keys)
-            .await
-            .map_err(|error| status::log(&error))?;
-        let (stage, job_expires) = facts
-            .get(&known)
-            .and_then(read_job)
-            .ok_or_else(|| status::not_found(&job.to_string()))?;
+        let keys = [&assignment, &kind, &audience].map(String::clone);
+        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
         let assigned = facts.get(&assignment).is_some();
         let inherited = identity_place
             .parent()
             .is_some_and(|group| job_place.is_within(group));
         if !assigned && !inherited {
-            return Err(status::not_found(named));
+            return Err(refused("NOT_INHERITED", Some(identity), named).into());
         }
         let mut guards = job_place.guards();
         guards.extend(identity_place.guards());
+        guards.extend(known.guards());
         guards.extend(keys.map(|key| Guard::Expect {
             value: facts.get(&key).map(str::to_owned),
             key,
         }));
         Ok(Ground {
-            stage,
+            stage: known.job.stage,
             workspace_path: job_place.path(),
             question: Question {
                 job,
                 workspace,
-                job_expires,
+                job_life: known.life,
+                member: job_place.role >= Some(Role::Deployer),
                 identity,
                 assigned,
                 inherited,
@@ -140,10 +169,4 @@ impl IssuerRpc {
             guards,
         })
     }
-}
-
-pub(super) fn read_job(known: &str) -> Option<(Stage, OffsetDateTime)> {
-    let (stage, expires) = known.split_once('/')?;
-    let expires = OffsetDateTime::from_unix_timestamp(expires.parse().ok()?).ok()?;
-    Some((stage.parse().ok()?, expires))
 }

@@ -1,14 +1,13 @@
 //! Which managed identities a job may ask credentials for.
 
-use edge::hierarchy::{assignment_key, identity_configuration_key, read_configuration};
+use edge::hierarchy::{identity_configuration_key, read_configuration};
 use edge::layer::Call;
 use edge::{authorization, clock, status};
-use model::{Principal, ResourceId};
+use model::Principal;
 use proto::issuer::v1 as pb;
 use tonic::Status;
 
-use super::ground::read_job;
-use super::{IssuerRpc, job_key};
+use super::IssuerRpc;
 use crate::domain::credential::Refusal;
 
 impl IssuerRpc {
@@ -21,27 +20,23 @@ impl IssuerRpc {
             return Err(status::permission_denied("Job", "this service"));
         };
         let log = self.shared.commands.log();
-        let (job_place, workspace) = self.job_place(job, &call.caller).await?;
-        let prefix = assignment_key(workspace, "");
-        let assigned = log.fact_keys(&prefix).await;
-        let assigned = assigned.map_err(|error| status::log(&error))?;
-        let assigned: Vec<ResourceId> = assigned
-            .iter()
-            .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok())
-            .collect();
-        let mut keys: Vec<String> = assigned.iter().map(identity_configuration_key).collect();
-        keys.push(job_key(job));
+        let not_found = || status::not_found(&job.to_string());
+        let known = self.known_job(job).await?.ok_or_else(not_found)?;
+        let job_place = self.place_of_job(&known.job).await?;
+        let job_place = job_place.ok_or_else(not_found)?;
+        if let Some(over) = known.life.over(clock::now()) {
+            return Err(Refusal::JobOver(over).into());
+        }
+        let assigned = self.assigned(known.job.workspace).await?;
+        let keys: Vec<String> = assigned.iter().map(identity_configuration_key).collect();
         let facts = log
             .facts(&keys)
             .await
             .map_err(|error| status::log(&error))?;
-        let expires = facts.get(&job_key(job)).and_then(read_job);
-        if expires.is_none_or(|(_, expires)| expires <= clock::now()) {
-            return Err(Refusal::JobOver.into());
-        }
         let mut identities = Vec::new();
         for id in assigned {
-            let place = authorization::locate(&self.shared.hierarchy, id, &call.caller).await?;
+            let place =
+                authorization::locate(&self.shared.hierarchy, id.into(), &call.caller).await?;
             // An assignment may outlive its identity, or the workspace's inheriting it, until the event that ends it
             // has come.
             let inherited = place.filter(|place| {
@@ -61,7 +56,7 @@ impl IssuerRpc {
         Ok(pb::ListJobManagedIdentitiesResponse {
             managed_identities: identities,
             job_id: job.to_string(),
-            workspace_id: workspace.to_string(),
+            workspace_id: known.job.workspace.to_string(),
         })
     }
 }

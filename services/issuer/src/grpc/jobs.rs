@@ -1,19 +1,20 @@
 //! `JobService`.
 
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{max_job_duration_key, node_key};
+use edge::hierarchy::{Place, max_job_duration_key};
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
-use eventlog::{Expected, Guard, StreamId};
-use model::{JobId, WorkspaceId};
+use eventlog::{Expected, Guard, StreamAppend, StreamId};
+use model::{JobId, Principal, Role, WorkspaceId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
 use time::Duration;
 use tonic::{Request, Response, Status};
 
-use super::{IssuerRpc, job_key};
-use crate::domain::job::{self, Job, Rejection, State};
+use super::{IssuerRpc, job_facts};
+use crate::domain::credential::Refusal;
+use crate::domain::job::{self, Command, Job, Rejection, State};
 use crate::signing::TokenType;
 use crate::wire;
 
@@ -22,6 +23,7 @@ impl From<Rejection> for Status {
         match rejection {
             Rejection::Missing => status::not_found("the job"),
             Rejection::Exists => status::already_exists("JOB_EXISTS", &rejection.to_string()),
+            Rejection::Over(over) => Refusal::JobOver(over).into(),
         }
     }
 }
@@ -34,17 +36,19 @@ impl JobService for IssuerRpc {
     ) -> Result<Response<pb::OpenJobResponse>, Status> {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
-        let wanted = wire::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
+        let wanted = wire::job::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
         let (id, now) = (clock::new_id(), clock::now());
         let decide = || async {
             let workspace = call.id("job.workspace_id", "workspace")?;
             let (duration, allowed) = self.duration(workspace, wanted.duration).await?;
+            let principal = wanted.principal.as_ref().unwrap_or(&call.caller.principal);
             let job = Job {
                 id,
                 workspace,
                 stage: wanted.stage,
-                principal: call.caller.principal.clone(),
+                principal: principal.clone(),
                 expires: (now + duration).replace_nanosecond(0).unwrap_or(now),
+                heartbeat_timeout: wanted.heartbeat_timeout,
             };
             self.decide_open(&call, job, allowed).await
         };
@@ -80,26 +84,175 @@ impl JobService for IssuerRpc {
         request: Request<pb::GetJobRequest>,
     ) -> Result<Response<pb::GetJobResponse>, Status> {
         let call = Call::of(&request)?;
-        let place = call.place()?;
-        let id = JobId::try_from(place.id())
-            .map_err(|_| Violations::of("id", "must name a job").into_status())?;
-        let log = self.shared.commands.log();
+        let job = self.message(call.place()?).await?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(job) }))
+    }
+
+    async fn heartbeat_job(
+        &self,
+        request: Request<pb::HeartbeatJobRequest>,
+    ) -> Result<Response<pb::HeartbeatJobResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let decide = || async {
+            let command = Command::Heartbeat(clock::now());
+            let (streams, guards, state) = self.decide_job(own(&call)?, command).await?;
+            let life = state.life().map(|(_, life)| life);
+            let reply = pb::HeartbeatJobResponse {
+                silent_time: life.and_then(|life| life.silent_after.map(request::timestamp)),
+                expire_time: life.map(|life| request::timestamp(life.expires)),
+                ..pb::HeartbeatJobResponse::default()
+            };
+            Ok(Decision {
+                streams,
+                guards,
+                reply,
+            })
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let commands = &self.shared.commands;
+        commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
+            .await
+    }
+
+    async fn finish_job(
+        &self,
+        request: Request<pb::FinishJobRequest>,
+    ) -> Result<Response<pb::FinishJobResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let decide = || async {
+            let command = Command::Finish(clock::now());
+            let (streams, guards, _) = self.decide_job(own(&call)?, command).await?;
+            let reply = pb::FinishJobResponse::default();
+            Ok(Decision {
+                streams,
+                guards,
+                reply,
+            })
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let commands = &self.shared.commands;
+        commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
+            .await
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let decide = || self.decide_cancel(&call);
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let commands = &self.shared.commands;
+        commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
+            .await
+    }
+}
+
+/// The job that calls.
+fn own(call: &Call) -> Result<JobId, Status> {
+    let Principal::Job(job) = call.caller.principal else {
+        return Err(status::permission_denied("Job", "this service"));
+    };
+    Ok(job)
+}
+
+fn job_id(place: &Place) -> Result<JobId, Status> {
+    JobId::try_from(place.id()).map_err(|_| Violations::of("id", "must name a job").into_status())
+}
+
+impl IssuerRpc {
+    /// The job at a place, as it is now.
+    async fn message(&self, place: &Place) -> Result<pb::Job, Status> {
+        let id = job_id(place)?;
         let evolve = |state: &mut State, event: &Option<job::Event>| {
             if let Some(event) = event {
                 job::evolve(state, event);
             }
         };
-        let loaded = aggregate::load(log, &stream(id), wire::read_job, evolve).await?;
-        let State::Opened(job) = &loaded.state else {
-            return Err(Rejection::Missing.into());
-        };
-        let mut message = wire::job_message(&place.path(), job);
+        let log = self.shared.commands.log();
+        let loaded = aggregate::load(log, &stream(id), wire::job::read, evolve).await?;
+        let (job, life) = loaded.state.life().ok_or(Rejection::Missing)?;
+        let mut message = wire::job::message(&place.path(), job, &life, clock::now());
         message.create_time = loaded.create_time.map(request::timestamp);
-        Ok(Response::new(pb::GetJobResponse { job: Some(message) }))
+        Ok(message)
     }
-}
 
-impl IssuerRpc {
+    /// What comes of a command to a job that was opened, and the job as it leaves it.
+    async fn decide_job(
+        &self,
+        id: JobId,
+        command: Command,
+    ) -> Result<(Vec<StreamAppend>, Vec<Guard>, State), Status> {
+        let known = self.known_job(id).await?.ok_or(Rejection::Missing)?;
+        let events = job::decide(&known.state, command)?;
+        let mut state = known.state.clone();
+        events
+            .iter()
+            .for_each(|event| job::evolve(&mut state, event));
+        let events = events
+            .iter()
+            .map(|event| wire::job::write(&known.job, event));
+        let events: Vec<_> = events
+            .map(|event| (event.event_type(), event.encode()))
+            .collect();
+        // The facts tell of every change of its life; credentials come and go beside it.
+        let streams = aggregate::append(stream(id), Expected::Any, events);
+        let mut guards: Vec<Guard> = known.guards().collect();
+        guards.extend(job_facts::sets(&state));
+        Ok((streams.into_iter().collect(), guards, state))
+    }
+
+    async fn decide_cancel(&self, call: &Call) -> Result<Decision<pb::CancelJobResponse>, Status> {
+        let place = call.relocate(&self.shared.hierarchy).await?;
+        let place = place.ok_or_else(|| status::not_found("the job"))?;
+        let now = clock::now();
+        let id = job_id(&place)?;
+        let (streams, mut guards, state) = self.decide_job(id, Command::Cancel(now)).await?;
+        guards.extend(place.guards());
+        let mut message = self.message(&place).await?;
+        if let Some((job, life)) = state.life() {
+            let create_time = message.create_time.take();
+            message = wire::job::message(&place.path(), job, &life, now);
+            message.create_time = create_time;
+        }
+        let reply = pb::CancelJobResponse {
+            job: Some(message),
+            ..pb::CancelJobResponse::default()
+        };
+        Ok(Decision {
+            streams,
+            guards,
+            reply,
+        })
+    }
+
     /// How long a job may live in a workspace, and that the workspace still says so when the append is made.
     async fn duration(
         &self,
@@ -127,25 +280,26 @@ impl IssuerRpc {
             .relocate(&self.shared.hierarchy)
             .await?
             .ok_or_else(|| status::not_found("the workspace"))?;
-        let events: Vec<_> = job::decide(&State::Absent, job::Command::Open(job.clone()))?
-            .iter()
-            .map(wire::write_job)
-            .map(|event| (event.event_type(), event.encode()))
-            .collect();
         let mut guards = place.guards();
         guards.push(allowed);
-        guards.push(Guard::Set {
-            key: node_key(job.id),
-            value: Some(format!("{}/", job.workspace)),
-        });
-        let known = format!("{}/{}", job.stage, job.expires.unix_timestamp());
-        guards.push(Guard::Set {
-            key: job_key(job.id),
-            value: Some(known),
-        });
+        guards.extend(self.on_behalf(call, &job).await?);
+        let events = job::decide(&State::Absent, Command::Open(job.clone()))?;
+        let mut state = State::Absent;
+        events
+            .iter()
+            .for_each(|event| job::evolve(&mut state, event));
+        guards.extend(job_facts::sets(&state));
+        let events = events.iter().map(|event| wire::job::write(&job, event));
+        let events: Vec<_> = events
+            .map(|event| (event.event_type(), event.encode()))
+            .collect();
         let streams = aggregate::append(stream(job.id), Expected::Version(0), events);
+        let life = state
+            .life()
+            .map(|(_, life)| life)
+            .ok_or(Rejection::Missing)?;
         let reply = pb::OpenJobResponse {
-            job: Some(wire::job_message(&place.path(), &job)),
+            job: Some(wire::job::message(&place.path(), &job, &life, clock::now())),
             ..pb::OpenJobResponse::default()
         };
         Ok(Decision {
@@ -153,6 +307,17 @@ impl IssuerRpc {
             guards,
             reply,
         })
+    }
+
+    /// What must hold for a job on behalf of somebody else than the caller: whoever that is could open it too.
+    async fn on_behalf(&self, call: &Call, job: &Job) -> Result<Vec<Guard>, Status> {
+        if job.principal == call.caller.principal {
+            return Ok(vec![]);
+        }
+        let place = self.place_for(job.workspace.into(), &job.principal).await?;
+        let place = place.filter(|place| place.role >= Some(Role::Deployer));
+        let place = place.ok_or(Refusal::PrincipalNotMember)?;
+        Ok(place.guards())
     }
 
     fn job_token(&self, job: Option<&pb::Job>) -> Result<String, Status> {

@@ -2,20 +2,24 @@
 
 mod credentials;
 mod ground;
+mod job_facts;
 mod job_identities;
 mod jobs;
+mod refusals;
 mod signing_keys;
 
-use std::fmt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
 use eventlog::Progress;
+use model::Principal;
 use tokio::sync::watch;
 
 use self::ground::Grounds;
+use self::refusals::Recorded;
 use crate::keys::Keys;
 
 /// Serves jobs, credentials and signing keys.
@@ -23,6 +27,7 @@ use crate::keys::Keys;
 pub struct IssuerRpc {
     shared: Arc<Shared>,
     grounds: Arc<Grounds>,
+    recorded: Arc<Recorded>,
 }
 
 /// What the rpcs work with.
@@ -33,6 +38,8 @@ pub struct Shared {
     pub hierarchy: Hierarchy,
     /// The signing keys.
     pub keys: Keys,
+    /// Owners everywhere, by configuration.
+    pub administrators: BTreeSet<Principal>,
     /// The `iss` of every token, byte for byte.
     pub issuer: String,
     /// How far the replica has come, by log.
@@ -48,11 +55,7 @@ impl IssuerRpc {
         Self {
             shared: Arc::new(shared),
             grounds: Arc::default(),
+            recorded: Arc::default(),
         }
     }
-}
-
-/// The key of what the issuer has to know of a job: `<stage>/<unix time of its end>`.
-fn job_key(id: impl fmt::Display) -> String {
-    format!("job/{id}")
 }

@@ -55,7 +55,12 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
                 at: time(event.revoke_time.as_ref())?,
                 reason: event.reason,
             },
-            Event::JobOpened(_) | Event::CredentialIssued(_) => return Ok(None),
+            Event::JobOpened(_)
+            | Event::JobHeartbeatReceived(_)
+            | Event::JobFinished(_)
+            | Event::JobCancelled(_)
+            | Event::CredentialIssued(_)
+            | Event::CredentialRefused(_) => return Ok(None),
         },
     ))
 }

@@ -92,6 +92,7 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::ManagedIdentityDelete => Permission::ManagedIdentityDelete,
         Wire::JobOpen => Permission::JobOpen,
         Wire::JobView => Permission::JobView,
+        Wire::JobUpdate => Permission::JobUpdate,
     })
 }
 

@@ -71,6 +71,7 @@ pub enum Permission {
     ManagedIdentityDelete,
     JobOpen,
     JobView,
+    JobUpdate,
 }
 
 /// From where a permission comes.
@@ -109,7 +110,8 @@ impl Permission {
             | Self::ManagedIdentityCreate
             | Self::ManagedIdentityUpdate
             | Self::ManagedIdentityDelete
-            | Self::JobOpen => Requirement::Role(Role::Deployer),
+            | Self::JobOpen
+            | Self::JobUpdate => Requirement::Role(Role::Deployer),
             Self::GroupCreate
             | Self::GroupDelete
             | Self::GroupUpdate

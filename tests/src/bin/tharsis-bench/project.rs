@@ -286,6 +286,7 @@ impl Team {
                 stage: issuer::v1::Stage::Apply.into(),
                 principal: "user:dev/alice".to_owned(),
                 expire_time: times(),
+                heartbeat_timeout: None,
             })];
             events.extend(self.identities[..2].iter().map(|identity| {
                 event!(issuer::CredentialIssued {
@@ -298,6 +299,7 @@ impl Team {
                     kid: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs".to_owned(),
                     issue_time: times(),
                     expire_time: times(),
+                    revision: "namespace=1,identity=1".to_owned(),
                 })
             }));
             (StreamId::new("job", job), events)

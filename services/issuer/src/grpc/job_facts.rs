@@ -1,0 +1,163 @@
+//! What is kept of each job as facts, so that whether it is alive is decided, and guarded, without reading its events.
+
+use std::fmt;
+
+use edge::hierarchy::node_key;
+use edge::status;
+use eventlog::{Change, Guard};
+use model::JobId;
+use time::{Duration, OffsetDateTime};
+use tonic::Status;
+
+use super::IssuerRpc;
+use crate::domain::job::{End, Job, Life, State};
+
+/// The key of a job's stage and end: `<stage>/<unix time of its end>`.
+pub(super) fn job_key(id: impl fmt::Display) -> String {
+    format!("job/{id}")
+}
+
+/// The key of a job's life: `<how it ended, or unix time when its silence ends it>/<seconds of silence>/<principal>`.
+fn life_key(id: impl fmt::Display) -> String {
+    format!("job-life/{id}")
+}
+
+/// A job by its facts.
+pub(super) struct Known {
+    pub(super) state: State,
+    pub(super) job: Job,
+    pub(super) life: Life,
+    /// As they were read.
+    facts: Vec<Change>,
+}
+
+impl Known {
+    /// That nothing has changed since.
+    pub(super) fn guards(&self) -> impl Iterator<Item = Guard> {
+        let facts = self.facts.iter().cloned();
+        facts.map(|(key, value)| Guard::Expect { key, value })
+    }
+}
+
+/// The facts of a job.
+pub(super) fn sets(state: &State) -> Vec<Guard> {
+    let Some((job, life)) = state.life() else {
+        return vec![];
+    };
+    let stage_and_end = format!("{}/{}", job.stage, job.expires.unix_timestamp());
+    let ends = match (life.end, life.silent_after) {
+        (Some(End::Finished), _) => "finished".to_owned(),
+        (Some(End::Cancelled), _) => "cancelled".to_owned(),
+        (None, Some(silent)) => silent.unix_timestamp().to_string(),
+        (None, None) => String::new(),
+    };
+    let silence = job.heartbeat_timeout.whole_seconds();
+    [
+        (node_key(job.id), format!("{}/", job.workspace)),
+        (job_key(job.id), stage_and_end),
+        (
+            life_key(job.id),
+            format!("{ends}/{silence}/{}", job.principal),
+        ),
+    ]
+    .map(|(key, value)| Guard::Set {
+        key,
+        value: Some(value),
+    })
+    .to_vec()
+}
+
+impl IssuerRpc {
+    /// The job, if it was ever opened.
+    pub(super) async fn known_job(&self, id: JobId) -> Result<Option<Known>, Status> {
+        let keys = [node_key(id), job_key(id), life_key(id)];
+        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        let [node, job, life] = keys
+            .each_ref()
+            .map(|key| facts.get(key).unwrap_or_default());
+        let Some(state) = read(id, node, job, life) else {
+            return Ok(None);
+        };
+        let facts = keys.map(|key| {
+            let value = facts.get(&key).map(str::to_owned);
+            (key, value)
+        });
+        Ok(state.life().map(|(job, life)| Known {
+            job: job.clone(),
+            life,
+            state: state.clone(),
+            facts: facts.to_vec(),
+        }))
+    }
+}
+
+fn read(id: JobId, node: &str, job: &str, life: &str) -> Option<State> {
+    let time = |text: &str| OffsetDateTime::from_unix_timestamp(text.parse().ok()?).ok();
+    let (stage, expires) = job.split_once('/')?;
+    let (ends, rest) = life.split_once('/')?;
+    let (silence, principal) = rest.split_once('/')?;
+    let job = Job {
+        id,
+        workspace: node.split_once('/')?.0.parse().ok()?,
+        stage: stage.parse().ok()?,
+        principal: principal.parse().ok()?,
+        expires: time(expires)?,
+        heartbeat_timeout: Duration::seconds(silence.parse().ok()?),
+    };
+    Some(match ends {
+        "finished" => State::Ended(job, End::Finished),
+        "cancelled" => State::Ended(job, End::Cancelled),
+        "" => State::Opened {
+            job,
+            silent_after: None,
+        },
+        silent => State::Opened {
+            job,
+            silent_after: Some(time(silent)?),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::job::Stage;
+    use model::{Principal, WorkspaceId};
+
+    #[test]
+    fn a_job_reads_back() {
+        let at = |seconds| OffsetDateTime::UNIX_EPOCH + Duration::seconds(seconds);
+        let job = Job {
+            id: JobId::from_uuid(uuid::Uuid::from_u128(1)),
+            workspace: WorkspaceId::from_uuid(uuid::Uuid::from_u128(2)),
+            stage: Stage::Apply,
+            principal: Principal::user("dev/a/b").expect("a user"),
+            expires: at(3_600),
+            heartbeat_timeout: Duration::seconds(60),
+        };
+        let opened = |silent_after| State::Opened {
+            job: job.clone(),
+            silent_after,
+        };
+        let ended = |end| State::Ended(job.clone(), end);
+        for state in [
+            opened(None),
+            opened(Some(at(90))),
+            ended(End::Finished),
+            ended(End::Cancelled),
+        ] {
+            let values: Vec<String> = sets(&state)
+                .into_iter()
+                .filter_map(|guard| match guard {
+                    Guard::Set { value, .. } => value,
+                    Guard::Expect { .. } | Guard::Count { .. } => None,
+                })
+                .collect();
+            let [node, known, life] = values.as_slice() else {
+                panic!("three facts: {values:?}");
+            };
+            assert_eq!(read(job.id, node, known, life), Some(state));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Jobs between the domain and the wire.
+
+use edge::request;
+use edge::violations::Violations;
+use eventlog::RecordedEvent;
+use model::{JobDuration, Principal};
+use proto::issuer::v1::{self as pb, Event};
+use time::{Duration, OffsetDateTime};
+use tonic::Status;
+
+use super::{Unreadable, parse};
+use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Over, Stage};
+
+/// How long a job may be told to be silent at most.
+const MAX_HEARTBEAT_TIMEOUT: Duration = Duration::hours(1);
+
+pub(crate) fn stage(stage: pb::Stage) -> Option<Stage> {
+    match stage {
+        pb::Stage::Unspecified => None,
+        pb::Stage::Plan => Some(Stage::Plan),
+        pb::Stage::Apply => Some(Stage::Apply),
+    }
+}
+
+pub(crate) fn wire_stage(stage: Stage) -> pb::Stage {
+    match stage {
+        Stage::Plan => pb::Stage::Plan,
+        Stage::Apply => pb::Stage::Apply,
+    }
+}
+
+/// A job's events; `None` for those of its stream that don't change the job.
+pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unreadable> {
+    let time = |given: Option<&prost_types::Timestamp>| {
+        given
+            .and_then(|time| request::time("time", time).ok())
+            .ok_or(Unreadable::Field("time"))
+    };
+    match Event::decode(&recorded.event_type, &recorded.payload)? {
+        Event::JobOpened(event) => Ok(Some(job::Event::Opened(Job {
+            id: parse("job id", &event.job_id)?,
+            workspace: parse("workspace id", &event.workspace_id)?,
+            stage: stage(event.stage()).ok_or(Unreadable::Field("stage"))?,
+            principal: parse("principal", &event.principal)?,
+            expires: time(event.expire_time.as_ref())?,
+            heartbeat_timeout: event
+                .heartbeat_timeout
+                .map_or(DEFAULT_HEARTBEAT_TIMEOUT, |given| duration(&given)),
+        }))),
+        Event::JobHeartbeatReceived(event) => Ok(Some(job::Event::Alive {
+            at: time(event.heartbeat_time.as_ref())?,
+            silent_after: time(event.silent_time.as_ref())?,
+        })),
+        Event::JobFinished(event) => Ok(Some(job::Event::Ended(
+            End::Finished,
+            time(event.finish_time.as_ref())?,
+        ))),
+        Event::JobCancelled(event) => Ok(Some(job::Event::Ended(
+            End::Cancelled,
+            time(event.cancel_time.as_ref())?,
+        ))),
+        Event::CredentialIssued(_)
+        | Event::CredentialRefused(_)
+        | Event::SigningKeyCreated(_)
+        | Event::SigningKeyPublished(_)
+        | Event::SigningKeyRotationRequested(_)
+        | Event::SigningKeyActivated(_)
+        | Event::SigningKeyRetired(_)
+        | Event::SigningKeyRemoved(_)
+        | Event::SigningKeyRevoked(_) => Ok(None),
+    }
+}
+
+pub(crate) fn write(job: &Job, event: &job::Event) -> Event {
+    let (job_id, workspace_id) = (job.id.to_string(), job.workspace.to_string());
+    let time = |at: &OffsetDateTime| Some(request::timestamp(*at));
+    match event {
+        job::Event::Opened(job) => Event::JobOpened(pb::JobOpened {
+            job_id,
+            workspace_id,
+            stage: wire_stage(job.stage).into(),
+            principal: job.principal.to_string(),
+            expire_time: time(&job.expires),
+            heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
+        }),
+        job::Event::Alive { at, silent_after } => {
+            Event::JobHeartbeatReceived(pb::JobHeartbeatReceived {
+                job_id,
+                workspace_id,
+                heartbeat_time: time(at),
+                silent_time: time(silent_after),
+            })
+        }
+        job::Event::Ended(End::Finished, at) => Event::JobFinished(pb::JobFinished {
+            job_id,
+            workspace_id,
+            finish_time: time(at),
+        }),
+        job::Event::Ended(End::Cancelled, at) => Event::JobCancelled(pb::JobCancelled {
+            job_id,
+            workspace_id,
+            cancel_time: time(at),
+        }),
+    }
+}
+
+/// What a request says of a job to be opened.
+pub(crate) struct Wanted {
+    pub(crate) stage: Stage,
+    /// None: as long as the workspace has it.
+    pub(crate) duration: Option<Duration>,
+    pub(crate) heartbeat_timeout: Duration,
+    /// On whose behalf, if not the caller's.
+    pub(crate) principal: Option<Principal>,
+}
+
+pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
+    let mut violations = Violations::default();
+    let stage = stage(job.stage());
+    if stage.is_none() {
+        violations.add("job.stage", "must be STAGE_PLAN or STAGE_APPLY");
+    }
+    let longest = Duration::seconds(JobDuration::LONGEST.seconds());
+    let allowed = |most| move |given: &Duration| (Duration::SECOND..=most).contains(given);
+    let given = job.max_duration.as_ref().map(duration);
+    let wrong = format!("must be from 1 second to {} hours", longest.whole_hours());
+    if !given.as_ref().is_none_or(allowed(longest)) {
+        violations.add("job.max_duration", wrong);
+    }
+    let timeout = job.heartbeat_timeout.as_ref();
+    let timeout = timeout.map_or(DEFAULT_HEARTBEAT_TIMEOUT, |timeout| {
+        Duration::seconds(timeout.seconds)
+    });
+    if !allowed(MAX_HEARTBEAT_TIMEOUT)(&timeout) {
+        violations.add("job.heartbeat_timeout", "must be from 1 second to 1 hour");
+    }
+    let principal = match job.principal.as_str() {
+        "" => Some(None),
+        text => {
+            let wrong = "must be a principal that may be a member, such as user:<issuer name>/<subject>, or empty";
+            let someone = |principal: &Principal| !matches!(principal, Principal::Job(_));
+            let parsed = text.parse().ok().filter(someone).ok_or(wrong);
+            violations.check("job.principal", parsed).map(Some)
+        }
+    };
+    Ok(violations.finish(|| {
+        Some(Wanted {
+            stage: stage?,
+            duration: given,
+            heartbeat_timeout: timeout,
+            principal: principal?,
+        })
+    })?)
+}
+
+fn duration(given: &prost_types::Duration) -> Duration {
+    Duration::new(given.seconds, given.nanos)
+}
+
+fn wire_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.whole_seconds(),
+        nanos: duration.subsec_nanoseconds(),
+    }
+}
+
+/// A job as callers see it. The time of its making is filled in by whoever knows it.
+pub(crate) fn message(
+    workspace_path: &str,
+    job: &Job,
+    life: &Life,
+    now: OffsetDateTime,
+) -> pb::Job {
+    let state = match life.over(now) {
+        None => pb::JobState::Open,
+        Some(Over::Overdue) => pb::JobState::Overdue,
+        Some(Over::Silent) => pb::JobState::Silent,
+        Some(Over::Finished) => pb::JobState::Finished,
+        Some(Over::Cancelled) => pb::JobState::Cancelled,
+    };
+    pb::Job {
+        id: job.id.to_string(),
+        trn: format!("trn:job:{workspace_path}/{}", job.id),
+        workspace_id: job.workspace.to_string(),
+        stage: wire_stage(job.stage).into(),
+        principal: job.principal.to_string(),
+        max_duration: None,
+        create_time: None,
+        expire_time: Some(request::timestamp(job.expires)),
+        heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
+        silent_time: life.silent_after.map(request::timestamp),
+        state: state.into(),
+    }
+}

@@ -1,0 +1,403 @@
+//! The life of jobs, on whose behalf they run, and what is on the record of them.
+
+use bed::{eventually, unique_id};
+use e2e::refusal::{invalid, not_found, refused};
+use e2e::user::{OpenedJob, User, job, membership};
+use e2e::{Service, World, relying_party};
+use prost::Message as _;
+use proto::access::v1::Role;
+use proto::identity::v1 as identity;
+use proto::issuer::v1::{self as issuer, JobState};
+use proto::namespace::v1 as namespace;
+use tonic::{Code, Status};
+
+/// A workspace with an AWS identity; answers with the identity's id and the workspace's.
+async fn workspace(admin: &User) -> (String, String) {
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let deployer = admin.creates_identity("acme/deployer").await;
+    admin.assigns(&deployer.id, &web.id).await;
+    (deployer.id, web.id)
+}
+
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+async fn opens(user: &User, request: issuer::OpenJobRequest) -> Result<OpenedJob, Status> {
+    let opened = user.asks(request).await?;
+    Ok(OpenedJob {
+        job: opened.job.expect("the job"),
+        token: opened.job_token,
+    })
+}
+
+async fn state(user: &User, job: &OpenedJob) -> JobState {
+    let request = issuer::GetJobRequest {
+        id: job.job.id.clone(),
+        ..Default::default()
+    };
+    let got = user.asks(request).await.expect("it is there");
+    got.job.expect("the job").state()
+}
+
+fn cancellation(job: &OpenedJob) -> issuer::CancelJobRequest {
+    issuer::CancelJobRequest {
+        id: job.job.id.clone(),
+        ..Default::default()
+    }
+}
+
+fn on_behalf(workspace: &str, principal: &str) -> issuer::OpenJobRequest {
+    let mut request = job(workspace);
+    principal.clone_into(&mut request.job.get_or_insert_default().principal);
+    request
+}
+
+/// The refusals on the record.
+async fn refusals(world: &World) -> Vec<issuer::CredentialRefused> {
+    let log = world.log(Service::Issuer).await;
+    let refused = log
+        .iter()
+        .filter(|event| event.event_type == "tharsis.issuer.v1.CredentialRefused");
+    refused
+        .map(|event| issuer::CredentialRefused::decode(event.payload.as_slice()).expect("an event"))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_came_to_its_end_gets_nothing_more() {
+    let world = World::start().await;
+    let (admin, viewer) = (world.admin(), world.user("viewer"));
+    let (deployer, web) = workspace(&admin).await;
+    admin.grants(&viewer, Role::Viewer, &web).await;
+    let finishes = admin.opens_job(&web).await;
+    let cancelled = admin.opens_job(&web).await;
+    let bystander = admin.opens_job(&web).await;
+    for job in [&finishes, &cancelled] {
+        admin.asks_as(&job.token, &deployer).await.expect("issued");
+        assert_eq!(state(&viewer, job).await, JobState::Open);
+    }
+
+    let finish = issuer::FinishJobRequest {
+        request_id: unique_id().to_string(),
+        ..Default::default()
+    };
+    let job = admin.with_token(&finishes.token);
+    let (one, other) = tokio::join!(job.asks(finish.clone()), job.asks(finish.clone()));
+    assert_eq!(one.expect("finished"), other.expect("answered alike"));
+    job.asks(issuer::FinishJobRequest::default())
+        .await
+        .expect("nothing to change");
+    refused(
+        admin.asks_as(&finishes.token, &deployer).await,
+        Code::FailedPrecondition,
+        "JOB_FINISHED",
+    );
+    assert_eq!(state(&viewer, &finishes).await, JobState::Finished);
+    refused(
+        admin.asks(cancellation(&finishes)).await,
+        Code::FailedPrecondition,
+        "JOB_FINISHED",
+    );
+
+    refused(
+        viewer.asks(cancellation(&cancelled)).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    not_found(world.user("nobody").asks(cancellation(&cancelled)).await);
+    let answer = admin
+        .asks(cancellation(&cancelled))
+        .await
+        .expect("cancelled");
+    let stopped = answer.job.expect("the job");
+    assert_eq!(stopped.state(), JobState::Cancelled);
+    assert_eq!(stopped.create_time, cancelled.job.create_time);
+    admin
+        .asks(cancellation(&cancelled))
+        .await
+        .expect("nothing to change");
+    let job = admin.with_token(&cancelled.token);
+    for outcome in [
+        job.asks(issuer::HeartbeatJobRequest::default())
+            .await
+            .map(drop),
+        job.asks(issuer::FinishJobRequest::default())
+            .await
+            .map(drop),
+        job.asks(issuer::IssueCredentialsRequest::default())
+            .await
+            .map(drop),
+        admin.asks_as(&cancelled.token, &deployer).await.map(drop),
+    ] {
+        refused(outcome, Code::FailedPrecondition, "JOB_CANCELLED");
+    }
+    let events = world.log(Service::Issuer).await;
+    let ends = events.iter().filter(|event| {
+        event.event_type.ends_with(".JobFinished") || event.event_type.ends_with(".JobCancelled")
+    });
+    assert_eq!(ends.count(), 2);
+    // Nobody else's business.
+    admin
+        .asks_as(&bystander.token, &deployer)
+        .await
+        .expect("issued");
+    not_found(
+        admin
+            .asks(issuer::CancelJobRequest {
+                id: "job_01h455vb4pex5vsknk084sn02q".to_owned(),
+                ..Default::default()
+            })
+            .await,
+    );
+    invalid(
+        admin.asks(issuer::CancelJobRequest::default()).await,
+        &["id"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_sent_heartbeats_is_missed() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let mut request = job(&web);
+    request.job.get_or_insert_default().heartbeat_timeout = Some(seconds(2));
+    let beating = opens(&admin, request.clone()).await.expect("opened");
+    let quiet = opens(&admin, request.clone()).await.expect("opened");
+    let job = admin.with_token(&beating.token);
+    let heartbeat = issuer::HeartbeatJobRequest::default;
+    let first = job.asks(heartbeat()).await.expect("alive");
+    assert!(first.silent_time.is_some());
+    assert_eq!(first.expire_time, beating.job.expire_time);
+    // As long as it is heard of, it gets credentials, long after its first heartbeat.
+    let mut last = first.clone();
+    while last.silent_time.map(|time| time.seconds) < first.silent_time.map(|time| time.seconds + 3)
+    {
+        last = job.asks(heartbeat()).await.expect("alive");
+        admin
+            .asks_as(&beating.token, &deployer)
+            .await
+            .expect("issued");
+    }
+    let recorded = world.log(Service::Issuer).await;
+    let recorded = recorded
+        .iter()
+        .filter(|event| event.event_type.ends_with(".JobHeartbeatReceived"));
+    assert!(recorded.count() < 20, "not each of them");
+    eventually(async || {
+        let now = state(&admin, &beating).await;
+        let silent = now == JobState::Silent;
+        silent.then_some(()).ok_or(now.as_str_name())
+    })
+    .await;
+    for outcome in [
+        admin.asks_as(&beating.token, &deployer).await.map(drop),
+        job.asks(heartbeat()).await.map(drop),
+    ] {
+        refused(outcome, Code::FailedPrecondition, "JOB_SILENT");
+    }
+    // It never sent any, and needs not.
+    admin
+        .asks_as(&quiet.token, &deployer)
+        .await
+        .expect("issued");
+    assert_eq!(state(&admin, &quiet).await, JobState::Open);
+
+    let wanted = request.job.get_or_insert_default();
+    wanted.heartbeat_timeout = Some(seconds(3_601));
+    "job:job_01h455vb4pex5vsknk084sn02q".clone_into(&mut wanted.principal);
+    invalid(
+        admin.asks(request).await,
+        &["job.heartbeat_timeout", "job.principal"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_on_behalf_of_who_could_open_it() {
+    let world = World::start().await;
+    let (admin, bob, viewer) = (world.admin(), world.user("bob"), world.user("viewer"));
+    let dispatcher = world.user("dispatcher");
+    let (deployer, web) = workspace(&admin).await;
+    let acme = "trn:group:acme";
+    admin.grants(&dispatcher, Role::Deployer, acme).await;
+    admin.grants(&viewer, Role::Viewer, acme).await;
+    for principal in ["user:dev/bob", "user:dev/viewer"] {
+        refused(
+            opens(&dispatcher, on_behalf(&web, principal)).await,
+            Code::FailedPrecondition,
+            "PRINCIPAL_NOT_MEMBER",
+        );
+    }
+    refused(
+        opens(&viewer, on_behalf(&web, "user:dev/dispatcher")).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    let bobs = admin.grants(&bob, Role::Deployer, acme).await;
+    let opened = opens(&dispatcher, on_behalf(&web, "user:dev/bob"))
+        .await
+        .expect("opened");
+    assert_eq!(opened.job.principal, "user:dev/bob");
+    // An administrator by configuration is no member, and counts.
+    let of_admin = opens(&dispatcher, on_behalf(&web, "user:dev/admin"))
+        .await
+        .expect("opened");
+    for job in [&opened, &of_admin] {
+        dispatcher
+            .asks_as(&job.token, &deployer)
+            .await
+            .expect("issued");
+    }
+    // What counts is bob's role, at the moment of each issue.
+    let demoted = namespace::UpdateMembershipRequest {
+        membership: Some(namespace::Membership {
+            role: Role::Viewer.into(),
+            ..bobs.clone()
+        }),
+        ..Default::default()
+    };
+    let token = admin
+        .asks(demoted)
+        .await
+        .expect("changed")
+        .consistency_token;
+    let request = issuer::IssueCredentialRequest {
+        managed_identity_id: deployer.clone(),
+        consistency_token: token,
+    };
+    let asked = dispatcher.with_token(&opened.token);
+    refused(
+        asked.asks(request.clone()).await,
+        Code::FailedPrecondition,
+        "PRINCIPAL_NOT_MEMBER",
+    );
+    let nearer = membership("dev/bob", Role::Deployer, &web);
+    let token = admin.asks(nearer).await.expect("granted").consistency_token;
+    let request = issuer::IssueCredentialRequest {
+        consistency_token: token,
+        ..request
+    };
+    asked.asks(request).await.expect("issued again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_are_on_the_record_once() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let spare = admin.creates_identity("acme/spare").await.id;
+    admin.creates_group("other").await;
+    let foreign = admin.creates_identity("other/deployer").await.id;
+    let opened = admin.opens_job(&web).await;
+    let missing = "mi_01h455vb4pex5vsknk084sn02q";
+    for _ in 0..5 {
+        let refusal = admin.asks_as(&opened.token, &spare).await;
+        refused(refusal, Code::FailedPrecondition, "NOT_ASSIGNED");
+        not_found(admin.asks_as(&opened.token, &foreign).await);
+        not_found(admin.asks_as(&opened.token, missing).await);
+        // Not a question that could be decided.
+        invalid(
+            admin.asks_as(&opened.token, "?").await,
+            &["managed_identity_id"],
+        );
+    }
+    let finish = issuer::FinishJobRequest::default();
+    let job = admin.with_token(&opened.token);
+    job.asks(finish).await.expect("finished");
+    for _ in 0..5 {
+        let refusal = admin.asks_as(&opened.token, &deployer).await;
+        refused(refusal, Code::FailedPrecondition, "JOB_FINISHED");
+    }
+    let recorded = refusals(&world).await;
+    let known: Vec<_> = recorded
+        .iter()
+        .map(|refusal| {
+            (
+                refusal.managed_identity_id.as_str(),
+                refusal.reasons.join(","),
+            )
+        })
+        .collect();
+    let wanted = [
+        (spare.as_str(), "NOT_ASSIGNED"),
+        (&foreign, "NOT_INHERITED"),
+        ("", "IDENTITY_NOT_FOUND"),
+        (&deployer, "JOB_FINISHED"),
+    ];
+    assert_eq!(known, wanted.map(|(id, reason)| (id, reason.to_owned())));
+    for refusal in recorded {
+        assert_eq!(
+            (refusal.job_id, refusal.workspace_id),
+            (opened.job.id.clone(), web.clone())
+        );
+        assert!(refusal.refuse_time.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_credentials_of_a_workspace_come_at_once() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let opened = admin.opens_job(&web).await;
+    let mut request = e2e::user::aws_identity("acme/cluster");
+    let kubernetes = identity::KubernetesConfiguration {
+        audience: "cluster".to_owned(),
+    };
+    let kind = identity::configuration::Type::Kubernetes(kubernetes);
+    request
+        .managed_identity
+        .get_or_insert_default()
+        .configuration = Some(identity::Configuration { r#type: Some(kind) });
+    let made = admin.asks(request).await.expect("made");
+    let cluster = made.managed_identity.expect("the identity").id;
+    admin.assigns(&cluster, &web).await;
+    let job = admin.with_token(&opened.token);
+    let before = world.log(Service::Issuer).await.len();
+    let answer = job
+        .asks(issuer::IssueCredentialsRequest::default())
+        .await
+        .expect("issued");
+    assert_eq!(answer.refusals, []);
+    let mut ids: Vec<_> = answer
+        .credentials
+        .iter()
+        .map(|credential| credential.managed_identity_id.clone())
+        .collect();
+    ids.sort();
+    let mut wanted = [deployer, cluster];
+    wanted.sort();
+    assert_eq!(ids, wanted);
+    for credential in &answer.credentials {
+        let verified =
+            relying_party::verify(&world.issuer_url(), &credential.audience, &credential.token)
+                .await
+                .expect("it verifies");
+        assert_eq!(
+            verified.claims["sub"],
+            credential.managed_identity_id.as_str()
+        );
+        assert_eq!(verified.claims["jti"], credential.token_id.as_str());
+        let revision = verified.claims["tharsis_revision"]
+            .as_str()
+            .expect("a text");
+        assert!(revision.starts_with("namespace=") && revision.contains(",identity="));
+    }
+    let audit = &world.log(Service::Issuer).await[before..];
+    let audited: Vec<_> = audit
+        .iter()
+        .map(|event| {
+            issuer::CredentialIssued::decode(event.payload.as_slice())
+                .expect("an event")
+                .token_id
+        })
+        .collect();
+    let issued: Vec<_> = answer
+        .credentials
+        .iter()
+        .map(|issued| issued.token_id.clone())
+        .collect();
+    assert_eq!(audited, issued);
+}
