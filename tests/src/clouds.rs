@@ -5,6 +5,7 @@
 mod answer;
 mod aws;
 mod azure;
+pub mod example;
 mod google;
 mod kubernetes;
 mod tls;

@@ -37,18 +37,19 @@ async fn keep_one(
     mut token: Token,
     renew_after: Option<Duration>,
 ) {
+    let mut due = token.due();
     loop {
-        sleep(renew_after.unwrap_or(token.due())).await;
+        sleep(renew_after.unwrap_or(due)).await;
         let Some(next) = next(issuer, &identity).await else {
             return;
         };
-        // Both end with the job: there is no later one.
-        if !next.outlives(&token) {
-            return;
-        }
-        match folder.write(&identity.token_file(), next.text()) {
-            Ok(()) => token = next,
-            Err(failure) => say(&format!("the token is not renewed: {failure}")),
+        due = next.due();
+        // Where both end with the job, or tokens are shorter now, the one there is as good.
+        if next.outlives(&token) {
+            match folder.write(&identity.token_file(), next.text()) {
+                Ok(()) => token = next,
+                Err(failure) => say(&format!("the token is not renewed: {failure}")),
+            }
         }
     }
 }

@@ -50,8 +50,9 @@ impl Token {
     }
 
     /// How long after its issue the next one is due: a third of its life is left for an issuer that is away meanwhile.
+    /// Tokens that live shorter and shorter, as they do at the end of a job, are not asked for without pause.
     pub(crate) fn due(&self) -> Duration {
-        (self.life() * 2 / 3).max(Duration::from_secs(1))
+        (self.life() * 2 / 3).max(Duration::from_secs(5))
     }
 
     /// Whether it holds longer than the other.
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn it_is_renewed_when_two_thirds_of_its_life_are_over() {
         assert_eq!(token(1_000, 1_900).due(), Duration::from_mins(10));
-        assert_eq!(token(1_000, 1_001).due(), Duration::from_secs(1));
+        assert_eq!(token(1_000, 1_001).due(), Duration::from_secs(5));
         assert!(token(1_600, 2_500).outlives(&token(1_000, 1_900)));
         assert!(!token(1_600, 1_900).outlives(&token(1_000, 1_900)));
     }

@@ -3,41 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use e2e::clouds::{Cluster, FederatedCredential, Provider, Role, Served, ServiceAccount, Trust};
+use e2e::clouds::example::{self, CLIENT, SERVICE_ACCOUNT};
+use e2e::clouds::{Served, Trust};
 use serde_json::{Value, json};
 
-use crate::scene::{CLIENT, PROVIDER, ROLE, SERVICE_ACCOUNT, Scene, TENANT, runs};
+use crate::scene::{Scene, runs};
 
 /// What the owners of the clouds' side would say of the scene's identities.
 fn trust(scene: &Scene) -> Trust {
-    let issuer = scene.world.issuer_url();
-    Trust {
-        aws: vec![Role {
-            arn: ROLE.to_owned(),
-            issuer: issuer.clone(),
-            audience: "aws".to_owned(),
-            subject: scene.aws.id.clone(),
-        }],
-        azure: vec![FederatedCredential {
-            tenant_id: TENANT.to_owned(),
-            client_id: CLIENT.to_owned(),
-            issuer: issuer.clone(),
-            subject: scene.azure.id.clone(),
-            audience: "api://AzureADTokenExchange".to_owned(),
-        }],
-        google: vec![Provider {
-            name: PROVIDER.to_owned(),
-            issuer: issuer.clone(),
-            service_accounts: vec![ServiceAccount {
-                email: SERVICE_ACCOUNT.to_owned(),
-                subject: scene.google.id.clone(),
-            }],
-        }],
-        kubernetes: vec![Cluster {
-            issuer,
-            audience: "kubernetes".to_owned(),
-        }],
-    }
+    let identities = [&scene.aws, &scene.azure, &scene.google, &scene.kubernetes];
+    let subjects = identities.map(|identity| identity.id.clone());
+    example::trust(&scene.world.issuer_url(), &subjects)
 }
 
 /// What each client was given, or how it was refused.

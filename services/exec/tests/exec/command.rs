@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use bed::eventually;
+use e2e::clouds::example::{CLIENT, PROVIDER, ROLE, TENANT};
 use e2e::relying_party;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
-use crate::scene::{CLIENT, PROVIDER, ROLE, Ran, Scene, TENANT, ended, runs};
+use crate::scene::{EXEC, Ran, Scene, ended, runs};
 
 /// Prints its environment, and the mode and content of each file in the folder of the tokens.
 const TELLS: &str = r#"
@@ -167,5 +168,46 @@ async fn a_signal_before_the_command_runs_ends_it_all() {
     sends(&child, Signal::TERM);
     let ran = ended(child).await;
     assert_eq!(ran.code, Some(143), "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}
+
+/// Presses Ctrl-C in a terminal of its own, and says how often the command was asked, and how it ended.
+const PRESSES: &str = r#"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+out = b""
+while b"ready" not in out:
+    out += os.read(terminal, 1024)
+os.write(terminal, b"\x03")
+try:
+    while more := os.read(terminal, 1024):
+        out += more
+except OSError:
+    pass  # nobody has the terminal any more
+_, status = os.waitpid(child, 0)
+print(out.decode().split()[-2:], os.waitstatus_to_exitcode(status))
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_the_terminal_asks_once() {
+    // Terraform gives up at the second.
+    const COUNTS: &str = r#"
+import signal, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+# Said once it waits for the signal: two that came before would be one.
+threading.Timer(0.1, print, ["ready"], {"flush": True}).start()
+asked = 0
+while signal.sigtimedwait([signal.SIGINT], 0.5 if asked else 60):
+    asked += 1
+print(f"\nasked {asked}")
+exit(3)
+"#;
+    let scene = Scene::set().await;
+    let mut python = scene.program("python3");
+    python.args(["-c", PRESSES, EXEC, "--", "python3", "-c", COUNTS]);
+    let ran = runs(python).await;
+    assert_eq!(ran.out, "['asked', '1'] 3\n", "{}", ran.said);
     assert!(scene.folders().is_empty());
 }

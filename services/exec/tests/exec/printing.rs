@@ -1,8 +1,9 @@
 //! `tharsis-exec env` and `tharsis-exec token`.
 
+use e2e::clouds::example::ROLE;
 use e2e::relying_party;
 
-use crate::scene::{Scene, read, runs};
+use crate::scene::{EXEC, Scene, read, runs};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shell_evaluates_the_exports_and_renews_in_place() {
@@ -10,21 +11,13 @@ async fn a_shell_evaluates_the_exports_and_renews_in_place() {
         eval "$("$EXEC" env)" && cp "$AWS_WEB_IDENTITY_TOKEN_FILE" "$THARSIS_EXEC_FOLDER/first" &&
         eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN""#;
     let scene = Scene::set().await;
-    let exec = scene.exec(&[]);
-    let mut shell = tokio::process::Command::new("sh");
-    shell
-        .args(["-c", TWICE])
-        .env("EXEC", exec.as_std().get_program())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    for (name, value) in exec.as_std().get_envs() {
-        shell.env(name, value.expect("it is set"));
-    }
+    let mut shell = scene.program("sh");
+    shell.args(["-c", TWICE]).env("EXEC", EXEC);
     let ran = runs(shell).await;
     assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
     let mut lines = ran.out.lines();
     let file = lines.next().expect("the file");
-    assert_eq!(lines.next(), Some(crate::scene::ROLE));
+    assert_eq!(lines.next(), Some(ROLE));
     let folders = scene.folders();
     assert_eq!(folders.len(), 1, "the second uses the folder of the first");
     let (first, second) = (read(folders[0].join("first")), read(file));

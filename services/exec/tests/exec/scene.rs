@@ -3,22 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use e2e::clouds::example::identities;
 use e2e::user::OpenedJob;
 use e2e::{Service, User, World};
+use proto::identity::v1::ManagedIdentity;
 use proto::identity::v1::configuration::Type;
-use proto::identity::v1::{
-    AwsConfiguration, AzureConfiguration, GoogleConfiguration, KubernetesConfiguration,
-    ManagedIdentity,
-};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-pub(crate) const ROLE: &str = "arn:aws:iam::123456789012:role/deployer";
-pub(crate) const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
-pub(crate) const TENANT: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
-pub(crate) const PROVIDER: &str =
-    "projects/123456789012/locations/global/workloadIdentityPools/tharsis/providers/main";
-pub(crate) const SERVICE_ACCOUNT: &str = "deployer@acme.iam.gserviceaccount.com";
+/// `tharsis-exec`.
+pub(crate) const EXEC: &str = env!("CARGO_BIN_EXE_tharsis-exec");
 
 /// The job, and the folder in which the program makes its own.
 pub(crate) struct Scene {
@@ -38,29 +32,18 @@ impl Scene {
         let admin = world.admin();
         admin.creates_group("acme").await;
         let web = admin.creates_workspace("acme/web").await;
-        let registers = async |path: &str, configuration: Type| {
-            let identity = admin.registers(path, configuration).await;
+        let registers = async |(name, configuration): (&str, Type)| {
+            let path = format!("acme/{name}");
+            let identity = admin.registers(&path, configuration).await;
             admin.assigns(&identity.id, &web.id).await;
             identity
         };
-        let aws = Type::Aws(AwsConfiguration {
-            role_arn: ROLE.to_owned(),
-        });
-        let azure = Type::Azure(AzureConfiguration {
-            client_id: CLIENT.to_owned(),
-            tenant_id: TENANT.to_owned(),
-            ..Default::default()
-        });
-        let google = Type::Google(GoogleConfiguration {
-            workload_identity_provider: PROVIDER.to_owned(),
-            service_account: SERVICE_ACCOUNT.to_owned(),
-        });
-        let kubernetes = Type::Kubernetes(KubernetesConfiguration::default());
+        let [aws, azure, google, kubernetes] = identities();
         Self {
-            aws: registers("acme/deployer", aws).await,
-            azure: registers("acme/application", azure).await,
-            google: registers("acme/workload", google).await,
-            kubernetes: registers("acme/cluster", kubernetes).await,
+            aws: registers(aws).await,
+            azure: registers(azure).await,
+            google: registers(google).await,
+            kubernetes: registers(kubernetes).await,
             job: admin.opens_job(&web.id).await,
             admin,
             world,
@@ -77,14 +60,21 @@ impl Scene {
 
     /// The program with another job's token.
     pub(crate) fn exec_as(&self, job_token: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tharsis-exec"));
+        let mut command = self.program(EXEC);
+        command.env("THARSIS_JOB_TOKEN", job_token);
+        command
+    }
+
+    /// Any program, in the environment of this job.
+    pub(crate) fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         // Whoever runs the tests may have credentials of their own.
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .env("THARSIS_ISSUER_GRPC_URL", self.issuer())
-            .env("THARSIS_JOB_TOKEN", job_token)
+            .env("THARSIS_JOB_TOKEN", &self.job.token)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

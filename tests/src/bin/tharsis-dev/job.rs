@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use e2e::clouds::{Cluster, FederatedCredential, Provider, Role, ServiceAccount, Trust};
+use e2e::clouds::example::{identities, trust};
 use e2e::{User, user};
 use edge::clock;
 use proto::identity::v1 as identity;
@@ -14,15 +14,6 @@ use serde_json::json;
 use crate::clouds::Clouds;
 use crate::set::Set;
 use crate::token;
-
-const ROLE: &str = "arn:aws:iam::123456789012:role/deployer";
-const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
-const TENANT: &str = "66666666-7777-8888-9999-aaaaaaaaaaaa";
-const AZURE_AUDIENCE: &str = "api://AzureADTokenExchange";
-const PROVIDER: &str =
-    "projects/123456789012/locations/global/workloadIdentityPools/tharsis/providers/main";
-const SERVICE_ACCOUNT: &str = "deployer@acme.iam.gserviceaccount.com";
-const KUBERNETES_AUDIENCE: &str = "kubernetes";
 
 /// Where the set is, and the stand-ins.
 #[derive(clap::Args)]
@@ -55,17 +46,10 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
         .asks(user::workspace(&format!("{group}/web")))
         .await?;
     let workspace = workspace.workspace.context("the answer has no workspace")?;
-    let mut subjects = Vec::new();
-    for (name, configuration) in identities() {
-        subjects.push(
-            registers(
-                &caller,
-                &workspace.id,
-                &format!("{group}/{name}"),
-                configuration,
-            )
-            .await?,
-        );
+    let mut subjects = <[String; 4]>::default();
+    for (subject, (name, configuration)) in subjects.iter_mut().zip(identities()) {
+        let path = format!("{group}/{name}");
+        *subject = registers(&caller, &workspace.id, &path, configuration).await?;
     }
     let opened = caller.asks(user::job(&workspace.id)).await?;
     let addresses = arguments.clouds.addresses();
@@ -101,30 +85,6 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
     Ok(())
 }
 
-fn identities() -> [(&'static str, Type); 4] {
-    let aws = identity::AwsConfiguration {
-        role_arn: ROLE.to_owned(),
-    };
-    let azure = identity::AzureConfiguration {
-        client_id: CLIENT.to_owned(),
-        tenant_id: TENANT.to_owned(),
-        audience: AZURE_AUDIENCE.to_owned(),
-    };
-    let google = identity::GoogleConfiguration {
-        workload_identity_provider: PROVIDER.to_owned(),
-        service_account: SERVICE_ACCOUNT.to_owned(),
-    };
-    let kubernetes = identity::KubernetesConfiguration {
-        audience: KUBERNETES_AUDIENCE.to_owned(),
-    };
-    [
-        ("deployer", Type::Aws(aws)),
-        ("application", Type::Azure(azure)),
-        ("workload", Type::Google(google)),
-        ("cluster", Type::Kubernetes(kubernetes)),
-    ]
-}
-
 /// Makes an identity, and assigns it; answers with its id, the subject of its tokens.
 async fn registers(
     caller: &User,
@@ -141,37 +101,4 @@ async fn registers(
     let made = made.context("the answer has no managed identity")?;
     caller.asks(user::assignment(&made.id, workspace)).await?;
     Ok(made.id)
-}
-
-/// What the owners of the clouds' side would say, in the order of the identities.
-fn trust(issuer: &str, subjects: &[String]) -> Trust {
-    let subject = |at: usize| subjects.get(at).cloned().unwrap_or_default();
-    let issuer = issuer.to_owned();
-    Trust {
-        aws: vec![Role {
-            arn: ROLE.to_owned(),
-            issuer: issuer.clone(),
-            audience: "aws".to_owned(),
-            subject: subject(0),
-        }],
-        azure: vec![FederatedCredential {
-            tenant_id: TENANT.to_owned(),
-            client_id: CLIENT.to_owned(),
-            issuer: issuer.clone(),
-            subject: subject(1),
-            audience: AZURE_AUDIENCE.to_owned(),
-        }],
-        google: vec![Provider {
-            name: PROVIDER.to_owned(),
-            issuer: issuer.clone(),
-            service_accounts: vec![ServiceAccount {
-                email: SERVICE_ACCOUNT.to_owned(),
-                subject: subject(2),
-            }],
-        }],
-        kubernetes: vec![Cluster {
-            issuer,
-            audience: KUBERNETES_AUDIENCE.to_owned(),
-        }],
-    }
 }
