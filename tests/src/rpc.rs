@@ -54,7 +54,14 @@ rpcs! {
     Namespace "/tharsis.namespace.v1.LimitService/UpdateLimit" namespace UpdateLimitRequest UpdateLimitResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentity" identity CreateManagedIdentityRequest CreateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/GetManagedIdentity" identity GetManagedIdentityRequest GetManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/GetSetupInstructions" identity GetSetupInstructionsRequest GetSetupInstructionsResponse;
+    Identity "/tharsis.identity.v1.AccessRuleService/CreateAccessRule" identity CreateAccessRuleRequest CreateAccessRuleResponse;
+    Identity "/tharsis.identity.v1.AccessRuleService/GetAccessRule" identity GetAccessRuleRequest GetAccessRuleResponse;
+    Identity "/tharsis.identity.v1.AccessRuleService/UpdateAccessRule" identity UpdateAccessRuleRequest UpdateAccessRuleResponse;
+    Identity "/tharsis.identity.v1.AccessRuleService/DeleteAccessRule" identity DeleteAccessRuleRequest DeleteAccessRuleResponse;
+    Identity "/tharsis.identity.v1.AccessRuleService/ListAccessRules" identity ListAccessRulesRequest ListAccessRulesResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/MoveManagedIdentity" identity MoveManagedIdentityRequest MoveManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/AssignManagedIdentity" identity AssignManagedIdentityRequest AssignManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UnassignManagedIdentity" identity UnassignManagedIdentityRequest UnassignManagedIdentityResponse;

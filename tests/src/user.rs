@@ -199,6 +199,14 @@ impl User {
         assigned.expect("it is assigned").consistency_token
     }
 
+    /// Makes an access rule for both stages: only these users, `dev/bob`.
+    pub async fn restricts(&self, identity: &str, users: &[&str]) -> identity::AccessRule {
+        let made = self.asks(access_rule(identity, users)).await;
+        made.expect("an access rule is made")
+            .access_rule
+            .expect("the rule")
+    }
+
     /// Opens a job in a workspace.
     pub async fn opens_job(&self, workspace: &str) -> OpenedJob {
         let opened = self.asks(job(workspace)).await.expect("a job is opened");
@@ -368,6 +376,31 @@ pub fn aws(role_arn: &str) -> identity::Configuration {
     identity::Configuration {
         r#type: Some(identity::configuration::Type::Aws(aws)),
     }
+}
+
+/// The request that makes an access rule, for both stages: only these users.
+#[must_use]
+pub fn access_rule(identity: &str, users: &[&str]) -> identity::CreateAccessRuleRequest {
+    let rule = identity::AccessRule {
+        managed_identity_id: identity.to_owned(),
+        condition: Some(eligible(users)),
+        ..Default::default()
+    };
+    identity::CreateAccessRuleRequest {
+        access_rule: Some(rule),
+        ..Default::default()
+    }
+}
+
+/// A rule's condition: only these users, `dev/bob`.
+#[must_use]
+pub fn eligible(users: &[&str]) -> identity::access_rule::Condition {
+    let user = |user: &&str| access::Principal {
+        kind: Some(access::principal::Kind::User((*user).to_owned())),
+    };
+    identity::access_rule::Condition::EligiblePrincipals(identity::EligiblePrincipals {
+        principals: users.iter().map(user).collect(),
+    })
 }
 
 /// The request that gives a principal, `dev/bob`, a role.

@@ -2,6 +2,7 @@
 
 pub mod domain;
 mod grpc;
+mod setup;
 mod wire;
 
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
-use edge::settings::{Environment, Settings};
+use edge::settings::{self, Environment, Settings};
+use proto::identity::v1::access_rule_service_server::AccessRuleServiceServer;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +24,18 @@ pub use crate::grpc::IdentityRpc;
 pub struct Config {
     /// What every service is told.
     pub settings: Settings,
+    /// `THARSIS_ISSUER_URL`: the `iss` of the tokens, for which clouds have to be set up.
+    pub issuer_url: String,
 }
 
 impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
+        let settings = Settings::read(environment);
+        let issuer_url = settings::issuer_url(environment);
         Some(Self {
-            settings: Settings::read(environment)?,
+            settings: settings?,
+            issuer_url: issuer_url?,
         })
     }
 }
@@ -47,10 +54,13 @@ pub async fn run(
     let rpc = IdentityRpc::new(
         Commands::new(log, visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
+        config.issuer_url,
     );
     host.serve(
         listener,
-        Services::default().with(ManagedIdentityServiceServer::new(rpc)),
+        Services::default()
+            .with(ManagedIdentityServiceServer::new(rpc.clone()))
+            .with(AccessRuleServiceServer::new(rpc)),
     )
     .await
 }

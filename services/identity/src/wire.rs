@@ -1,12 +1,15 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
+pub(crate) mod access_rule;
+
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{Description, Name};
+use model::{AccessRule, Description, Name};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
 
+use crate::domain::access_rules::MAX_RULES;
 use crate::domain::managed_identity::{Configuration, ManagedIdentity};
 use crate::domain::{assignment, managed_identity};
 
@@ -48,14 +51,18 @@ pub(crate) fn read_identity(
             description: parse("description", &event.description)?,
             configuration: configuration(event.configuration)?,
         }),
+        Event::ManagedIdentityMoved(event) => Ok(managed_identity::Event::Moved {
+            id: parse("managed identity id", &event.managed_identity_id)?,
+            from: parse("old group id", &event.old_group_id)?,
+            to: parse("new group id", &event.new_group_id)?,
+            name: parse("name", &event.name)?,
+        }),
         Event::ManagedIdentityDeleted(event) => Ok(managed_identity::Event::Deleted {
             id: parse("managed identity id", &event.managed_identity_id)?,
             group: parse("group id", &event.group_id)?,
             name: parse("name", &event.name)?,
         }),
-        event @ (Event::ManagedIdentityAssigned(_) | Event::ManagedIdentityUnassigned(_)) => {
-            Err(Unreadable::Foreign(event.event_type().to_owned()))
-        }
+        event => Err(Unreadable::Foreign(event.event_type().to_owned())),
     }
 }
 
@@ -79,6 +86,14 @@ pub(crate) fn write_identity(event: &managed_identity::Event) -> Event {
             description: description.to_string(),
             configuration: Some(write_configuration(configuration)),
         }),
+        managed_identity::Event::Moved { id, from, to, name } => {
+            Event::ManagedIdentityMoved(pb::ManagedIdentityMoved {
+                managed_identity_id: id.to_string(),
+                old_group_id: from.to_string(),
+                new_group_id: to.to_string(),
+                name: name.to_string(),
+            })
+        }
         managed_identity::Event::Deleted { id, group, name } => {
             Event::ManagedIdentityDeleted(pb::ManagedIdentityDeleted {
                 managed_identity_id: id.to_string(),
@@ -99,11 +114,7 @@ pub(crate) fn read_assignment(recorded: &RecordedEvent) -> Result<assignment::Ev
             parse("workspace id", &event.workspace_id)?,
             parse("managed identity id", &event.managed_identity_id)?,
         )),
-        event @ (Event::ManagedIdentityCreated(_)
-        | Event::ManagedIdentityUpdated(_)
-        | Event::ManagedIdentityDeleted(_)) => {
-            Err(Unreadable::Foreign(event.event_type().to_owned()))
-        }
+        event => Err(Unreadable::Foreign(event.event_type().to_owned())),
     }
 }
 
@@ -170,7 +181,7 @@ fn read_configuration(configuration: &Type) -> Result<Configuration, Violations>
     }
 }
 
-fn write_configuration(configuration: &Configuration) -> pb::Configuration {
+pub(crate) fn write_configuration(configuration: &Configuration) -> pb::Configuration {
     let configuration = match configuration {
         Configuration::Aws { role } => Type::Aws(pb::AwsConfiguration {
             role_arn: role.to_string(),
@@ -227,20 +238,38 @@ pub(crate) struct Wanted {
     pub(crate) configuration: Configuration,
 }
 
-pub(crate) fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Status> {
+fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Violations> {
     let mut violations = Violations::default();
     let name = violations.check("managed_identity.name", identity.name.parse());
     let description =
         violations.check("managed_identity.description", identity.description.parse());
     let configuration = configuration(identity, &mut violations);
-    let wanted = violations.finish(|| {
+    violations.finish(|| {
         Some(Wanted {
             name: name?,
             description: description?,
             configuration: configuration?,
         })
-    })?;
-    Ok(wanted)
+    })
+}
+
+/// What a request says of an identity to be made, and of the rules that it has from the beginning.
+pub(crate) fn wanted_with_rules(
+    identity: &pb::ManagedIdentity,
+    rules: &[pb::AccessRule],
+) -> Result<(Wanted, Vec<AccessRule>), Status> {
+    const FIELD: &str = "access_rules";
+    let mut violations = Violations::default();
+    let identity = violations.merge(wanted(identity));
+    if rules.len() > MAX_RULES {
+        violations.add(FIELD, format!("must be at most {MAX_RULES}"));
+    }
+    let mut checked = Vec::new();
+    for (index, rule) in rules.iter().enumerate().take(MAX_RULES) {
+        let rule = access_rule::wanted(rule);
+        checked.extend(violations.nested(&format!("{FIELD}[{index}]"), rule));
+    }
+    Ok(violations.finish(|| Some((identity?, checked)))?)
 }
 
 /// An identity as callers see it. Times and etag are filled in by whoever knows them.

@@ -20,7 +20,7 @@ use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
-use edge::settings::{Environment, Secret, Settings};
+use edge::settings::{self, Environment, Secret, Settings};
 use proto::issuer::v1::credential_service_server::CredentialServiceServer;
 use proto::issuer::v1::job_service_server::JobServiceServer;
 use proto::issuer::v1::signing_key_service_server::SigningKeyServiceServer;
@@ -87,11 +87,7 @@ impl Config {
             "an address and port, such as 127.0.0.1:7105",
             str::parse,
         );
-        let issuer_url = environment.required(
-            "THARSIS_ISSUER_URL",
-            "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
-            issuer_url,
-        );
+        let issuer_url = settings::issuer_url(environment);
         let key_encryption_keys = key_encryption_keys(environment);
         let key_policy = key_policy(environment);
         // A follower asks for the log's end every second: a bound of one would be passed now and then while all is well.
@@ -109,24 +105,6 @@ impl Config {
             key_policy: key_policy?,
             staleness_bound: staleness_bound?,
         })
-    }
-}
-
-/// Clouds compare the issuer byte for byte, and Azure takes 600 characters at most.
-fn issuer_url(text: &str) -> Result<String, &'static str> {
-    let rest = text.strip_prefix("https://").or_else(|| {
-        let rest = text.strip_prefix("http://")?;
-        let local = ["127.0.0.1", "localhost", "[::1]"]
-            .iter()
-            .any(|host| rest.starts_with(host));
-        local.then_some(rest)
-    });
-    let rest = rest.ok_or("not https")?;
-    let plain = !rest.is_empty() && !rest.ends_with('/') && !rest.contains(['?', '#', '@', ' ']);
-    if plain && text.len() <= 600 {
-        Ok(text.to_owned())
-    } else {
-        Err("not such a URL")
     }
 }
 

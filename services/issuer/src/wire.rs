@@ -4,13 +4,13 @@ pub(crate) mod job;
 pub(crate) mod signing_key;
 
 use edge::request;
+use model::Stage;
 use proto::EventError;
 use proto::issuer::v1::{self as pb, Event};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::domain::credential::Grant;
-use crate::domain::job::Stage;
 
 /// A recorded event of ours does not read as one.
 #[derive(Debug, thiserror::Error)]

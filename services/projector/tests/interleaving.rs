@@ -34,13 +34,16 @@ enum Deed {
     DeleteIdentity(usize),
     Assign(usize, usize),
     Unassign(usize),
+    MoveIdentity(usize, usize),
+    MakeRule(usize),
+    DeleteRule(usize),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
     use Deed::{
-        Assign, ChangeMembership, DeleteGroup, DeleteIdentity, DeleteMembership, DeleteWorkspace,
-        Describe, MakeGroup, MakeIdentity, MakeMembership, MakeWorkspace, Move, Unassign,
-        UpdateIdentity,
+        Assign, ChangeMembership, DeleteGroup, DeleteIdentity, DeleteMembership, DeleteRule,
+        DeleteWorkspace, Describe, MakeGroup, MakeIdentity, MakeMembership, MakeRule,
+        MakeWorkspace, Move, MoveIdentity, Unassign, UpdateIdentity,
     };
     let number = || 0..100_usize;
     prop_oneof![
@@ -58,6 +61,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => number().prop_map(DeleteIdentity),
         3 => (number(), number()).prop_map(|(a, b)| Assign(a, b)),
         1 => number().prop_map(Unassign),
+        1 => (number(), number()).prop_map(|(a, b)| MoveIdentity(a, b)),
+        1 => number().prop_map(MakeRule),
+        1 => number().prop_map(DeleteRule),
     ]
 }
 
@@ -72,6 +78,8 @@ struct History {
     memberships: BTreeMap<String, (String, String)>,
     identities: BTreeMap<String, (String, String)>,
     assignments: Vec<(String, String)>,
+    /// The identity, by id.
+    rules: BTreeMap<String, String>,
     namespace: Vec<RecordedEvent>,
     identity: Vec<RecordedEvent>,
 }
@@ -153,6 +161,9 @@ impl History {
             Deed::DeleteIdentity(number) => self.delete_identity(number),
             Deed::Assign(identity, workspace) => self.assign(identity, workspace),
             Deed::Unassign(number) => self.unassign(number),
+            Deed::MoveIdentity(identity, to) => self.move_identity(identity, to),
+            Deed::MakeRule(identity) => self.make_rule(identity),
+            Deed::DeleteRule(number) => self.delete_rule(number),
         }
     }
 
@@ -456,6 +467,62 @@ impl History {
             workspace_id: workspace.clone(),
         };
         self.identity("assignment", &workspace, event);
+    }
+}
+
+impl History {
+    fn move_identity(&mut self, identity: usize, to: usize) {
+        let (Some(id), Some(to)) = (pick(&self.identities, identity), pick(&self.groups, to))
+        else {
+            return;
+        };
+        let (from, name) = self.identities[&id].clone();
+        let wanted = (to.clone(), name.clone());
+        if self.identities.values().any(|taken| *taken == wanted) {
+            return;
+        }
+        self.identities.insert(id.clone(), wanted);
+        let event = identity::ManagedIdentityMoved {
+            managed_identity_id: id.clone(),
+            old_group_id: from,
+            new_group_id: to,
+            name,
+        };
+        self.identity("managed_identity", &id, event);
+    }
+
+    fn make_rule(&mut self, identity: usize) {
+        let Some(identity) = pick(&self.identities, identity) else {
+            return;
+        };
+        let id = self.id("rule");
+        self.rules.insert(id.clone(), identity.clone());
+        let eligible = identity::EligiblePrincipals {
+            principals: vec![principal("dev/a".to_owned())],
+        };
+        let event = identity::AccessRuleCreated {
+            managed_identity_id: identity.clone(),
+            access_rule_id: id,
+            stages: vec![1, 2],
+            condition: Some(identity::access_rule_created::Condition::EligiblePrincipals(eligible)),
+            revision: self.identity.len() as u64,
+        };
+        self.identity("access_rule", &identity, event);
+    }
+
+    fn delete_rule(&mut self, number: usize) {
+        let Some(id) = pick(&self.rules, number) else {
+            return;
+        };
+        let Some(identity) = self.rules.remove(&id) else {
+            return;
+        };
+        let event = identity::AccessRuleDeleted {
+            managed_identity_id: identity.clone(),
+            access_rule_id: id,
+            revision: self.identity.len() as u64,
+        };
+        self.identity("access_rule", &identity, event);
     }
 }
 

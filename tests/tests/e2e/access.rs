@@ -32,6 +32,7 @@ struct Target {
     workspace: namespace::Workspace,
     membership: namespace::Membership,
     identity: identity::ManagedIdentity,
+    rule: identity::AccessRule,
     job: user::OpenedJob,
 }
 
@@ -56,6 +57,7 @@ fn rows(target: &Target) -> Vec<Row> {
     let mut rows = namespace_rows(target);
     rows.extend(move_rows(target));
     rows.extend(identity_rows(target));
+    rows.extend(access_rule_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
     rows
@@ -215,8 +217,24 @@ fn identity_rows(target: &Target) -> Vec<Row> {
         ),
         row(
             "",
+            identity::GetSetupInstructionsRequest {
+                id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
             identity::UpdateManagedIdentityRequest {
                 managed_identity: Some(changed_identity),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::MoveManagedIdentityRequest {
+                id: text(&target.identity.id),
+                new_group_id: text(&target.group.id),
+                etag: OTHER_ETAG.to_owned(),
                 ..Default::default()
             },
         ),
@@ -230,6 +248,45 @@ fn identity_rows(target: &Target) -> Vec<Row> {
         ),
         row("", user::assignment("?", &target.workspace.id)),
         row("", user::unassignment("?", &target.workspace.id)),
+    ]
+}
+
+fn access_rule_rows(target: &Target) -> Vec<Row> {
+    let changed = identity::AccessRule {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.rule.clone()
+    };
+    vec![
+        row("", user::access_rule(&target.identity.id, &[])),
+        row(
+            "",
+            identity::GetAccessRuleRequest {
+                id: text(&target.rule.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::UpdateAccessRuleRequest {
+                access_rule: Some(changed),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::DeleteAccessRuleRequest {
+                id: text(&target.rule.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::ListAccessRulesRequest {
+                managed_identity_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
     ]
 }
 
@@ -353,6 +410,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let workspace = admin.creates_workspace("acme/team/web").await;
     let identity = admin.creates_identity("acme/team/deployer").await;
     admin.assigns(&identity.id, &workspace.id).await;
+    let rule = admin.restricts(&identity.id, &[admin.principal()]).await;
     let membership = admin
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
@@ -383,6 +441,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         workspace,
         membership,
         identity,
+        rule,
         job,
     };
     (target, callers)

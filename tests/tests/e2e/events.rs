@@ -166,6 +166,7 @@ async fn make_each_happen(admin: &User, bob: &User) {
         ..Default::default()
     };
     admin.asks(change).await.expect("changed");
+    rules_happen(admin, bob, &deployer.id).await;
     admin.assigns(&deployer.id, &web.id).await;
     let opened = admin.opens_job(&web.id).await;
     admin
@@ -192,6 +193,12 @@ async fn make_each_happen(admin: &User, bob: &User) {
         .asks(unassignment(&deployer.id, &web.id))
         .await
         .expect("unassigned");
+    let to_acme = identity::v1::MoveManagedIdentityRequest {
+        id: deployer.id.clone(),
+        new_group_id: "trn:group:acme".to_owned(),
+        ..Default::default()
+    };
+    admin.asks(to_acme).await.expect("moved");
     let delete = identity::v1::DeleteManagedIdentityRequest {
         id: deployer.id,
         ..Default::default()
@@ -231,4 +238,23 @@ async fn move_things(admin: &User, team: &namespace::v1::Group, web: &namespace:
     admin.moves_group(&team.id, "trn:group:acme/other").await;
     admin.moves_group(&team.id, acme).await;
     admin.sets_limit("group_subgroups", 10).await;
+}
+
+async fn rules_happen(admin: &User, bob: &User, identity: &str) {
+    let rule = admin
+        .restricts(identity, &[admin.principal(), bob.principal()])
+        .await;
+    let change = identity::v1::UpdateAccessRuleRequest {
+        access_rule: Some(identity::v1::AccessRule {
+            condition: Some(e2e::user::eligible(&[admin.principal()])),
+            ..rule.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let delete = identity::v1::DeleteAccessRuleRequest {
+        id: rule.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
 }

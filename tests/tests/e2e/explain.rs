@@ -92,6 +92,7 @@ async fn each_check_is_explained() {
         (Check::Role, ""),
         (Check::Assignment, ""),
         (Check::Path, ""),
+        (Check::Rules, ""),
     ];
     assert_eq!(verdicts(&bobs), all_hold);
     let own = asks(&viewer, question(&web, &deployer)).await;
@@ -101,7 +102,8 @@ async fn each_check_is_explained() {
         [
             (Check::Role, "PRINCIPAL_NOT_MEMBER"),
             (Check::Assignment, ""),
-            (Check::Path, "")
+            (Check::Path, ""),
+            (Check::Rules, ""),
         ]
     );
     for (principal, allowed) in [
@@ -160,7 +162,8 @@ async fn what_is_said_of_a_job_is_what_it_is_told() {
             (Check::Job, "JOB_FINISHED"),
             (Check::Role, ""),
             (Check::Assignment, "NOT_ASSIGNED"),
-            (Check::Path, "")
+            (Check::Path, ""),
+            (Check::Rules, ""),
         ]
     );
     assert!(!refused.allowed);
@@ -193,7 +196,8 @@ async fn what_may_not_be_known_is_not_explained() {
         [
             (Check::Role, ""),
             (Check::Assignment, "NOT_ASSIGNED"),
-            (Check::Path, "NOT_INHERITED")
+            (Check::Path, "NOT_INHERITED"),
+            (Check::Rules, ""),
         ]
     );
     let elsewhere = admin.creates_workspace("other/web").await;

@@ -1,6 +1,7 @@
 //! The whole set, as its callers, relying parties and subscribers see it.
 
 mod access;
+mod access_rules;
 mod assignments;
 mod clouds;
 mod consistency;
@@ -13,6 +14,7 @@ mod explain;
 mod faults;
 mod golden;
 mod idempotency;
+mod identity_moves;
 mod job_identities;
 mod jobs;
 mod keys;

@@ -1,12 +1,13 @@
 //! Every type of managed identity: what is kept of its configuration, and what its tokens say.
 
 use e2e::refusal::invalid;
-use e2e::user::{aws_identity, credential};
+use e2e::user::{aws, aws_identity, credential};
 use e2e::{User, World, relying_party};
 use proto::identity::v1::configuration::Type;
+use proto::identity::v1::setup_instructions::Cloud;
 use proto::identity::v1::{
-    AzureConfiguration, Configuration, GoogleConfiguration, KubernetesConfiguration,
-    ManagedIdentity, UpdateManagedIdentityRequest,
+    AzureConfiguration, Configuration, GetSetupInstructionsRequest, GoogleConfiguration,
+    KubernetesConfiguration, ManagedIdentity, UpdateManagedIdentityRequest,
 };
 use tonic::Status;
 
@@ -168,4 +169,56 @@ async fn what_a_cloud_would_refuse_is_refused_with_the_field_named() {
     let cluster = cluster.expect("it is made");
     // Its trust in the cloud is for that type of cloud.
     invalid(updates(&alice, &cluster.id, azure("")).await, &[&below("")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_setup_says_what_the_tokens_say() {
+    let world = World::start().await;
+    let alice = world.admin();
+    alice.creates_group("acme").await;
+    let web = alice.creates_workspace("acme/web").await;
+    let job = alice.with_token(&alice.opens_job(&web.id).await.token);
+    let aws = aws("arn:aws-cn:iam::123456789012:role/deployer").r#type;
+    for (name, configuration) in [
+        ("aws", aws.expect("aws")),
+        ("azure", azure("api://tharsis")),
+        ("google", google("")),
+        ("cluster", kubernetes("prod")),
+    ] {
+        let mut request = aws_identity(&format!("acme/{name}"));
+        let wanted = request.managed_identity.get_or_insert_default();
+        wanted.configuration = Some(Configuration {
+            r#type: Some(configuration),
+        });
+        let made = alice.asks(request).await.expect("it is made");
+        let identity = made.managed_identity.expect("the identity");
+        alice.assigns(&identity.id, &web.id).await;
+        let request = GetSetupInstructionsRequest {
+            id: identity.trn.clone(),
+            ..Default::default()
+        };
+        let said = alice.asks(request).await.expect("instructions");
+        let said = said.setup_instructions.expect("instructions");
+        assert_eq!(said.issuer_url, world.issuer_url());
+        assert_eq!(said.subject, identity.id);
+        trusts(&world, &job, &identity, &said.audience).await;
+        // No cloud reaches this issuer, and whoever makes an identity is told.
+        assert!(said.warnings[0].contains("https"), "{:?}", said.warnings);
+        assert_eq!(made.warnings, said.warnings);
+        if let Some(Cloud::Aws(aws)) = said.cloud {
+            let policy: serde_json::Value =
+                serde_json::from_str(&aws.trust_policy).expect("a document");
+            let host = said.issuer_url.replace("http://", "");
+            let statement = &policy["Statement"][0];
+            assert_eq!(
+                statement["Principal"]["Federated"],
+                format!("arn:aws-cn:iam::123456789012:oidc-provider/{host}")
+            );
+            let equals = &statement["Condition"]["StringEquals"];
+            assert_eq!(equals[format!("{host}:sub")], identity.id);
+            assert_eq!(equals[format!("{host}:aud")], said.audience);
+        } else {
+            assert!(said.terraform.contains(&identity.id));
+        }
+    }
 }

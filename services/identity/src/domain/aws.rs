@@ -58,6 +58,31 @@ impl FromStr for RoleArn {
     }
 }
 
+impl RoleArn {
+    /// `aws`, `aws-cn`, `aws-us-gov`.
+    #[must_use]
+    pub fn partition(&self) -> &str {
+        self.part(1)
+    }
+
+    /// 12 digits.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        self.part(4)
+    }
+
+    /// The path and the name of the role: `/` and `deployer`, `/team/` and `deployer`.
+    #[must_use]
+    pub fn path_and_name(&self) -> (&str, &str) {
+        let role = self.part(5).strip_prefix("role").unwrap_or_default();
+        role.split_at(role.rfind('/').map_or(0, |slash| slash + 1))
+    }
+
+    fn part(&self, number: usize) -> &str {
+        self.0.splitn(6, ':').nth(number).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for RoleArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -67,6 +92,23 @@ impl fmt::Display for RoleArn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_an_arn() {
+        let parts = |text: &str| {
+            let arn: RoleArn = text.parse().expect("an arn");
+            let (path, name) = arn.path_and_name();
+            [arn.partition(), arn.account(), path, name].map(str::to_owned)
+        };
+        assert_eq!(
+            parts("arn:aws-cn:iam::123456789012:role/a/b/Deployer"),
+            ["aws-cn", "123456789012", "/a/b/", "Deployer"]
+        );
+        assert_eq!(
+            parts("arn:aws:iam::123456789012:role/x"),
+            ["aws", "123456789012", "/", "x"]
+        );
+    }
 
     #[test]
     fn arns() {

@@ -62,6 +62,30 @@ impl FromStr for Provider {
     }
 }
 
+impl Provider {
+    /// The project's number.
+    #[must_use]
+    pub fn project(&self) -> &str {
+        self.part(1)
+    }
+
+    /// The id of the pool.
+    #[must_use]
+    pub fn pool(&self) -> &str {
+        self.part(5)
+    }
+
+    /// The id of the provider in the pool.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.part(7)
+    }
+
+    fn part(&self, number: usize) -> &str {
+        self.0.split('/').nth(number).unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -94,6 +94,19 @@ pub enum Command {
         /// The new configuration, if it changes.
         configuration: Option<Configuration>,
     },
+    /// Take it to another group.
+    Move {
+        /// Which.
+        to: GroupId,
+        /// Whether an identity of that group has the name.
+        name_taken: bool,
+        /// Identities that the group has already.
+        siblings: i64,
+        /// The most of them.
+        max_siblings: i64,
+        /// The paths of workspaces that have it, and would not inherit it from there; not all, if they are many.
+        losing: Vec<String>,
+    },
     /// Delete it.
     Delete {
         /// The paths of workspaces that have it; not all, if they are many.
@@ -116,6 +129,17 @@ pub enum Event {
         description: Description,
         /// As it is now.
         configuration: Configuration,
+    },
+    /// It is of another group.
+    Moved {
+        /// Which.
+        id: ManagedIdentityId,
+        /// Where it was.
+        from: GroupId,
+        /// Where it is.
+        to: GroupId,
+        /// What it is called.
+        name: Name,
     },
     /// It is gone.
     Deleted {
@@ -143,6 +167,12 @@ pub enum Rejection {
     /// The type never changes.
     #[error("the type of a managed identity never changes; make another one")]
     OtherType,
+    /// It is there already.
+    #[error("the managed identity is of this group already")]
+    SameGroup,
+    /// Workspaces would lose it.
+    #[error("workspaces have the managed identity that would not inherit it from there; unassign it first: {}", .0.join(", "))]
+    Losing(Vec<String>),
     /// Workspaces have it.
     #[error("the managed identity is assigned to workspaces; unassign it first, or set force: {}", .0.join(", "))]
     Assigned(Vec<String>),
@@ -176,6 +206,32 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 configuration,
             },
         ) => update(identity, description, configuration),
+        (State::Live(identity), Command::Move { to, .. }) if to == identity.group => {
+            Err(Rejection::SameGroup)
+        }
+        (
+            State::Live(_),
+            Command::Move {
+                name_taken: true, ..
+            },
+        ) => Err(Rejection::NameTaken),
+        (
+            State::Live(_),
+            Command::Move {
+                siblings,
+                max_siblings,
+                ..
+            },
+        ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
+        (State::Live(_), Command::Move { losing, .. }) if !losing.is_empty() => {
+            Err(Rejection::Losing(losing))
+        }
+        (State::Live(identity), Command::Move { to, .. }) => Ok(vec![Event::Moved {
+            id: identity.id,
+            from: identity.group,
+            to,
+            name: identity.name.clone(),
+        }]),
         (
             State::Live(_),
             Command::Delete {
@@ -223,6 +279,11 @@ pub fn evolve(state: &mut State, event: &Event) {
             if let State::Live(identity) = state {
                 identity.description = description.clone();
                 identity.configuration = configuration.clone();
+            }
+        }
+        Event::Moved { to, .. } => {
+            if let State::Live(identity) = state {
+                identity.group = *to;
             }
         }
         Event::Deleted { .. } => *state = State::Deleted,
@@ -298,6 +359,46 @@ mod tests {
         assert_eq!(decide(&live(), update(None)), Ok(vec![]));
         assert_eq!(
             decide(&State::Deleted, update(None)),
+            Err(Rejection::Missing)
+        );
+    }
+
+    #[test]
+    fn it_moves_to_where_there_is_room_and_nobody_loses_it() {
+        let other = GroupId::from_uuid(uuid::Uuid::from_u128(3));
+        let to = |to, name_taken, siblings, losing: &[&str]| Command::Move {
+            to,
+            name_taken,
+            siblings,
+            max_siblings: 10,
+            losing: losing.iter().map(ToString::to_string).collect(),
+        };
+        for (command, rejection) in [
+            (
+                to(deployer().group, true, 10, &["acme/web"]),
+                Rejection::SameGroup,
+            ),
+            (to(other, true, 10, &["acme/web"]), Rejection::NameTaken),
+            (to(other, false, 10, &["acme/web"]), Rejection::TooMany(10)),
+            (
+                to(other, false, 9, &["acme/web"]),
+                Rejection::Losing(vec!["acme/web".to_owned()]),
+            ),
+        ] {
+            assert_eq!(decide(&live(), command), Err(rejection));
+        }
+        let events = decide(&live(), to(other, false, 9, &[])).expect("allowed");
+        let mut state = live();
+        events.iter().for_each(|event| evolve(&mut state, event));
+        assert_eq!(
+            state,
+            State::Live(ManagedIdentity {
+                group: other,
+                ..deployer()
+            })
+        );
+        assert_eq!(
+            decide(&State::Deleted, to(other, false, 0, &[])),
             Err(Rejection::Missing)
         );
     }

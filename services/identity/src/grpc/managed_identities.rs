@@ -10,18 +10,19 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, limits, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{Description, Limit, ManagedIdentityId, ResourceId};
+use model::{AccessRule, AccessRuleId, Description, Limit, ManagedIdentityId, ResourceId};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{
-    IdentityRpc, assigned_to_prefix, assignments_key, changes, count, encoded, siblings_key,
+    IdentityRpc, access_rules, assigned_to_prefix, assignments_key, changes, count, encoded,
+    siblings_key,
 };
 use crate::domain::managed_identity::{self, Configuration, ManagedIdentity, Rejection, State};
 use crate::wire;
 
 /// Workspaces that a refusal names.
-const NAMED: usize = 10;
+pub(super) const NAMED: usize = 10;
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
@@ -44,18 +45,23 @@ impl From<Rejection> for Status {
             Rejection::OtherType => {
                 Violations::of("managed_identity.configuration", message).into_status()
             }
-            Rejection::Assigned(workspaces) => {
-                let violations = workspaces.iter().map(|path| {
-                    PreconditionViolation::new("ASSIGNED", path, "has the managed identity")
-                });
-                status::failed_precondition(
-                    "MANAGED_IDENTITY_ASSIGNED",
-                    &message,
-                    violations.collect(),
-                )
+            Rejection::SameGroup => refused("SAME_PARENT"),
+            Rejection::Losing(workspaces) => {
+                status::failed_precondition("ASSIGNMENTS_LOST", &message, having(workspaces))
             }
+            Rejection::Assigned(workspaces) => status::failed_precondition(
+                "MANAGED_IDENTITY_ASSIGNED",
+                &message,
+                having(workspaces),
+            ),
         }
     }
+}
+
+fn having(workspaces: &[String]) -> Vec<PreconditionViolation> {
+    let having =
+        |path: &String| PreconditionViolation::new("ASSIGNED", path, "has the managed identity");
+    workspaces.iter().map(having).collect()
 }
 
 impl IdentityRpc {
@@ -66,8 +72,12 @@ impl IdentityRpc {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
         let identity = message.managed_identity.clone().unwrap_or_default();
-        let wanted = wire::wanted(&identity)?;
+        let (wanted, rules) = wire::wanted_with_rules(&identity, &message.access_rules)?;
         let id = clock::new_id();
+        let rules: Vec<_> = rules
+            .into_iter()
+            .map(|rule| (clock::new_id(), rule))
+            .collect();
         let decide = || async {
             let identity = ManagedIdentity {
                 id,
@@ -76,7 +86,7 @@ impl IdentityRpc {
                 description: wanted.description.clone(),
                 configuration: wanted.configuration.clone(),
             };
-            self.decide_create(&call, identity).await
+            self.decide_create(&call, identity, &rules).await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -107,7 +117,7 @@ impl IdentityRpc {
         let State::Live(identity) = &loaded.state else {
             return Err(Rejection::Missing.into());
         };
-        let message = message(place, identity, &loaded);
+        let message = message(&group_path(place), identity, &loaded);
         Ok(Response::new(pb::GetManagedIdentityResponse {
             managed_identity: Some(message),
         }))
@@ -179,7 +189,7 @@ impl IdentityRpc {
             .await
     }
 
-    async fn load(
+    pub(super) async fn load(
         &self,
         field: &str,
         place: &Place,
@@ -203,6 +213,7 @@ impl IdentityRpc {
         &self,
         call: &Call,
         identity: ManagedIdentity,
+        rules: &[(AccessRuleId, AccessRule)],
     ) -> Result<Decision<pb::CreateManagedIdentityResponse>, Status> {
         let group = call
             .relocate(&self.hierarchy)
@@ -239,13 +250,16 @@ impl IdentityRpc {
         guards.extend(changes(&events)?);
         let mut reply = wire::message(&group.path(), &identity);
         reply.etag = etag(events.len() as u64);
-        let streams = aggregate::append(stream(identity.id), Expected::Version(0), encoded(events));
+        let (rules, of_rules) = access_rules::first(identity.id, rules)?;
+        guards.extend(of_rules);
+        let made = aggregate::append(stream(identity.id), Expected::Version(0), encoded(events));
         let reply = pb::CreateManagedIdentityResponse {
             managed_identity: Some(reply),
+            warnings: self.warnings(&identity.configuration),
             ..Default::default()
         };
         Ok(Decision {
-            streams: streams.into_iter().collect(),
+            streams: made.into_iter().chain(rules).collect(),
             guards,
             reply,
         })
@@ -276,7 +290,7 @@ impl IdentityRpc {
         let State::Live(identity) = &after else {
             return Err(Rejection::Missing.into());
         };
-        let mut reply = message(&place, identity, &loaded);
+        let mut reply = message(&group_path(&place), identity, &loaded);
         reply.etag = etag(loaded.version + events.len() as u64);
         let events: Vec<_> = events.iter().map(wire::write_identity).collect();
         let mut guards = place.guards();
@@ -288,6 +302,7 @@ impl IdentityRpc {
         );
         let reply = pb::UpdateManagedIdentityResponse {
             managed_identity: Some(reply),
+            warnings: self.warnings(&identity.configuration),
             ..Default::default()
         };
         Ok(Decision {
@@ -375,21 +390,27 @@ impl IdentityRpc {
     }
 }
 
-fn stream(id: ManagedIdentityId) -> StreamId {
+pub(super) fn stream(id: ManagedIdentityId) -> StreamId {
     StreamId::new("managed_identity", id)
 }
 
-fn message(
-    place: &Place,
+/// An identity as callers see it, by the path of its group.
+pub(super) fn message(
+    group_path: &str,
     identity: &ManagedIdentity,
     loaded: &Loaded<State>,
 ) -> pb::ManagedIdentity {
-    let path = place.path();
-    let group_path = path.rsplit_once('/').map_or("", |(group, _)| group);
     pb::ManagedIdentity {
         etag: loaded.etag(),
         create_time: loaded.create_time.map(request::timestamp),
         update_time: loaded.update_time.map(request::timestamp),
         ..wire::message(group_path, identity)
     }
+}
+
+/// The path of the group that an identity's place is in.
+fn group_path(place: &Place) -> String {
+    let path = place.path();
+    path.rsplit_once('/')
+        .map_or_else(String::new, |(group, _)| group.to_owned())
 }

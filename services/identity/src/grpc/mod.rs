@@ -1,7 +1,10 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
+mod access_rules;
 mod assignments;
 mod managed_identities;
+mod moves;
+mod setup;
 
 use std::fmt;
 
@@ -18,15 +21,18 @@ use tonic::{Request, Response, Status};
 pub struct IdentityRpc {
     commands: Commands,
     hierarchy: Hierarchy,
+    /// The `iss` of the tokens.
+    issuer_url: String,
 }
 
 impl IdentityRpc {
-    /// On this log and the facts beside it.
+    /// On this log and the facts beside it, for tokens of this issuer.
     #[must_use]
-    pub fn new(commands: Commands, hierarchy: Hierarchy) -> Self {
+    pub fn new(commands: Commands, hierarchy: Hierarchy, issuer_url: String) -> Self {
         Self {
             commands,
             hierarchy,
+            issuer_url,
         }
     }
 
@@ -55,11 +61,25 @@ impl ManagedIdentityService for IdentityRpc {
         self.get(request).await
     }
 
+    async fn get_setup_instructions(
+        &self,
+        request: Request<pb::GetSetupInstructionsRequest>,
+    ) -> Result<Response<pb::GetSetupInstructionsResponse>, Status> {
+        self.setup(request).await
+    }
+
     async fn update_managed_identity(
         &self,
         request: Request<pb::UpdateManagedIdentityRequest>,
     ) -> Result<Response<pb::UpdateManagedIdentityResponse>, Status> {
         self.update(request).await
+    }
+
+    async fn move_managed_identity(
+        &self,
+        request: Request<pb::MoveManagedIdentityRequest>,
+    ) -> Result<Response<pb::MoveManagedIdentityResponse>, Status> {
+        self.move_an_identity(request).await
     }
 
     async fn delete_managed_identity(

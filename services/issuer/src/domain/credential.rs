@@ -1,5 +1,8 @@
 //! Whether a job gets an identity's credentials, and which.
 
+use std::collections::BTreeSet;
+
+use model::access_rule::RuleType;
 use model::{JobId, ManagedIdentityId, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
@@ -27,6 +30,8 @@ pub struct Question {
     pub assigned: bool,
     /// Whether the workspace lies below the identity's group.
     pub inherited: bool,
+    /// The types of the identity's access rules that refuse the job.
+    pub refusing: BTreeSet<RuleType>,
     /// What the identity's cloud expects as audience.
     pub audience: String,
     /// The time.
@@ -51,7 +56,7 @@ pub struct Grant {
 }
 
 /// Why the job gets nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The job is over.
     #[error(transparent)]
@@ -68,6 +73,14 @@ pub enum Refusal {
     /// The workspace lies elsewhere.
     #[error("the managed identity is not inherited by the job's workspace any more")]
     NotInherited,
+    /// Its access rules don't let the job have it.
+    #[error("the managed identity's access rules refuse the job: {}", named(.0))]
+    RulesRefused(BTreeSet<RuleType>),
+}
+
+fn named(types: &BTreeSet<RuleType>) -> String {
+    let names: Vec<String> = types.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// What is checked, in this order.
@@ -81,12 +94,15 @@ pub enum Check {
     Assignment,
     /// The workspace lies below the identity's group.
     Path,
+    /// The identity's access rules let the job have it.
+    Rules,
 }
 
 /// Each check, and why it refuses, if it does.
 #[must_use]
 pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
     let over = question.job_life.over(question.now);
+    let refusing = &question.refusing;
     vec![
         (Check::Job, over.map(Refusal::JobOver)),
         (
@@ -100,6 +116,10 @@ pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
         (
             Check::Path,
             (!question.inherited).then_some(Refusal::NotInherited),
+        ),
+        (
+            Check::Rules,
+            (!refusing.is_empty()).then(|| Refusal::RulesRefused(refusing.clone())),
         ),
     ]
 }
@@ -149,6 +169,7 @@ mod tests {
             identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             assigned: true,
             inherited: true,
+            refusing: BTreeSet::new(),
             audience: "aws".to_owned(),
             now: NOON,
         }
@@ -211,6 +232,14 @@ mod tests {
                 ..question()
             }),
             Err(Refusal::NotInherited)
+        );
+        let refusing = BTreeSet::from([RuleType::EligiblePrincipals]);
+        assert_eq!(
+            decide(Question {
+                refusing: refusing.clone(),
+                ..question()
+            }),
+            Err(Refusal::RulesRefused(refusing))
         );
     }
 }

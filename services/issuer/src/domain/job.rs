@@ -1,9 +1,6 @@
 //! A job: a run of Terraform in a workspace.
 
-use std::fmt;
-use std::str::FromStr;
-
-use model::{JobDuration, JobId, Principal, WorkspaceId};
+use model::{JobDuration, JobId, Principal, Stage, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
 /// How long a job that has ever sent a heartbeat may be silent, if it was not told otherwise.
@@ -24,15 +21,6 @@ pub enum State {
     },
     /// It has come to its end.
     Ended(Job, End),
-}
-
-/// The part of a run that a job does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// It looks what would change.
-    Plan,
-    /// It changes it.
-    Apply,
 }
 
 /// How a job came to its end.
@@ -59,32 +47,6 @@ pub enum Over {
     /// Somebody has stopped it.
     #[error("the job was cancelled; open another one")]
     Cancelled,
-}
-
-/// The text is not a [`Stage`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a stage")]
-pub struct InvalidStage;
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plan => "plan",
-            Self::Apply => "apply",
-        })
-    }
-}
-
-impl FromStr for Stage {
-    type Err = InvalidStage;
-
-    fn from_str(text: &str) -> Result<Self, InvalidStage> {
-        match text {
-            "plan" => Ok(Self::Plan),
-            "apply" => Ok(Self::Apply),
-            _ => Err(InvalidStage),
-        }
-    }
 }
 
 impl From<End> for Over {

@@ -29,7 +29,7 @@ use crate::wire;
 const ATTEMPTS: usize = 10;
 
 /// The word for a refusal, in answers and on the record.
-pub(super) fn reason(refusal: Refusal) -> &'static str {
+pub(super) fn reason(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::JobOver(Over::Overdue) => "JOB_OVER",
         Refusal::JobOver(Over::Silent) => "JOB_SILENT",
@@ -38,18 +38,23 @@ pub(super) fn reason(refusal: Refusal) -> &'static str {
         Refusal::PrincipalNotMember => "PRINCIPAL_NOT_MEMBER",
         Refusal::NotAssigned => "NOT_ASSIGNED",
         Refusal::NotInherited => "NOT_INHERITED",
+        Refusal::RulesRefused(_) => "RULES_REFUSED",
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let reason = reason(refusal);
+        let reason = reason(&refusal);
         let message = refusal.to_string();
-        status::failed_precondition(
-            reason,
-            &message,
-            vec![PreconditionViolation::new(reason, "job", &message)],
-        )
+        let violation = |subject: &str| PreconditionViolation::new(reason, subject, &message);
+        let violations = match &refusal {
+            Refusal::RulesRefused(types) => types
+                .iter()
+                .map(|rule_type| violation(&rule_type.to_string()))
+                .collect(),
+            _ => vec![violation("job")],
+        };
+        status::failed_precondition(reason, &message, violations)
     }
 }
 
@@ -126,7 +131,7 @@ fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
         job,
         workspace: Some(workspace),
         identity: Some(identity),
-        reason: reason(refusal),
+        reason: reason(&refusal),
         is_of_the_job: matches!(refusal, Refusal::JobOver(_) | Refusal::PrincipalNotMember),
         status: refusal.into(),
     })

@@ -3,7 +3,7 @@
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{authorization, clock, status};
-use model::{JobId, ManagedIdentityId, Principal, Reference, WorkspaceId};
+use model::{JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
 use proto::issuer::v1 as pb;
 use time::Duration;
 use tonic::Status;
@@ -13,7 +13,7 @@ use super::IssuerRpc;
 use super::credentials::reason;
 use super::ground::Subject;
 use crate::domain::credential::{Check, findings};
-use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Stage};
+use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life};
 use crate::wire;
 
 /// Who would ask.
@@ -61,7 +61,7 @@ impl IssuerRpc {
                     || holds(check, &subject, &identity_place.path()),
                     ToString::to_string,
                 ),
-                reason: refusal.map_or_else(String::new, |refusal| reason(refusal).to_owned()),
+                reason: refusal.map_or_else(String::new, |refusal| reason(&refusal).to_owned()),
             })
             .collect();
         Ok(pb::ExplainCredentialResponse {
@@ -151,6 +151,7 @@ fn wire_check(check: Check) -> pb::Check {
         Check::Role => pb::Check::Role,
         Check::Assignment => pb::Check::Assignment,
         Check::Path => pb::Check::Path,
+        Check::Rules => pb::Check::Rules,
     }
 }
 
@@ -167,5 +168,6 @@ fn holds(check: Check, subject: &Subject, identity: &str) -> String {
         }
         Check::Assignment => format!("{identity} is assigned to the workspace"),
         Check::Path => format!("{workspace} lies below the group of {identity}"),
+        Check::Rules => format!("the access rules of {identity} let it"),
     }
 }

@@ -6,19 +6,21 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use edge::access_rules;
 use edge::caller::Caller;
 use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_type_key};
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::Guard;
-use model::{JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, WorkspaceId};
+use model::access_rule::{AccessRule, InvalidAccessRule, Run, refusing};
+use model::{JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, WorkspaceId};
 use time::OffsetDateTime;
 use tonic::Status;
 
 use super::IssuerRpc;
 use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
 use crate::domain::credential::Question;
-use crate::domain::job::{Job, Life, Stage};
+use crate::domain::job::{Job, Life};
 
 /// The reason, where a job's workspace is gone.
 const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
@@ -163,15 +165,24 @@ impl IssuerRpc {
         identity_place: &Place,
     ) -> Result<(Question, Vec<Guard>), Status> {
         let Subject { job, life, place } = subject;
-        let (assignment, kind, audience) = (
+        let (assignment, kind, audience, revision) = (
             assignment_key(job.workspace, identity),
             identity_type_key(identity),
             identity_audience_key(identity),
+            access_rules::revision_key(identity),
         );
-        let keys = [&assignment, &kind, &audience].map(String::clone);
+        let keys = [&assignment, &kind, &audience, &revision].map(String::clone);
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let inherited = |group| place.is_within(group);
+        let rules = match facts.get(&revision) {
+            Some(_) => self.access_rules(identity).await?,
+            None => vec![],
+        };
+        let run = Run {
+            stage: job.stage,
+            principals: std::slice::from_ref(&job.principal),
+        };
         let question = Question {
             job: job.id,
             workspace: job.workspace,
@@ -180,6 +191,7 @@ impl IssuerRpc {
             identity,
             assigned: facts.get(&assignment).is_some(),
             inherited: identity_place.parent().is_some_and(inherited),
+            refusing: refusing(&rules, &run),
             audience: facts
                 .get(&audience)
                 .or_else(|| facts.get(&kind))
@@ -192,5 +204,20 @@ impl IssuerRpc {
             key,
         });
         Ok((question, guards.to_vec()))
+    }
+
+    /// An identity's access rules. They are read after their revision, which is guarded: what came or went since makes
+    /// the append refuse.
+    async fn access_rules(&self, identity: ManagedIdentityId) -> Result<Vec<AccessRule>, Status> {
+        let log = self.shared.commands.log();
+        let keys = log.fact_keys(&access_rules::rules_prefix(identity)).await;
+        let keys = keys.map_err(|error| status::log(&error))?;
+        let facts = log.facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        // One that can't be read refuses: to leave it out could be to let someone in.
+        let rules = keys.iter().filter_map(|key| facts.get(key)).map(str::parse);
+        rules
+            .collect::<Result<_, _>>()
+            .map_err(|error: InvalidAccessRule| status::internal(&error))
     }
 }

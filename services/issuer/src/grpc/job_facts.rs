@@ -122,7 +122,7 @@ fn read(id: JobId, node: &str, job: &str, life: &str) -> Option<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::job::Stage;
+    use model::Stage;
     use model::{Principal, WorkspaceId};
 
     #[test]

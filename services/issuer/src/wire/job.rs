@@ -3,13 +3,13 @@
 use edge::request;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{JobDuration, Principal};
+use model::{JobDuration, Principal, Stage};
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
 use tonic::Status;
 
 use super::{Unreadable, parse};
-use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Over, Stage};
+use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Over};
 
 /// How long a job may be told to be silent at most.
 const MAX_HEARTBEAT_TIMEOUT: Duration = Duration::hours(1);

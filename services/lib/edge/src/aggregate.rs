@@ -30,13 +30,17 @@ impl<S> Loaded<S> {
     /// Refuses if the caller saw another version; an empty etag asks for nothing.
     pub fn check_etag(&self, field: &str, given: &str) -> Result<(), Status> {
         match expected_version(field, given)? {
-            Some(version) if version != self.version => {
-                let message = "it was changed since the etag was read; get it again, then repeat";
-                Err(status::aborted("ETAG_MISMATCH", message))
-            }
+            Some(version) if version != self.version => Err(changed_since()),
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// The refusal of an etag that is not the present one.
+#[must_use]
+pub fn changed_since() -> Status {
+    let message = "it was changed since the etag was read; get it again, then repeat";
+    status::aborted("ETAG_MISMATCH", message)
 }
 
 /// Loads an aggregate: `read` decodes an event, `evolve` applies it.

@@ -36,6 +36,18 @@ pub struct Decision<R> {
     pub reply: R,
 }
 
+impl<R> Decision<R> {
+    /// The same, with another reply.
+    #[must_use]
+    pub fn map<T>(self, reply: T) -> Decision<T> {
+        Decision {
+            streams: self.streams,
+            guards: self.guards,
+            reply,
+        }
+    }
+}
+
 /// What the responses of all mutations have in common: encoded, it can be merged into any of them.
 #[derive(Clone, PartialEq, Message)]
 struct Planned {

@@ -12,6 +12,8 @@ use proto::access::v1 as access;
 use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
+use crate::access_rules;
+
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
 #[must_use]
 pub fn node_key(id: impl std::fmt::Display) -> String {
@@ -105,6 +107,9 @@ pub enum MalformedEvent {
     /// The limit is none of ours, or its value is no value of it.
     #[error("the event has no valid limit")]
     Limit,
+    /// The access rule is malformed.
+    #[error("the event has no valid access rule")]
+    AccessRule,
 }
 
 /// The role of a message.
@@ -244,6 +249,14 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
             audience(&event.managed_identity_id, event.configuration.as_ref()),
             configuration(&event.managed_identity_id, event.configuration.as_ref()),
         ],
+        Event::ManagedIdentityMoved(event) => vec![
+            node(&event.managed_identity_id, &event.new_group_id, &event.name),
+            (identity_name_key(&event.old_group_id, &event.name), None),
+            (
+                identity_name_key(&event.new_group_id, &event.name),
+                Some(event.managed_identity_id.clone()),
+            ),
+        ],
         Event::ManagedIdentityDeleted(event) => vec![
             (node_key(&event.managed_identity_id), None),
             (identity_name_key(&event.group_id, &event.name), None),
@@ -263,6 +276,25 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 None,
             )]
         }
+        Event::AccessRuleCreated(event) => {
+            let (identity, id) = (&event.managed_identity_id, &event.access_rule_id);
+            let rule = access_rules::created(event);
+            let mut changes = access_rules::is_now(identity, id, rule, event.revision)?;
+            changes.push(node(id, identity, ""));
+            changes
+        }
+        Event::AccessRuleUpdated(event) => access_rules::is_now(
+            &event.managed_identity_id,
+            &event.access_rule_id,
+            access_rules::updated(event),
+            event.revision,
+        )?,
+        Event::AccessRuleDeleted(event) => {
+            let (identity, id) = (&event.managed_identity_id, &event.access_rule_id);
+            let mut changes = access_rules::is_gone(identity, id, event.revision);
+            changes.push((node_key(id), None));
+            changes
+        }
     })
 }
 
@@ -280,12 +312,17 @@ pub fn identity_type(
     }
 }
 
-/// What the cloud expects as audience. Google's is the one that a provider takes by default
-/// (<https://cloud.google.com/iam/docs/workload-identity-federation-with-other-providers>).
 fn audience(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {
+    (identity_audience_key(id), identity_audience(configuration))
+}
+
+/// What the cloud expects as audience, where that is not the type's word. Google's is the one that a provider takes by
+/// default (<https://cloud.google.com/iam/docs/workload-identity-federation-with-other-providers>).
+#[must_use]
+pub fn identity_audience(configuration: Option<&identity::v1::Configuration>) -> Option<String> {
     use identity::v1::configuration::Type;
     let given = configuration.and_then(|configuration| configuration.r#type.as_ref());
-    let audience = given.and_then(|given| match given {
+    given.and_then(|given| match given {
         Type::Aws(_) => None,
         Type::Azure(azure) => Some(azure.audience.clone()),
         Type::Google(google) => Some(format!(
@@ -293,8 +330,7 @@ fn audience(id: &str, configuration: Option<&identity::v1::Configuration>) -> Ch
             google.workload_identity_provider
         )),
         Type::Kubernetes(kubernetes) => Some(kubernetes.audience.clone()),
-    });
-    (identity_audience_key(id), audience)
+    })
 }
 
 fn configuration(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {
@@ -396,7 +432,7 @@ impl Place {
     #[must_use]
     pub fn trn(&self) -> String {
         match self.id().kind() {
-            kind @ (Kind::Membership | Kind::Job | Kind::SigningKey) => {
+            kind @ (Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule) => {
                 format!("trn:{kind}:{}/{}", self.path(), self.id())
             }
             kind => format!("trn:{kind}:{}", self.path()),
@@ -407,6 +443,16 @@ impl Place {
     #[must_use]
     pub fn parent(&self) -> Option<ResourceId> {
         self.nodes.get(1).map(|node| node.id)
+    }
+
+    /// The place right above, with the role that the principal has here.
+    #[must_use]
+    pub fn above(&self) -> Option<Self> {
+        let nodes = self.nodes.get(1..).filter(|nodes| !nodes.is_empty())?;
+        Some(Self {
+            nodes: nodes.to_vec(),
+            ..self.clone()
+        })
     }
 
     /// Whether the resource is this one or below it.

@@ -1,6 +1,7 @@
 //! What every gRPC server of ours needs around its own rpcs: settings, authentication, authorization, error details,
 //! health, reflection, drain, telemetry. Nothing here knows a service's own rules.
 
+pub mod access_rules;
 pub mod aggregate;
 pub mod authentication;
 pub mod authorization;

@@ -340,6 +340,36 @@ pub fn from<T>(
     }
 }
 
+/// `THARSIS_ISSUER_URL`: the `iss` of every token, byte for byte. `None` if something is wrong with it, which is then
+/// noted.
+pub fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
+    environment.required(
+        "THARSIS_ISSUER_URL",
+        "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
+        parse_issuer_url,
+    )
+}
+
+/// Clouds compare the issuer byte for byte, and Azure takes 600 characters at most. Only what may stand in a URL
+/// (RFC 3986, 2), and no quotation mark: it is pasted into other texts.
+fn parse_issuer_url(text: &str) -> Result<String, &'static str> {
+    let rest = text.strip_prefix("https://").or_else(|| {
+        let rest = text.strip_prefix("http://")?;
+        let local = ["127.0.0.1", "localhost", "[::1]"]
+            .iter()
+            .any(|host| rest.starts_with(host));
+        local.then_some(rest)
+    });
+    let rest = rest.ok_or("not https")?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]%!&()*+,;=".contains(&byte);
+    let plain = !rest.is_empty() && !rest.ends_with('/') && rest.bytes().all(allowed);
+    if plain && text.len() <= 600 {
+        Ok(text.to_owned())
+    } else {
+        Err("not such a URL")
+    }
+}
+
 impl Environment<'_> {
     /// A variable that must be set.
     pub fn required<T, E: Display>(
@@ -561,6 +591,36 @@ mod tests {
             r#"[{"name":"dev","url":"http://h","audience":"a"},{"name":"b","url":"http://h","audience":"a"}]"#,
         ] {
             assert!(read(&[("THARSIS_OIDC_ISSUERS", bad)]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn issuer_urls() {
+        for good in [
+            "https://tharsis.example.com",
+            "https://example.com/oidc/tharsis",
+            "http://127.0.0.1:7105",
+            "http://[::1]:7105",
+        ] {
+            assert_eq!(parse_issuer_url(good), Ok(good.to_owned()));
+        }
+        let long = format!("https://example.com/{}", "a".repeat(600));
+        for bad in [
+            "",
+            "https://",
+            "https://example.com/",
+            "http://example.com",
+            "https://example.com?x",
+            "https://example.com#x",
+            "https://alice@example.com",
+            "https://example.com/a b",
+            "https://example.com/\"",
+            "https://example.com/'",
+            "https://example.com/${x}",
+            "https://exämple.com",
+            &long,
+        ] {
+            assert!(parse_issuer_url(bad).is_err(), "{bad}");
         }
     }
 }

@@ -114,6 +114,7 @@ ids! {
     ManagedIdentity ManagedIdentityId "mi" "managed_identity";
     SigningKey SigningKeyId "key" "signing_key";
     Job JobId "job" "job";
+    AccessRule AccessRuleId "rule" "access_rule";
 }
 
 impl fmt::Display for Kind {

@@ -3,20 +3,24 @@
 //! No I/O, clock, random numbers or wire types in here.
 
 pub mod access;
+pub mod access_rule;
 pub mod id;
 pub mod job_duration;
 pub mod limit;
 pub mod name;
 pub mod principal;
+pub mod stage;
 pub mod trn;
 
 pub use access::{Permission, Requirement, Role};
+pub use access_rule::AccessRule;
 pub use id::{
-    GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId, SigningKeyId,
-    WorkspaceId,
+    AccessRuleId, GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId,
+    SigningKeyId, WorkspaceId,
 };
 pub use job_duration::JobDuration;
 pub use limit::Limit;
 pub use name::{Description, Name};
 pub use principal::Principal;
+pub use stage::Stage;
 pub use trn::{InvalidReference, Reference, Trn};

@@ -22,7 +22,7 @@ pub struct Trn {
 pub enum Last {
     /// Of a group, workspace or managed identity.
     Name(Name),
-    /// Of what has no name: a membership, a job.
+    /// Of what has no name: a membership, a job, an access rule.
     Id(ResourceId),
 }
 
@@ -61,7 +61,7 @@ impl FromStr for Trn {
             Kind::Group | Kind::Workspace | Kind::ManagedIdentity => {
                 Last::Name(last.parse().map_err(|_| InvalidReference)?)
             }
-            Kind::Membership | Kind::Job | Kind::SigningKey => {
+            Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule => {
                 let id: ResourceId = last.parse().map_err(|InvalidId| InvalidReference)?;
                 if id.kind() != kind {
                     return Err(InvalidReference);

@@ -40,7 +40,19 @@ pub(super) async fn apply(
     for event in events {
         let decoded =
             Event::decode(&event.event_type, &event.payload).map_err(inapplicable(event))?;
-        changes.add(event, decoded);
+        // Which name is free in a group depends on what was moved before.
+        if let Event::ManagedIdentityMoved(moved) = decoded {
+            std::mem::take(&mut changes).write(connection).await?;
+            relocate(
+                connection,
+                &moved.managed_identity_id,
+                &moved.new_group_id,
+                event,
+            )
+            .await?;
+        } else {
+            changes.add(event, decoded);
+        }
     }
     changes.write(connection).await?;
     Ok(())
@@ -97,6 +109,11 @@ impl<'a> Changes<'a> {
                     false,
                 );
             }
+            // A move is written by itself; the service that owns the rules lists them.
+            Event::ManagedIdentityMoved(_)
+            | Event::AccessRuleCreated(_)
+            | Event::AccessRuleUpdated(_)
+            | Event::AccessRuleDeleted(_) => {}
         }
     }
 
@@ -191,6 +208,24 @@ async fn update(
         &configurations,
         &versions,
         &times
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn relocate(
+    connection: &mut PgConnection,
+    id: &str,
+    group: &str,
+    event: &RecordedEvent,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE managed_identities SET group_id = $2, version = $3, updated_at = $4 WHERE id = $1",
+        id,
+        group,
+        event.version.cast_signed(),
+        event.recorded_at
     )
     .execute(connection)
     .await?;

@@ -1,0 +1,321 @@
+//! `AccessRuleService`.
+
+use std::collections::HashMap;
+
+use edge::aggregate::{self, Loaded};
+use edge::command::{Decision, Mutation};
+use edge::hierarchy::Place;
+use edge::layer::Call;
+use edge::request::{self, expected_version};
+use edge::status::PreconditionViolation;
+use edge::violations::Violations;
+use edge::{clock, status};
+use eventlog::{Expected, Guard, StreamAppend, StreamId};
+use model::access_rule::AccessRule;
+use model::{AccessRuleId, ManagedIdentityId};
+use proto::identity::v1 as pb;
+use proto::identity::v1::access_rule_service_server::AccessRuleService;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+
+use super::{IdentityRpc, changes, encoded};
+use crate::domain::access_rules::{self, Command, Event, Rejection};
+use crate::wire::access_rule as wire;
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
+        match rejection {
+            Rejection::Missing => status::not_found("the access rule"),
+            Rejection::Exists => status::already_exists("ACCESS_RULE_EXISTS", &message),
+            Rejection::TooMany => status::failed_precondition(
+                "ACCESS_RULE_LIMIT",
+                &message,
+                vec![PreconditionViolation::new(
+                    "ACCESS_RULE_LIMIT",
+                    "managed_identity",
+                    &message,
+                )],
+            ),
+            Rejection::OtherType => Violations::of("access_rule", message).into_status(),
+        }
+    }
+}
+
+/// An identity's rules, and when each was made and changed.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    state: access_rules::State,
+    times: HashMap<AccessRuleId, (OffsetDateTime, OffsetDateTime)>,
+}
+
+fn evolve(rules: &mut Rules, (event, at): &(Event, OffsetDateTime)) {
+    access_rules::evolve(&mut rules.state, event);
+    let times = rules.times.entry(event.id).or_insert((*at, *at));
+    times.1 = *at;
+}
+
+#[tonic::async_trait]
+impl AccessRuleService for IdentityRpc {
+    async fn create_access_rule(
+        &self,
+        request: Request<pb::CreateAccessRuleRequest>,
+    ) -> Result<Response<pb::CreateAccessRuleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.access_rule.clone().unwrap_or_default();
+        let rule = wire::wanted(&wanted).map_err(|violations| violations.within("access_rule"))?;
+        let id = clock::new_id();
+        let decide = || async {
+            let place = self
+                .identity_place(&call, "access_rule.managed_identity_id")
+                .await?;
+            let command = Command::Create(id, rule.clone());
+            let (decision, rule) = self.decide_rule(&place, id, "", command).await?;
+            Ok(decision.map(pb::CreateAccessRuleResponse {
+                access_rule: rule,
+                ..Default::default()
+            }))
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::CreateAccessRuleResponse, time| {
+            if let Some(rule) = &mut reply.access_rule {
+                let time = request::timestamp(time);
+                (rule.create_time, rule.update_time) = (Some(time), Some(time));
+            }
+        };
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
+    }
+
+    async fn get_access_rule(
+        &self,
+        request: Request<pb::GetAccessRuleRequest>,
+    ) -> Result<Response<pb::GetAccessRuleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let id = call.id("id", "access rule")?;
+        let place = above(call.place()?)?;
+        let (_, loaded) = self.load_rules(&place).await?;
+        let rule = message(&place, id, &loaded.state).ok_or(Rejection::Missing)?;
+        Ok(Response::new(pb::GetAccessRuleResponse {
+            access_rule: Some(rule),
+        }))
+    }
+
+    async fn update_access_rule(
+        &self,
+        request: Request<pb::UpdateAccessRuleRequest>,
+    ) -> Result<Response<pb::UpdateAccessRuleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let wanted = message.access_rule.clone().unwrap_or_default();
+        let mut violations = Violations::default();
+        let mask = violations.merge(request::update_mask(
+            message.update_mask.as_ref(),
+            &["stages", "eligible_principals"],
+        ));
+        let changes = |field| mask.as_ref().is_some_and(|mask| mask.has(field));
+        let mut inner = Violations::default();
+        let stages = changes("stages").then(|| wire::stages(&wanted, &mut inner));
+        let condition = changes("eligible_principals")
+            .then(|| wire::condition(&wanted, &mut inner))
+            .flatten();
+        violations.nested("access_rule", inner.finish(|| Some(())));
+        violations.finish(|| Some(()))?;
+        let decide = || async {
+            let id = call.id("access_rule.id", "access rule")?;
+            let place = self.rule_place(&call).await?;
+            let command = Command::Update {
+                id,
+                stages: stages.clone(),
+                condition: condition.clone(),
+            };
+            let (decision, rule) = self.decide_rule(&place, id, &wanted.etag, command).await?;
+            Ok(decision.map(pb::UpdateAccessRuleResponse {
+                access_rule: rule,
+                ..Default::default()
+            }))
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        let answer = |reply: &mut pb::UpdateAccessRuleResponse, time| {
+            if let Some(rule) = &mut reply.access_rule {
+                rule.update_time = Some(request::timestamp(time));
+            }
+        };
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                answer,
+            )
+            .await
+    }
+
+    async fn delete_access_rule(
+        &self,
+        request: Request<pb::DeleteAccessRuleRequest>,
+    ) -> Result<Response<pb::DeleteAccessRuleResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let decide = || async {
+            let id = call.id("id", "access rule")?;
+            let place = self.rule_place(&call).await?;
+            let command = Command::Delete(id);
+            let (decision, _) = self.decide_rule(&place, id, &message.etag, command).await?;
+            Ok(decision.map(pb::DeleteAccessRuleResponse::default()))
+        };
+        let mutation = Mutation::new(&call, &metadata, &message, |m| {
+            [&mut m.request_id, &mut m.consistency_token]
+        });
+        self.commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
+            .await
+    }
+
+    async fn list_access_rules(
+        &self,
+        request: Request<pb::ListAccessRulesRequest>,
+    ) -> Result<Response<pb::ListAccessRulesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let _: ManagedIdentityId = call.id("managed_identity_id", "managed identity")?;
+        let place = call.place()?;
+        let (_, loaded) = self.load_rules(place).await?;
+        let ids = loaded.state.state.rules.keys();
+        let access_rules = ids.filter_map(|id| message(place, *id, &loaded.state));
+        Ok(Response::new(pb::ListAccessRulesResponse {
+            access_rules: access_rules.collect(),
+        }))
+    }
+}
+
+impl IdentityRpc {
+    /// The place of the identity that a request names.
+    async fn identity_place(&self, call: &Call, field: &str) -> Result<Place, Status> {
+        let _: ManagedIdentityId = call.id(field, "managed identity")?;
+        let place = call.relocate(&self.hierarchy).await?;
+        place.ok_or_else(|| status::not_found("the managed identity"))
+    }
+
+    /// The place of the identity whose rule a request names.
+    async fn rule_place(&self, call: &Call) -> Result<Place, Status> {
+        let place = call.relocate(&self.hierarchy).await?;
+        above(&place.ok_or(Rejection::Missing)?)
+    }
+
+    async fn load_rules(
+        &self,
+        identity: &Place,
+    ) -> Result<(ManagedIdentityId, Loaded<Rules>), Status> {
+        let id = ManagedIdentityId::try_from(identity.id())
+            .map_err(|_| status::not_found("the managed identity"))?;
+        let read = |recorded: &eventlog::RecordedEvent| {
+            wire::read(recorded).map(|event| (event, recorded.recorded_at))
+        };
+        let loaded = aggregate::load(self.commands.log(), &stream(id), read, evolve).await?;
+        Ok((id, loaded))
+    }
+
+    /// Decides about a rule of an identity; answers with the rule as it is afterwards too, if it is.
+    async fn decide_rule(
+        &self,
+        place: &Place,
+        rule: AccessRuleId,
+        given_etag: &str,
+        command: Command,
+    ) -> Result<(Decision<()>, Option<pb::AccessRule>), Status> {
+        let (id, loaded) = self.load_rules(place).await?;
+        check_etag(&loaded.state, rule, &command, given_etag)?;
+        let events = access_rules::decide(id, &loaded.state.state, command)?;
+        let mut after = loaded.state.clone();
+        events
+            .iter()
+            .for_each(|event| access_rules::evolve(&mut after.state, event));
+        let events: Vec<_> = events.iter().map(wire::write).collect();
+        let mut guards = place.guards();
+        guards.extend(changes(&events)?);
+        let streams = aggregate::append(
+            stream(id),
+            Expected::Version(loaded.version),
+            encoded(events),
+        );
+        let decision = Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: (),
+        };
+        Ok((decision, message(place, rule, &after)))
+    }
+}
+
+/// The rules that an identity has from the beginning.
+pub(super) fn first(
+    identity: ManagedIdentityId,
+    rules: &[(AccessRuleId, AccessRule)],
+) -> Result<(Option<StreamAppend>, Vec<Guard>), Status> {
+    let mut state = access_rules::State::default();
+    let mut events = Vec::new();
+    for (id, rule) in rules {
+        for event in access_rules::decide(identity, &state, Command::Create(*id, rule.clone()))? {
+            access_rules::evolve(&mut state, &event);
+            events.push(wire::write(&event));
+        }
+    }
+    let guards = changes(&events)?;
+    let append = aggregate::append(stream(identity), Expected::Version(0), encoded(events));
+    Ok((append, guards))
+}
+
+fn check_etag(
+    rules: &Rules,
+    rule: AccessRuleId,
+    command: &Command,
+    given: &str,
+) -> Result<(), Status> {
+    let field = match command {
+        Command::Create(..) => return Ok(()),
+        Command::Update { .. } => "access_rule.etag",
+        Command::Delete(_) => "etag",
+    };
+    let present = rules.state.rules.get(&rule).map(|kept| kept.revision);
+    match expected_version(field, given)? {
+        Some(expected) if present.is_some_and(|present| present != expected) => {
+            Err(aggregate::changed_since())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn message(identity: &Place, rule: AccessRuleId, rules: &Rules) -> Option<pb::AccessRule> {
+    let kept = rules.state.rules.get(&rule)?;
+    let times = rules.times.get(&rule);
+    Some(pb::AccessRule {
+        create_time: times.map(|times| request::timestamp(times.0)),
+        update_time: times.map(|times| request::timestamp(times.1)),
+        ..wire::message(&identity.path(), identity.id(), rule, kept)
+    })
+}
+
+/// The place of the identity that a rule is of.
+fn above(rule: &Place) -> Result<Place, Status> {
+    rule.above().ok_or_else(|| Rejection::Missing.into())
+}
+
+fn stream(identity: ManagedIdentityId) -> StreamId {
+    StreamId::new("access_rule", identity)
+}

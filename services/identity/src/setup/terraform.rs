@@ -1,0 +1,162 @@
+//! The setup of each cloud as Terraform configuration. What belongs to one identity is named by its id, so that the texts
+//! of several identities go into one configuration.
+
+use proto::identity::v1 as pb;
+
+use super::{EXAMPLE_ROLE, Expected, SUBJECT_MAPPING};
+use crate::domain::aws::RoleArn;
+use crate::domain::azure::Guid;
+use crate::domain::setup::{user_name, without_scheme};
+
+/// In the quotes of the configuration language, in which `${` and `%{` begin a template
+/// (<https://developer.hashicorp.com/terraform/language/expressions/strings>).
+fn quoted(text: &str) -> String {
+    let text = serde_json::Value::from(text).to_string();
+    text.replace("${", "$${").replace("%{", "%%{")
+}
+
+pub(super) fn aws(role: &RoleArn, expected: &Expected) -> String {
+    let issuer = without_scheme(&expected.issuer_url);
+    let (path, name) = role.path_and_name();
+    format!(
+        r#"# One for each account: where the account has it, use that one.
+resource "aws_iam_openid_connect_provider" "tharsis" {{
+  url            = {url}
+  client_id_list = [{audience}]
+}}
+
+data "aws_iam_policy_document" "{subject}" {{
+  statement {{
+    actions = ["sts:AssumeRoleWithWebIdentity"]
+
+    principals {{
+      type        = "Federated"
+      identifiers = [aws_iam_openid_connect_provider.tharsis.arn]
+    }}
+
+    condition {{
+      test     = "StringEquals"
+      variable = {aud}
+      values   = [{audience}]
+    }}
+
+    condition {{
+      test     = "StringEquals"
+      variable = {sub}
+      values   = ["{subject}"]
+    }}
+  }}
+}}
+
+resource "aws_iam_role" "{subject}" {{
+  path               = {path}
+  name               = {name}
+  assume_role_policy = data.aws_iam_policy_document.{subject}.json
+}}
+"#,
+        url = quoted(&expected.issuer_url),
+        audience = quoted(&expected.audience),
+        subject = expected.subject,
+        aud = quoted(&format!("{issuer}:aud")),
+        sub = quoted(&format!("{issuer}:sub")),
+        path = quoted(path),
+        name = quoted(name),
+    )
+}
+
+pub(super) fn azure(client: &Guid, expected: &Expected) -> String {
+    format!(
+        r#"data "azuread_application" "{subject}" {{
+  client_id = {client}
+}}
+
+resource "azuread_application_federated_identity_credential" "{subject}" {{
+  application_id = data.azuread_application.{subject}.id
+  display_name   = "{subject}"
+  issuer         = {issuer}
+  subject        = "{subject}"
+  audiences      = [{audience}]
+}}
+"#,
+        client = quoted(&client.to_string()),
+        issuer = quoted(&expected.issuer_url),
+        subject = expected.subject,
+        audience = quoted(&expected.audience),
+    )
+}
+
+pub(super) fn google(setup: &pb::GoogleSetup, expected: &Expected) -> String {
+    let (attribute, claim) = SUBJECT_MAPPING;
+    let provider = format!(
+        r#"# One for all identities that use it: their subjects belong into the list of the condition.
+resource "google_iam_workload_identity_pool_provider" "{subject}" {{
+  project                            = {project}
+  workload_identity_pool_id          = {pool}
+  workload_identity_pool_provider_id = {id}
+  attribute_mapping                  = {{ {attribute} = {claim} }}
+  attribute_condition                = {condition}
+
+  oidc {{
+    issuer_uri        = {issuer}
+    allowed_audiences = [{audience}]
+  }}
+}}
+"#,
+        subject = expected.subject,
+        project = quoted(&setup.project),
+        pool = quoted(&setup.pool),
+        id = quoted(&setup.provider),
+        attribute = quoted(attribute),
+        claim = quoted(claim),
+        condition = quoted(&setup.attribute_condition),
+        issuer = quoted(&expected.issuer_url),
+        audience = quoted(&expected.audience),
+    );
+    let member = quoted(&setup.principal);
+    let binding = if setup.service_account.is_empty() {
+        format!("# Give the roles that the jobs need to:\n# member = {member}\n")
+    } else {
+        format!(
+            r#"resource "google_service_account_iam_member" "{subject}" {{
+  service_account_id = {account}
+  role               = {role}
+  member             = {member}
+}}
+"#,
+            subject = expected.subject,
+            account = quoted(&format!(
+                "projects/-/serviceAccounts/{}",
+                setup.service_account
+            )),
+            role = quoted(&setup.role),
+        )
+    };
+    format!("{provider}\n{binding}")
+}
+
+pub(super) fn kubernetes(expected: &Expected) -> String {
+    format!(
+        r#"# The API server's authentication configuration is a file beside it; this is the binding.
+resource "kubernetes_cluster_role_binding_v1" "{subject}" {{
+  metadata {{
+    name = {user}
+  }}
+
+  subject {{
+    api_group = "rbac.authorization.k8s.io"
+    kind      = "User"
+    name      = {user}
+  }}
+
+  role_ref {{
+    api_group = "rbac.authorization.k8s.io"
+    kind      = "ClusterRole"
+    # An example: choose what the jobs need.
+    name      = "{EXAMPLE_ROLE}"
+  }}
+}}
+"#,
+        subject = expected.subject,
+        user = quoted(&user_name(&expected.subject)),
+    )
+}
