@@ -52,6 +52,13 @@ rpcs! {
     Namespace "/tharsis.namespace.v1.MembershipService/DeleteMembership" namespace DeleteMembershipRequest DeleteMembershipResponse;
     Namespace "/tharsis.namespace.v1.LimitService/ListLimits" namespace ListLimitsRequest ListLimitsResponse;
     Namespace "/tharsis.namespace.v1.LimitService/UpdateLimit" namespace UpdateLimitRequest UpdateLimitResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/GetAccess" namespace GetAccessRequest GetAccessResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/CreateTeam" namespace CreateTeamRequest CreateTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/GetTeam" namespace GetTeamRequest GetTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/UpdateTeam" namespace UpdateTeamRequest UpdateTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/DeleteTeam" namespace DeleteTeamRequest DeleteTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/AddTeamMember" namespace AddTeamMemberRequest AddTeamMemberResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/RemoveTeamMember" namespace RemoveTeamMemberRequest RemoveTeamMemberResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentity" identity CreateManagedIdentityRequest CreateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/GetManagedIdentity" identity GetManagedIdentityRequest GetManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;

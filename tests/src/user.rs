@@ -193,6 +193,35 @@ impl User {
             .expect("the membership")
     }
 
+    /// Makes a team of these people.
+    pub async fn creates_team(&self, name: &str, members: &[&User]) -> namespace::Team {
+        let made = self.asks(team(name)).await;
+        let team = made.expect("a team is made").team.expect("the team");
+        for member in members {
+            self.adds(member, &team.id).await;
+        }
+        team
+    }
+
+    /// Takes someone into a team, by id or TRN.
+    pub async fn adds(&self, member: &User, team: &str) -> namespace::Team {
+        let added = self.asks(team_member(member, team)).await;
+        added.expect("a member is added").team.expect("the team")
+    }
+
+    /// Gives a team a role, each by id or TRN.
+    pub async fn grants_team(
+        &self,
+        team: &str,
+        role: access::Role,
+        namespace: &str,
+    ) -> namespace::Membership {
+        let made = self.asks(team_membership(team, role, namespace)).await;
+        made.expect("a membership is made")
+            .membership
+            .expect("the membership")
+    }
+
     /// Assigns an identity to a workspace, each by id or TRN; answers with the consistency token.
     pub async fn assigns(&self, identity: &str, workspace: &str) -> String {
         let assigned = self.asks(assignment(identity, workspace)).await;
@@ -390,6 +419,43 @@ pub fn membership(
         membership: Some(membership),
         ..Default::default()
     }
+}
+
+/// The request that makes a team.
+#[must_use]
+pub fn team(name: &str) -> namespace::CreateTeamRequest {
+    let team = namespace::Team {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    namespace::CreateTeamRequest {
+        team: Some(team),
+        ..Default::default()
+    }
+}
+
+/// The request that takes someone into a team.
+#[must_use]
+pub fn team_member(member: &User, team: &str) -> namespace::AddTeamMemberRequest {
+    namespace::AddTeamMemberRequest {
+        team_id: team.to_owned(),
+        user: member.principal.clone(),
+        ..Default::default()
+    }
+}
+
+/// The request that gives a team a role.
+#[must_use]
+pub fn team_membership(
+    team: &str,
+    role: access::Role,
+    namespace: &str,
+) -> namespace::CreateMembershipRequest {
+    let mut request = membership("", role, namespace);
+    request.membership.get_or_insert_default().principal = Some(access::Principal {
+        kind: Some(access::principal::Kind::Team(team.to_owned())),
+    });
+    request
 }
 
 /// The request that assigns an identity.

@@ -31,6 +31,7 @@ struct Target {
     group: namespace::Group,
     workspace: namespace::Workspace,
     membership: namespace::Membership,
+    team: namespace::Team,
     identity: identity::ManagedIdentity,
     job: user::OpenedJob,
 }
@@ -55,6 +56,7 @@ fn row<R: Rpc>(note: &str, request: R) -> Row {
 fn rows(target: &Target) -> Vec<Row> {
     let mut rows = namespace_rows(target);
     rows.extend(move_rows(target));
+    rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
@@ -191,6 +193,60 @@ fn move_rows(target: &Target) -> Vec<Row> {
         ),
         row("", namespace::ListLimitsRequest::default()),
         row("", user::limit_update("namespace_depth", 0)),
+    ]
+}
+
+fn team_rows(target: &Target) -> Vec<Row> {
+    let of = |id: &str| text(id);
+    let changed = namespace::Team {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.team.clone()
+    };
+    vec![
+        row(
+            "",
+            namespace::GetAccessRequest {
+                namespace_id: of(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row("", user::team("_")),
+        row(
+            "",
+            namespace::GetTeamRequest {
+                id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::UpdateTeamRequest {
+                team: Some(changed),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::DeleteTeamRequest {
+                id: of(&target.team.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::AddTeamMemberRequest {
+                team_id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::RemoveTeamMemberRequest {
+                team_id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
     ]
 }
 
@@ -356,6 +412,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let membership = admin
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
+    let team = admin.creates_team("somebody", &[]).await;
     let job = admin.opens_job(&workspace.id).await;
     let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
     for (relation, at) in [
@@ -382,6 +439,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         group,
         workspace,
         membership,
+        team,
         identity,
         job,
     };

@@ -115,6 +115,7 @@ async fn make_keys_live(admin: &User) {
 
 /// Each with every field set.
 async fn make_each_happen(admin: &User, bob: &User) {
+    make_teams_happen(admin, bob).await;
     admin.creates_group("acme").await;
     let mut request = e2e::user::group("acme/team");
     "Those who deploy".clone_into(&mut request.group.get_or_insert_default().description);
@@ -231,4 +232,26 @@ async fn move_things(admin: &User, team: &namespace::v1::Group, web: &namespace:
     admin.moves_group(&team.id, "trn:group:acme/other").await;
     admin.moves_group(&team.id, acme).await;
     admin.sets_limit("group_subgroups", 10).await;
+}
+
+async fn make_teams_happen(admin: &User, bob: &User) {
+    let mut request = e2e::user::team("platform");
+    "Those who run it".clone_into(&mut request.team.get_or_insert_default().description);
+    let made = admin.asks(request).await.expect("made");
+    let team = made.team.expect("a team");
+    let change = namespace::v1::UpdateTeamRequest {
+        team: Some(namespace::v1::Team {
+            id: team.id.clone(),
+            description: "Those who run it all".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    admin.adds(bob, &team.id).await;
+    let delete = namespace::v1::DeleteTeamRequest {
+        id: team.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
 }

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod metrics;
 pub mod rate;
 pub mod request;
+pub mod roles;
 pub mod rpc;
 pub mod server;
 pub mod settings;

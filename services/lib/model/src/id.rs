@@ -114,6 +114,8 @@ ids! {
     ManagedIdentity ManagedIdentityId "mi" "managed_identity";
     SigningKey SigningKeyId "key" "signing_key";
     Job JobId "job" "job";
+    Team TeamId "team" "team";
+    ServiceAccount ServiceAccountId "sa" "service_account";
 }
 
 impl fmt::Display for Kind {

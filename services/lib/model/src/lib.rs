@@ -12,8 +12,8 @@ pub mod trn;
 
 pub use access::{Permission, Requirement, Role};
 pub use id::{
-    GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId, SigningKeyId,
-    WorkspaceId,
+    GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId,
+    ServiceAccountId, SigningKeyId, TeamId, WorkspaceId,
 };
 pub use job_duration::JobDuration;
 pub use limit::Limit;
