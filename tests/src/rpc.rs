@@ -65,6 +65,10 @@ rpcs! {
     Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/AssignManagedIdentity" identity AssignManagedIdentityRequest AssignManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UnassignManagedIdentity" identity UnassignManagedIdentityRequest UnassignManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/CreateServiceAccount" identity CreateServiceAccountRequest CreateServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/GetServiceAccount" identity GetServiceAccountRequest GetServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/UpdateServiceAccount" identity UpdateServiceAccountRequest UpdateServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/DeleteServiceAccount" identity DeleteServiceAccountRequest DeleteServiceAccountResponse;
     Issuer "/tharsis.issuer.v1.JobService/OpenJob" issuer OpenJobRequest OpenJobResponse;
     Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;

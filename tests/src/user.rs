@@ -180,6 +180,14 @@ impl User {
             .expect("the identity")
     }
 
+    /// Makes a service account, which stands for the tokens of one repository.
+    pub async fn creates_service_account(&self, path: &str) -> identity::ServiceAccount {
+        let made = self.asks(service_account(path)).await;
+        made.expect("a service account is made")
+            .service_account
+            .expect("the service account")
+    }
+
     /// Gives someone a role in a group or workspace, by id or TRN.
     pub async fn grants(
         &self,
@@ -441,6 +449,37 @@ pub fn team_member(member: &User, team: &str) -> namespace::AddTeamMemberRequest
         team_id: team.to_owned(),
         user: member.principal.clone(),
         ..Default::default()
+    }
+}
+
+/// The request that makes the service account of this path.
+#[must_use]
+pub fn service_account(path: &str) -> identity::CreateServiceAccountRequest {
+    let (group_id, name) = split(path);
+    let account = identity::ServiceAccount {
+        group_id,
+        name,
+        trust_policies: vec![trust("https://ci.example.com", "repo:acme/web:*")],
+        ..Default::default()
+    };
+    identity::CreateServiceAccountRequest {
+        service_account: Some(account),
+        ..Default::default()
+    }
+}
+
+/// Trust in the tokens of an issuer whose `sub` is like this.
+#[must_use]
+pub fn trust(issuer: &str, subject: &str) -> identity::TrustPolicy {
+    let condition = identity::claim_condition::Condition::Glob(subject.to_owned());
+    let claim = identity::ClaimCondition {
+        claim: "sub".to_owned(),
+        condition: Some(condition),
+    };
+    identity::TrustPolicy {
+        issuer: issuer.to_owned(),
+        audience: "tharsis".to_owned(),
+        claims: vec![claim],
     }
 }
 

@@ -1,5 +1,7 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
+pub(crate) mod service_account;
+
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::{Description, Name};
@@ -53,9 +55,7 @@ pub(crate) fn read_identity(
             group: parse("group id", &event.group_id)?,
             name: parse("name", &event.name)?,
         }),
-        event @ (Event::ManagedIdentityAssigned(_) | Event::ManagedIdentityUnassigned(_)) => {
-            Err(Unreadable::Foreign(event.event_type().to_owned()))
-        }
+        event => Err(Unreadable::Foreign(event.event_type().to_owned())),
     }
 }
 
@@ -99,11 +99,7 @@ pub(crate) fn read_assignment(recorded: &RecordedEvent) -> Result<assignment::Ev
             parse("workspace id", &event.workspace_id)?,
             parse("managed identity id", &event.managed_identity_id)?,
         )),
-        event @ (Event::ManagedIdentityCreated(_)
-        | Event::ManagedIdentityUpdated(_)
-        | Event::ManagedIdentityDeleted(_)) => {
-            Err(Unreadable::Foreign(event.event_type().to_owned()))
-        }
+        event => Err(Unreadable::Foreign(event.event_type().to_owned())),
     }
 }
 

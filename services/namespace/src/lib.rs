@@ -2,11 +2,14 @@
 
 pub mod domain;
 mod grpc;
+mod replica;
 mod wire;
+
+use std::sync::Arc;
 
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
-use edge::host::{Host, HostError, Peer};
+use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::namespace::v1::group_service_server::GroupServiceServer;
@@ -18,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::NamespaceRpc;
+use crate::replica::ServiceAccounts;
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -44,9 +48,15 @@ pub async fn run(
     let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("namespace").await?;
+    host.follow(
+        Peer::Identity,
+        Readiness::OnceBegun,
+        Arc::new(ServiceAccounts),
+    )
+    .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
     let rpc = NamespaceRpc::new(
-        Commands::new(log, visibility, &[]),
+        Commands::new(log, visibility, &["identity"]),
         Hierarchy::new(host.pool().clone()),
         administrators,
     );

@@ -32,6 +32,7 @@ struct Target {
     workspace: namespace::Workspace,
     membership: namespace::Membership,
     team: namespace::Team,
+    account: identity::ServiceAccount,
     identity: identity::ManagedIdentity,
     job: user::OpenedJob,
 }
@@ -58,6 +59,7 @@ fn rows(target: &Target) -> Vec<Row> {
     rows.extend(move_rows(target));
     rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
+    rows.extend(service_account_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
     rows
@@ -289,6 +291,40 @@ fn identity_rows(target: &Target) -> Vec<Row> {
     ]
 }
 
+fn service_account_rows(target: &Target) -> Vec<Row> {
+    let mut create = user::service_account("_");
+    create.service_account.get_or_insert_default().group_id = text(&target.group.id);
+    let changed = identity::ServiceAccount {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.account.clone()
+    };
+    vec![
+        row("", create),
+        row(
+            "",
+            identity::GetServiceAccountRequest {
+                id: text(&target.account.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::UpdateServiceAccountRequest {
+                service_account: Some(changed),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::DeleteServiceAccountRequest {
+                id: text(&target.account.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+    ]
+}
+
 fn issuer_rows(target: &Target) -> Vec<Row> {
     let mut open_job = user::job(&target.workspace.id);
     open_job.job.get_or_insert_default().stage = 0;
@@ -413,6 +449,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
     let team = admin.creates_team("somebody", &[]).await;
+    let account = admin.creates_service_account("acme/team/ci").await;
     let job = admin.opens_job(&workspace.id).await;
     let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
     for (relation, at) in [
@@ -440,6 +477,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         workspace,
         membership,
         team,
+        account,
         identity,
         job,
     };

@@ -116,6 +116,7 @@ async fn make_keys_live(admin: &User) {
 /// Each with every field set.
 async fn make_each_happen(admin: &User, bob: &User) {
     make_teams_happen(admin, bob).await;
+    make_service_accounts_happen(admin).await;
     admin.creates_group("acme").await;
     let mut request = e2e::user::group("acme/team");
     "Those who deploy".clone_into(&mut request.group.get_or_insert_default().description);
@@ -254,4 +255,35 @@ async fn make_teams_happen(admin: &User, bob: &User) {
         ..Default::default()
     };
     admin.asks(delete).await.expect("deleted");
+}
+
+async fn make_service_accounts_happen(admin: &User) {
+    let group = admin.creates_group("builders").await;
+    let mut request = e2e::user::service_account("builders/ci");
+    let wanted = request.service_account.get_or_insert_default();
+    "Builds".clone_into(&mut wanted.description);
+    wanted.trust_policies[0]
+        .claims
+        .push(identity::v1::ClaimCondition {
+            claim: "environment".to_owned(),
+            condition: Some(identity::v1::claim_condition::Condition::Equals(
+                "prod".to_owned(),
+            )),
+        });
+    let made = admin.asks(request).await.expect("made");
+    let account = made.service_account.expect("a service account");
+    let change = identity::v1::UpdateServiceAccountRequest {
+        service_account: Some(identity::v1::ServiceAccount {
+            description: "Builds it all".to_owned(),
+            ..account.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let delete = identity::v1::DeleteServiceAccountRequest {
+        id: account.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    admin.deletes_group(&group.id).await;
 }

@@ -21,6 +21,7 @@ mod limits;
 mod load;
 mod main_job;
 mod moves;
+mod service_accounts;
 mod teams;
 mod tree;
 mod trial;

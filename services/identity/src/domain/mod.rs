@@ -7,3 +7,4 @@ pub mod azure;
 pub mod google;
 pub mod kubernetes;
 pub mod managed_identity;
+pub mod service_account;

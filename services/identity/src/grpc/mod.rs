@@ -2,6 +2,7 @@
 
 mod assignments;
 mod managed_identities;
+mod service_accounts;
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use proto::identity::v1::Event;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityService;
 use tonic::{Request, Response, Status};
 
-/// Serves managed identities and their assignments.
+/// Serves managed identities, their assignments, and service accounts.
 #[derive(Clone)]
 pub struct IdentityRpc {
     commands: Commands,

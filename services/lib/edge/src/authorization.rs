@@ -95,6 +95,10 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::ManagedIdentityDelete => Permission::ManagedIdentityDelete,
         Wire::JobOpen => Permission::JobOpen,
         Wire::JobView => Permission::JobView,
+        Wire::ServiceAccountView => Permission::ServiceAccountView,
+        Wire::ServiceAccountCreate => Permission::ServiceAccountCreate,
+        Wire::ServiceAccountUpdate => Permission::ServiceAccountUpdate,
+        Wire::ServiceAccountDelete => Permission::ServiceAccountDelete,
         Wire::JobUpdate => Permission::JobUpdate,
     })
 }

@@ -32,6 +32,18 @@ pub fn identity_name_key(group: &str, name: &str) -> String {
     format!("identity-name/{group}/{name}")
 }
 
+/// The key of the service account of a name in a group.
+#[must_use]
+pub fn service_account_name_key(group: &str, name: &str) -> String {
+    format!("{SERVICE_ACCOUNT_NAME}{group}/{name}")
+}
+
+/// Whether a fact says that a service account exists, or what it is called.
+#[must_use]
+pub fn is_of_service_accounts(key: &str) -> bool {
+    key.starts_with("node/sa_") || key.starts_with(SERVICE_ACCOUNT_NAME)
+}
+
 /// The key of the team of a name. Teams belong to no group.
 #[must_use]
 pub fn team_name_key(name: &str) -> String {
@@ -91,6 +103,7 @@ pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
 }
 
 const TEAM_NAME: &str = "team-name/";
+const SERVICE_ACCOUNT_NAME: &str = "service-account-name/";
 
 /// Whether a fact is of those that a [`Hierarchy`] is read from.
 #[must_use]
@@ -99,6 +112,7 @@ pub fn is_of_the_hierarchy(key: &str) -> bool {
         "node/",
         "name/",
         "identity-name/",
+        SERVICE_ACCOUNT_NAME,
         TEAM_NAME,
         "member/",
         "team-of/",
@@ -299,6 +313,18 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 Some(String::new()),
             )]
         }
+        Event::ServiceAccountCreated(event) => vec![
+            node(&event.service_account_id, &event.group_id, &event.name),
+            (
+                service_account_name_key(&event.group_id, &event.name),
+                Some(event.service_account_id.clone()),
+            ),
+        ],
+        Event::ServiceAccountUpdated(_) => vec![],
+        Event::ServiceAccountDeleted(event) => vec![
+            (node_key(&event.service_account_id), None),
+            (service_account_name_key(&event.group_id, &event.name), None),
+        ],
         Event::ManagedIdentityUnassigned(event) => {
             vec![(
                 assignment_key(&event.workspace_id, &event.managed_identity_id),
@@ -667,6 +693,7 @@ impl Hierarchy {
             .collect();
         let last_prefix = match trn.kind {
             Kind::ManagedIdentity => "identity-name/",
+            Kind::ServiceAccount => SERVICE_ACCOUNT_NAME,
             Kind::Team => TEAM_NAME,
             _ => "name/",
         };

@@ -24,6 +24,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;
+pub mod trust;
 pub mod violations;
 
 pub use settings::Settings;

@@ -9,6 +9,7 @@ pub mod limit;
 pub mod name;
 pub mod principal;
 pub mod trn;
+pub mod trust;
 
 pub use access::{Permission, Requirement, Role};
 pub use id::{

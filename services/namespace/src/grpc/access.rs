@@ -19,6 +19,8 @@ use crate::wire::{self, Holder};
 pub(super) struct Known {
     pub(super) principal: Principal,
     pub(super) guards: Vec<Guard>,
+    /// As the request names it: what is hidden is refused in the words in which what does not exist is.
+    named: String,
     /// Where it is in the hierarchy, if it is a resource itself.
     place: Option<Place>,
 }
@@ -38,7 +40,7 @@ impl Known {
         }
         // What lies elsewhere, its owner may not even know of.
         if place.role.is_none() {
-            return Err(status::not_found(&place.id().to_string()));
+            return Err(status::not_found(&self.named));
         }
         let message =
             "a service account becomes a member of its own group and of what lies below that only";
@@ -60,6 +62,7 @@ impl NamespaceRpc {
                 return Ok(Known {
                     principal: user.clone(),
                     guards: vec![],
+                    named: String::new(),
                     place: None,
                 });
             }
@@ -74,6 +77,7 @@ impl NamespaceRpc {
         Ok(Known {
             principal,
             guards: place.existence(),
+            named: text.clone(),
             place: Some(place),
         })
     }
@@ -101,7 +105,7 @@ impl NamespaceRpc {
                     && hidden
                     && held.grants.is_empty()
                 {
-                    return Err(status::not_found(&known.principal.to_string()));
+                    return Err(status::not_found(&known.named));
                 }
                 known.principal
             }
