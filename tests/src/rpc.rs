@@ -52,6 +52,13 @@ rpcs! {
     Namespace "/tharsis.namespace.v1.MembershipService/DeleteMembership" namespace DeleteMembershipRequest DeleteMembershipResponse;
     Namespace "/tharsis.namespace.v1.LimitService/ListLimits" namespace ListLimitsRequest ListLimitsResponse;
     Namespace "/tharsis.namespace.v1.LimitService/UpdateLimit" namespace UpdateLimitRequest UpdateLimitResponse;
+    Namespace "/tharsis.namespace.v1.MembershipService/GetAccess" namespace GetAccessRequest GetAccessResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/CreateTeam" namespace CreateTeamRequest CreateTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/GetTeam" namespace GetTeamRequest GetTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/UpdateTeam" namespace UpdateTeamRequest UpdateTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/DeleteTeam" namespace DeleteTeamRequest DeleteTeamResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/AddTeamMember" namespace AddTeamMemberRequest AddTeamMemberResponse;
+    Namespace "/tharsis.namespace.v1.TeamService/RemoveTeamMember" namespace RemoveTeamMemberRequest RemoveTeamMemberResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentity" identity CreateManagedIdentityRequest CreateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/GetManagedIdentity" identity GetManagedIdentityRequest GetManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/GetSetupInstructions" identity GetSetupInstructionsRequest GetSetupInstructionsResponse;
@@ -65,6 +72,10 @@ rpcs! {
     Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/AssignManagedIdentity" identity AssignManagedIdentityRequest AssignManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UnassignManagedIdentity" identity UnassignManagedIdentityRequest UnassignManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/CreateServiceAccount" identity CreateServiceAccountRequest CreateServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/GetServiceAccount" identity GetServiceAccountRequest GetServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/UpdateServiceAccount" identity UpdateServiceAccountRequest UpdateServiceAccountResponse;
+    Identity "/tharsis.identity.v1.ServiceAccountService/DeleteServiceAccount" identity DeleteServiceAccountRequest DeleteServiceAccountResponse;
     Issuer "/tharsis.issuer.v1.JobService/OpenJob" issuer OpenJobRequest OpenJobResponse;
     Issuer "/tharsis.issuer.v1.JobService/GetJob" issuer GetJobRequest GetJobResponse;
     Issuer "/tharsis.issuer.v1.CredentialService/IssueCredential" issuer IssueCredentialRequest IssueCredentialResponse;

@@ -180,6 +180,14 @@ impl User {
             .expect("the identity")
     }
 
+    /// Makes a service account, which stands for the tokens of one repository.
+    pub async fn creates_service_account(&self, path: &str) -> identity::ServiceAccount {
+        let made = self.asks(service_account(path)).await;
+        made.expect("a service account is made")
+            .service_account
+            .expect("the service account")
+    }
+
     /// Gives someone a role in a group or workspace, by id or TRN.
     pub async fn grants(
         &self,
@@ -188,6 +196,35 @@ impl User {
         namespace: &str,
     ) -> namespace::Membership {
         let made = self.asks(membership(&to.principal, role, namespace)).await;
+        made.expect("a membership is made")
+            .membership
+            .expect("the membership")
+    }
+
+    /// Makes a team of these people.
+    pub async fn creates_team(&self, name: &str, members: &[&User]) -> namespace::Team {
+        let made = self.asks(team(name)).await;
+        let team = made.expect("a team is made").team.expect("the team");
+        for member in members {
+            self.adds(member, &team.id).await;
+        }
+        team
+    }
+
+    /// Takes someone into a team, by id or TRN.
+    pub async fn adds(&self, member: &User, team: &str) -> namespace::Team {
+        let added = self.asks(team_member(member, team)).await;
+        added.expect("a member is added").team.expect("the team")
+    }
+
+    /// Gives a team a role, each by id or TRN.
+    pub async fn grants_team(
+        &self,
+        team: &str,
+        role: access::Role,
+        namespace: &str,
+    ) -> namespace::Membership {
+        let made = self.asks(team_membership(team, role, namespace)).await;
         made.expect("a membership is made")
             .membership
             .expect("the membership")
@@ -423,6 +460,74 @@ pub fn membership(
         membership: Some(membership),
         ..Default::default()
     }
+}
+
+/// The request that makes a team.
+#[must_use]
+pub fn team(name: &str) -> namespace::CreateTeamRequest {
+    let team = namespace::Team {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    namespace::CreateTeamRequest {
+        team: Some(team),
+        ..Default::default()
+    }
+}
+
+/// The request that takes someone into a team.
+#[must_use]
+pub fn team_member(member: &User, team: &str) -> namespace::AddTeamMemberRequest {
+    namespace::AddTeamMemberRequest {
+        team_id: team.to_owned(),
+        user: member.principal.clone(),
+        ..Default::default()
+    }
+}
+
+/// The request that makes the service account of this path.
+#[must_use]
+pub fn service_account(path: &str) -> identity::CreateServiceAccountRequest {
+    let (group_id, name) = split(path);
+    let account = identity::ServiceAccount {
+        group_id,
+        name,
+        trust_policies: vec![trust("https://ci.example.com", "repo:acme/web:*")],
+        ..Default::default()
+    };
+    identity::CreateServiceAccountRequest {
+        service_account: Some(account),
+        ..Default::default()
+    }
+}
+
+/// Trust in the tokens of an issuer whose `sub` is like this.
+#[must_use]
+pub fn trust(issuer: &str, subject: &str) -> identity::TrustPolicy {
+    let condition = identity::claim_condition::Condition::Glob(subject.to_owned());
+    let claim = identity::ClaimCondition {
+        claim: "sub".to_owned(),
+        condition: Some(condition),
+    };
+    identity::TrustPolicy {
+        issuer: issuer.to_owned(),
+        audience: "tharsis".to_owned(),
+        claims: vec![claim],
+    }
+}
+
+/// The request that gives a team a role.
+#[must_use]
+pub fn team_membership(
+    team: &str,
+    role: access::Role,
+    namespace: &str,
+) -> namespace::CreateMembershipRequest {
+    let mut request = membership("", role, namespace);
+    request.membership.get_or_insert_default().principal = Some(access::Principal {
+        kind: Some(access::principal::Kind::Team(team.to_owned())),
+    });
+    request
 }
 
 /// The request that assigns an identity.

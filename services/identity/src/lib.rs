@@ -1,4 +1,4 @@
-//! Managed identities and their assignments to workspaces.
+//! Managed identities and their assignments to workspaces; service accounts.
 
 pub mod domain;
 mod grpc;
@@ -14,6 +14,7 @@ use edge::server::Services;
 use edge::settings::{self, Environment, Settings};
 use proto::identity::v1::access_rule_service_server::AccessRuleServiceServer;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
+use proto::identity::v1::service_account_service_server::ServiceAccountServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +51,7 @@ pub async fn run(
     let log = host.open_log("identity").await?;
     host.follow(Peer::Namespace, Readiness::OnceBegun, Arc::new(Replica))
         .await?;
-    let visibility = host.visibility(&[Peer::Projector, Peer::Issuer]);
+    let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace]);
     let rpc = IdentityRpc::new(
         Commands::new(log, visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
@@ -60,7 +61,8 @@ pub async fn run(
         listener,
         Services::default()
             .with(ManagedIdentityServiceServer::new(rpc.clone()))
-            .with(AccessRuleServiceServer::new(rpc)),
+            .with(AccessRuleServiceServer::new(rpc.clone()))
+            .with(ServiceAccountServiceServer::new(rpc)),
     )
     .await
 }

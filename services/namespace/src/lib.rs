@@ -1,22 +1,27 @@
-//! Groups, workspaces and memberships: the hierarchy, and who has which role where; and the limits.
+//! Groups, workspaces, memberships and teams: the hierarchy, and who has which role where; and the limits.
 
 pub mod domain;
 mod grpc;
+mod replica;
 mod wire;
+
+use std::sync::Arc;
 
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
-use edge::host::{Host, HostError, Peer};
+use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::namespace::v1::group_service_server::GroupServiceServer;
 use proto::namespace::v1::limit_service_server::LimitServiceServer;
 use proto::namespace::v1::membership_service_server::MembershipServiceServer;
+use proto::namespace::v1::team_service_server::TeamServiceServer;
 use proto::namespace::v1::workspace_service_server::WorkspaceServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::NamespaceRpc;
+use crate::replica::ServiceAccounts;
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -40,17 +45,26 @@ pub async fn run(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), HostError> {
+    let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("namespace").await?;
+    host.follow(
+        Peer::Identity,
+        Readiness::OnceBegun,
+        Arc::new(ServiceAccounts),
+    )
+    .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
     let rpc = NamespaceRpc::new(
-        Commands::new(log, visibility, &[]),
+        Commands::new(log, visibility, &["identity"]),
         Hierarchy::new(host.pool().clone()),
+        administrators,
     );
     let services = Services::default()
         .with(GroupServiceServer::new(rpc.clone()))
         .with(WorkspaceServiceServer::new(rpc.clone()))
         .with(MembershipServiceServer::new(rpc.clone()))
-        .with(LimitServiceServer::new(rpc));
+        .with(LimitServiceServer::new(rpc.clone()))
+        .with(TeamServiceServer::new(rpc));
     host.serve(listener, services).await
 }

@@ -1,11 +1,14 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
-use edge::hierarchy::{self, Place};
+pub(crate) mod team;
+
+use edge::hierarchy::{self, Place, wire_principal};
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::job_duration::InvalidJobDuration;
 use model::{
-    Description, GroupId, JobDuration, Limit, Name, NamespaceId, Principal, Role, WorkspaceId,
+    Description, GroupId, JobDuration, Kind, Limit, Name, NamespaceId, Principal, Reference, Role,
+    WorkspaceId,
 };
 use proto::EventError;
 use proto::access::v1 as access;
@@ -275,37 +278,26 @@ pub(crate) fn write_membership(event: &membership::Event) -> Event {
         membership::Event::Created(membership) => Event::MembershipCreated(pb::MembershipCreated {
             membership_id: membership.id.to_string(),
             namespace_id: membership.namespace.to_string(),
-            principal: Some(principal(&membership.principal)),
+            principal: Some(wire_principal(&membership.principal)),
             role: role(membership.role).into(),
         }),
         membership::Event::RoleChanged(membership) => {
             Event::MembershipUpdated(pb::MembershipUpdated {
                 membership_id: membership.id.to_string(),
                 namespace_id: membership.namespace.to_string(),
-                principal: Some(principal(&membership.principal)),
+                principal: Some(wire_principal(&membership.principal)),
                 role: role(membership.role).into(),
             })
         }
         membership::Event::Deleted(membership) => Event::MembershipDeleted(pb::MembershipDeleted {
             membership_id: membership.id.to_string(),
             namespace_id: membership.namespace.to_string(),
-            principal: Some(principal(&membership.principal)),
+            principal: Some(wire_principal(&membership.principal)),
         }),
     }
 }
 
-fn principal(principal: &Principal) -> access::Principal {
-    let kind = match principal {
-        Principal::User { issuer, subject } => {
-            Some(access::principal::Kind::User(format!("{issuer}/{subject}")))
-        }
-        // A job never holds a membership: no request can name one.
-        Principal::Job(_) => None,
-    };
-    access::Principal { kind }
-}
-
-fn role(role: Role) -> access::Role {
+pub(crate) fn role(role: Role) -> access::Role {
     match role {
         Role::Viewer => access::Role::Viewer,
         Role::Deployer => access::Role::Deployer,
@@ -336,22 +328,59 @@ pub(crate) fn named(
     })?)
 }
 
-/// Who gets which role, as a request says.
-pub(crate) fn member(membership: &pb::Membership) -> Result<(Principal, Role), Status> {
+/// Whom a request names.
+pub(crate) enum Holder {
+    User(Principal),
+    /// A team or a service account.
+    Resource {
+        reference: Reference,
+        text: String,
+    },
+}
+
+impl Holder {
+    fn read(principal: &access::Principal) -> Result<Self, Violations> {
+        use access::principal::Kind as Given;
+        let resource = |field: &str, kind: Kind, text: &str| {
+            let reference = text.parse().ok();
+            let reference = reference.filter(|reference: &Reference| reference.kind() == kind);
+            let reference = reference.ok_or_else(|| {
+                Violations::of(field, format!("must be the id or the TRN of a {kind}"))
+            })?;
+            let text = text.to_owned();
+            Ok(Self::Resource { reference, text })
+        };
+        match principal.kind.as_ref() {
+            Some(Given::User(user)) => Principal::user(user)
+                .map(Self::User)
+                .map_err(|error| Violations::of("user", error)),
+            Some(Given::Team(team)) => resource("team", Kind::Team, team),
+            Some(Given::ServiceAccount(account)) => {
+                resource("service_account", Kind::ServiceAccount, account)
+            }
+            None => Err(Violations::of("kind", "must be set")),
+        }
+    }
+}
+
+/// Whose access a request asks about; `None`: the caller's.
+pub(crate) fn asked(request: &pb::GetAccessRequest) -> Result<Option<Holder>, Status> {
     let mut violations = Violations::default();
-    let principal = match membership
-        .principal
-        .as_ref()
-        .and_then(|principal| principal.kind.as_ref())
-    {
-        Some(access::principal::Kind::User(user)) => {
-            violations.check("membership.principal.user", Principal::user(user))
-        }
-        None => {
-            violations.add("membership.principal", "must be set");
-            None
-        }
+    let named = match &request.principal {
+        None => return Ok(None),
+        Some(principal) => violations.nested("principal", Holder::read(principal)),
     };
+    Ok(violations.finish(|| Some(named))?)
+}
+
+/// Who gets which role, as a request says.
+pub(crate) fn member(membership: &pb::Membership) -> Result<(Holder, Role), Status> {
+    let mut violations = Violations::default();
+    let given = membership.principal.as_ref();
+    let given = given.filter(|principal| principal.kind.is_some());
+    let given = violations.required("membership.principal", given);
+    let principal =
+        given.and_then(|given| violations.nested("membership.principal", Holder::read(given)));
     let role = wanted_role(membership, &mut violations);
     Ok(violations.finish(|| Some((principal?, role?)))?)
 }
@@ -415,7 +444,7 @@ pub(crate) fn membership_message(
         id: membership.id.to_string(),
         trn: format!("trn:membership:{namespace}/{}", membership.id),
         namespace_id: membership.namespace.to_string(),
-        principal: Some(principal(&membership.principal)),
+        principal: Some(wire_principal(&membership.principal)),
         role: role(membership.role).into(),
         ..pb::Membership::default()
     }

@@ -37,6 +37,11 @@ enum Deed {
     MoveIdentity(usize, usize),
     MakeRule(usize),
     DeleteRule(usize),
+    MakeTeam(usize),
+    JoinTeam(usize, usize),
+    DeleteTeam(usize),
+    MakeServiceAccount(usize, usize),
+    DeleteServiceAccount(usize),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -64,6 +69,11 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (number(), number()).prop_map(|(a, b)| MoveIdentity(a, b)),
         1 => number().prop_map(MakeRule),
         1 => number().prop_map(DeleteRule),
+        1 => number().prop_map(Deed::MakeTeam),
+        2 => (number(), number()).prop_map(|(a, b)| Deed::JoinTeam(a, b)),
+        1 => number().prop_map(Deed::DeleteTeam),
+        2 => (number(), number()).prop_map(|(a, b)| Deed::MakeServiceAccount(a, b)),
+        1 => number().prop_map(Deed::DeleteServiceAccount),
     ]
 }
 
@@ -80,6 +90,10 @@ struct History {
     assignments: Vec<(String, String)>,
     /// The identity, by id.
     rules: BTreeMap<String, String>,
+    /// Name and members, by id.
+    teams: BTreeMap<String, (String, Vec<String>)>,
+    /// Group and name, by id.
+    accounts: BTreeMap<String, (String, String)>,
     namespace: Vec<RecordedEvent>,
     identity: Vec<RecordedEvent>,
 }
@@ -164,6 +178,11 @@ impl History {
             Deed::MoveIdentity(identity, to) => self.move_identity(identity, to),
             Deed::MakeRule(identity) => self.make_rule(identity),
             Deed::DeleteRule(number) => self.delete_rule(number),
+            Deed::MakeTeam(name) => self.make_team(name),
+            Deed::JoinTeam(team, user) => self.join_team(team, user),
+            Deed::DeleteTeam(number) => self.delete_team(number),
+            Deed::MakeServiceAccount(at, name) => self.make_service_account(at, name),
+            Deed::DeleteServiceAccount(number) => self.delete_service_account(number),
         }
     }
 
@@ -523,6 +542,97 @@ impl History {
             revision: self.identity.len() as u64,
         };
         self.identity("access_rule", &identity, event);
+    }
+
+    fn make_team(&mut self, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        if self.teams.values().any(|(taken, _)| *taken == name) {
+            return;
+        }
+        let team_id = self.id("team");
+        self.teams.insert(team_id.clone(), (name.clone(), vec![]));
+        let event = namespace::TeamCreated {
+            team_id: team_id.clone(),
+            name,
+            description: String::new(),
+        };
+        self.namespace("team", &team_id, event);
+    }
+
+    fn join_team(&mut self, team: usize, user: usize) {
+        let member = format!("dev/{}", NAMES[user % NAMES.len()]);
+        let Some(team_id) = pick(&self.teams, team) else {
+            return;
+        };
+        let Some((_, members)) = self.teams.get_mut(&team_id) else {
+            return;
+        };
+        if members.contains(&member) {
+            return;
+        }
+        members.push(member.clone());
+        let event = namespace::TeamMemberAdded {
+            team_id: team_id.clone(),
+            member: Some(principal(member)),
+        };
+        self.namespace("team", &team_id, event);
+    }
+
+    fn delete_team(&mut self, number: usize) {
+        let Some(team_id) = pick(&self.teams, number) else {
+            return;
+        };
+        let Some((name, members)) = self.teams.remove(&team_id) else {
+            return;
+        };
+        for member in members {
+            let event = namespace::TeamMemberRemoved {
+                team_id: team_id.clone(),
+                member: Some(principal(member)),
+            };
+            self.namespace("team", &team_id, event);
+        }
+        let event = namespace::TeamDeleted {
+            team_id: team_id.clone(),
+            name,
+        };
+        self.namespace("team", &team_id, event);
+    }
+
+    fn make_service_account(&mut self, at: usize, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        let Some(group_id) = pick(&self.groups, at) else {
+            return;
+        };
+        let wanted = (group_id.clone(), name.clone());
+        if self.accounts.values().any(|taken| *taken == wanted) {
+            return;
+        }
+        let id = self.id("sa");
+        self.accounts.insert(id.clone(), wanted);
+        let event = identity::ServiceAccountCreated {
+            service_account_id: id.clone(),
+            group_id,
+            name,
+            description: String::new(),
+            trust_policies: vec![],
+        };
+        self.identity("service_account", &id, event);
+    }
+
+    fn delete_service_account(&mut self, number: usize) {
+        let Some(id) = pick(&self.accounts, number) else {
+            return;
+        };
+        let Some((group_id, name)) = self.accounts.remove(&id) else {
+            return;
+        };
+        let event = identity::ServiceAccountDeleted {
+            service_account_id: id.clone(),
+            group_id,
+            name,
+        };
+        self.identity("service_account", &id, event);
     }
 }
 

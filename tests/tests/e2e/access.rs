@@ -31,6 +31,8 @@ struct Target {
     group: namespace::Group,
     workspace: namespace::Workspace,
     membership: namespace::Membership,
+    team: namespace::Team,
+    account: identity::ServiceAccount,
     identity: identity::ManagedIdentity,
     rule: identity::AccessRule,
     job: user::OpenedJob,
@@ -56,8 +58,10 @@ fn row<R: Rpc>(note: &str, request: R) -> Row {
 fn rows(target: &Target) -> Vec<Row> {
     let mut rows = namespace_rows(target);
     rows.extend(move_rows(target));
+    rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
     rows.extend(access_rule_rows(target));
+    rows.extend(service_account_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
     rows
@@ -196,6 +200,60 @@ fn move_rows(target: &Target) -> Vec<Row> {
     ]
 }
 
+fn team_rows(target: &Target) -> Vec<Row> {
+    let of = |id: &str| text(id);
+    let changed = namespace::Team {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.team.clone()
+    };
+    vec![
+        row(
+            "",
+            namespace::GetAccessRequest {
+                namespace_id: of(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row("", user::team("_")),
+        row(
+            "",
+            namespace::GetTeamRequest {
+                id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::UpdateTeamRequest {
+                team: Some(changed),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::DeleteTeamRequest {
+                id: of(&target.team.id),
+                etag: OTHER_ETAG.to_owned(),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::AddTeamMemberRequest {
+                team_id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            namespace::RemoveTeamMemberRequest {
+                team_id: of(&target.team.id),
+                ..Default::default()
+            },
+        ),
+    ]
+}
+
 fn identity_rows(target: &Target) -> Vec<Row> {
     let mut create_identity = user::aws_identity("_");
     create_identity
@@ -284,6 +342,40 @@ fn access_rule_rows(target: &Target) -> Vec<Row> {
             "",
             identity::ListAccessRulesRequest {
                 managed_identity_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+    ]
+}
+
+fn service_account_rows(target: &Target) -> Vec<Row> {
+    let mut create = user::service_account("_");
+    create.service_account.get_or_insert_default().group_id = text(&target.group.id);
+    let changed = identity::ServiceAccount {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.account.clone()
+    };
+    vec![
+        row("", create),
+        row(
+            "",
+            identity::GetServiceAccountRequest {
+                id: text(&target.account.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::UpdateServiceAccountRequest {
+                service_account: Some(changed),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::DeleteServiceAccountRequest {
+                id: text(&target.account.id),
+                etag: OTHER_ETAG.to_owned(),
                 ..Default::default()
             },
         ),
@@ -414,6 +506,8 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let membership = admin
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
+    let team = admin.creates_team("somebody", &[]).await;
+    let account = admin.creates_service_account("acme/team/ci").await;
     let job = admin.opens_job(&workspace.id).await;
     let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
     for (relation, at) in [
@@ -440,6 +534,8 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         group,
         workspace,
         membership,
+        team,
+        account,
         identity,
         rule,
         job,

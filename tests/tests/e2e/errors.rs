@@ -168,7 +168,7 @@ async fn what_names_no_resource_of_the_type_is_a_wrong_field() {
         .grants(&world.user("bob"), Role::Viewer, &acme.id)
         .await;
     // No id and no TRN; empty; of another type.
-    for id in ["acme", "", "trn:group:", "grp_1", "trn:team:acme"] {
+    for id in ["acme", "", "trn:group:", "grp_1", "trn:teams:acme"] {
         invalid(admin.asks(get_group(id)).await, &["id"]);
     }
     invalid(admin.asks(job("acme/web")).await, &["job.workspace_id"]);

@@ -115,6 +115,8 @@ async fn make_keys_live(admin: &User) {
 
 /// Each with every field set.
 async fn make_each_happen(admin: &User, bob: &User) {
+    make_teams_happen(admin, bob).await;
+    make_service_accounts_happen(admin).await;
     admin.creates_group("acme").await;
     let mut request = e2e::user::group("acme/team");
     "Those who deploy".clone_into(&mut request.group.get_or_insert_default().description);
@@ -257,4 +259,57 @@ async fn rules_happen(admin: &User, bob: &User, identity: &str) {
         ..Default::default()
     };
     admin.asks(delete).await.expect("deleted");
+}
+
+async fn make_teams_happen(admin: &User, bob: &User) {
+    let mut request = e2e::user::team("platform");
+    "Those who run it".clone_into(&mut request.team.get_or_insert_default().description);
+    let made = admin.asks(request).await.expect("made");
+    let team = made.team.expect("a team");
+    let change = namespace::v1::UpdateTeamRequest {
+        team: Some(namespace::v1::Team {
+            id: team.id.clone(),
+            description: "Those who run it all".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    admin.adds(bob, &team.id).await;
+    let delete = namespace::v1::DeleteTeamRequest {
+        id: team.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+}
+
+async fn make_service_accounts_happen(admin: &User) {
+    let group = admin.creates_group("builders").await;
+    let mut request = e2e::user::service_account("builders/ci");
+    let wanted = request.service_account.get_or_insert_default();
+    "Builds".clone_into(&mut wanted.description);
+    wanted.trust_policies[0]
+        .claims
+        .push(identity::v1::ClaimCondition {
+            claim: "environment".to_owned(),
+            condition: Some(identity::v1::claim_condition::Condition::Equals(
+                "prod".to_owned(),
+            )),
+        });
+    let made = admin.asks(request).await.expect("made");
+    let account = made.service_account.expect("a service account");
+    let change = identity::v1::UpdateServiceAccountRequest {
+        service_account: Some(identity::v1::ServiceAccount {
+            description: "Builds it all".to_owned(),
+            ..account.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let delete = identity::v1::DeleteServiceAccountRequest {
+        id: account.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    admin.deletes_group(&group.id).await;
 }

@@ -23,6 +23,8 @@ mod limits;
 mod load;
 mod main_job;
 mod moves;
+mod service_accounts;
+mod teams;
 mod tree;
 mod trial;
 mod types;

@@ -8,4 +8,5 @@ pub mod azure;
 pub mod google;
 pub mod kubernetes;
 pub mod managed_identity;
+pub mod service_account;
 pub mod setup;

@@ -4,6 +4,7 @@ mod access_rules;
 mod assignments;
 mod managed_identities;
 mod moves;
+mod service_accounts;
 mod setup;
 
 use std::fmt;
@@ -16,7 +17,7 @@ use proto::identity::v1::Event;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityService;
 use tonic::{Request, Response, Status};
 
-/// Serves managed identities and their assignments.
+/// Serves managed identities, their assignments, and service accounts.
 #[derive(Clone)]
 pub struct IdentityRpc {
     commands: Commands,

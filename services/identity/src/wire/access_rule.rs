@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use edge::access_rules::{self, wire_principal, wire_stages};
-use edge::hierarchy::principal;
+use edge::access_rules::{self, wire_stages};
+use edge::hierarchy::{principal, wire_principal};
 use edge::request::etag;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
@@ -75,7 +75,7 @@ pub(crate) fn write(event: &Happened) -> Event {
 fn eligible(rule: &AccessRule) -> pb::EligiblePrincipals {
     let Condition::EligiblePrincipals(principals) = &rule.condition;
     pb::EligiblePrincipals {
-        principals: principals.iter().filter_map(wire_principal).collect(),
+        principals: principals.iter().map(wire_principal).collect(),
     }
 }
 

@@ -3,17 +3,20 @@
 //! The memory can be wrong without harm. What it says goes with the audit event as guards, which the append checks under
 //! the head lock that the replica's follower takes too; a refused guard forgets and looks again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
 use edge::caller::Caller;
-use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_type_key};
+use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_type_key, node_key};
+use edge::roles::team_of_key;
 use edge::violations::Violations;
 use edge::{authorization, status};
-use eventlog::Guard;
+use eventlog::{Facts, Guard};
 use model::access_rule::{AccessRule, InvalidAccessRule, Run, refusing};
-use model::{JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, WorkspaceId};
+use model::{
+    JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, TeamId, WorkspaceId,
+};
 use time::OffsetDateTime;
 use tonic::Status;
 
@@ -35,6 +38,15 @@ pub(super) struct Ground {
     pub(super) question: Question,
     /// What must still hold when the audit event is appended.
     pub(super) guards: Vec<Guard>,
+}
+
+/// That what was read is so still.
+fn still(facts: &Facts, keys: impl IntoIterator<Item = String>) -> Vec<Guard> {
+    let guards = keys.into_iter().map(|key| Guard::Expect {
+        value: facts.get(&key).map(str::to_owned),
+        key,
+    });
+    guards.collect()
 }
 
 /// Who asks.
@@ -179,9 +191,10 @@ impl IssuerRpc {
             Some(_) => self.access_rules(identity).await?,
             None => vec![],
         };
+        let (principals, of_teams) = self.run_as(&job.principal, &rules).await?;
         let run = Run {
             stage: job.stage,
-            principals: std::slice::from_ref(&job.principal),
+            principals: &principals,
         };
         let question = Question {
             job: job.id,
@@ -199,11 +212,32 @@ impl IssuerRpc {
                 .to_owned(),
             now: OffsetDateTime::UNIX_EPOCH,
         };
-        let guards = keys.map(|key| Guard::Expect {
-            value: facts.get(&key).map(str::to_owned),
-            key,
-        });
-        Ok((question, guards.to_vec()))
+        let mut guards = still(&facts, keys);
+        guards.extend(of_teams);
+        Ok((question, guards))
+    }
+
+    /// As whom a principal's job runs, as far as the rules ask: itself, and those of the teams they name that it belongs
+    /// to; and what says so.
+    async fn run_as(
+        &self,
+        principal: &Principal,
+        rules: &[AccessRule],
+    ) -> Result<(Vec<Principal>, Vec<Guard>), Status> {
+        let named: BTreeSet<TeamId> = rules.iter().flat_map(AccessRule::teams).collect();
+        let keys: Vec<String> = named
+            .iter()
+            .flat_map(|team| [node_key(team), team_of_key(principal, team)])
+            .collect();
+        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        let belongs = |team: &TeamId| {
+            let of_it = team_of_key(principal, team);
+            facts.get(&node_key(team)).is_some() && facts.get(&of_it).is_some()
+        };
+        let teams = named.iter().copied().filter(belongs).map(Principal::Team);
+        let principals = [principal.clone()].into_iter().chain(teams).collect();
+        Ok((principals, still(&facts, keys)))
     }
 
     /// An identity's access rules. They are read after their revision, which is guarded: what came or went since makes

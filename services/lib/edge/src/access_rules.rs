@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use eventlog::Change;
 use model::access_rule::{AccessRule, Condition};
 use model::{Principal, Stage};
-use proto::access::v1 as access;
 use proto::identity::v1 as pb;
 
 use crate::hierarchy::{MalformedEvent, principal};
@@ -97,16 +96,4 @@ pub fn wire_stages(rule: &AccessRule) -> Vec<i32> {
         Stage::Apply => pb::RuleStage::Apply.into(),
     };
     rule.stages.iter().map(wire).collect()
-}
-
-/// A principal as messages have it; `None` for a job, which nobody gives anything.
-#[must_use]
-pub fn wire_principal(principal: &Principal) -> Option<access::Principal> {
-    let kind = match principal {
-        Principal::User { issuer, subject } => {
-            access::principal::Kind::User(format!("{issuer}/{subject}"))
-        }
-        Principal::Job(_) => return None,
-    };
-    Some(access::Principal { kind: Some(kind) })
 }

@@ -66,6 +66,9 @@ pub(crate) fn rules() -> Result<HashMap<String, Arc<Rule>>, InvalidContract> {
     Ok(rules)
 }
 
+/// Permissions have smaller numbers than this.
+const NUMBERS: i32 = 1_000;
+
 fn permission(permission: access::Permission) -> Option<Permission> {
     use access::Permission as Wire;
     Some(match permission {
@@ -92,8 +95,25 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::ManagedIdentityDelete => Permission::ManagedIdentityDelete,
         Wire::JobOpen => Permission::JobOpen,
         Wire::JobView => Permission::JobView,
+        Wire::ServiceAccountView => Permission::ServiceAccountView,
+        Wire::ServiceAccountCreate => Permission::ServiceAccountCreate,
+        Wire::ServiceAccountUpdate => Permission::ServiceAccountUpdate,
+        Wire::ServiceAccountDelete => Permission::ServiceAccountDelete,
         Wire::JobUpdate => Permission::JobUpdate,
     })
+}
+
+/// What a role lets its holder do.
+#[must_use]
+pub fn permissions(role: Role) -> Vec<access::Permission> {
+    let held = |wire: &access::Permission| {
+        let requirement = permission(*wire).map(Permission::requirement);
+        matches!(requirement, Some(Requirement::Role(needed)) if needed <= role)
+    };
+    (0..NUMBERS)
+        .filter_map(|number| access::Permission::try_from(number).ok())
+        .filter(held)
+        .collect()
 }
 
 /// The text in a request's field, by its path; empty where something on the way is not set.
@@ -265,4 +285,31 @@ pub async fn locate(
         }
         place
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_may_what_those_before_it_may_and_the_owner_all_that_a_role_gives() {
+        let [viewer, deployer, owner] =
+            [Role::Viewer, Role::Deployer, Role::Owner].map(permissions);
+        assert!(
+            viewer
+                .iter()
+                .all(|permission| deployer.contains(permission))
+        );
+        assert!(deployer.iter().all(|permission| owner.contains(permission)));
+        let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the descriptors");
+        let all = pool
+            .get_enum_by_name("tharsis.access.v1.Permission")
+            .expect("permissions");
+        let by_role = all.values().filter_map(|value| {
+            let wire = access::Permission::try_from(value.number()).ok()?;
+            let requirement = permission(wire)?.requirement();
+            matches!(requirement, Requirement::Role(_)).then_some(wire)
+        });
+        assert_eq!(owner, by_role.collect::<Vec<_>>());
+    }
 }

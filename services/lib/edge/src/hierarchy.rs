@@ -6,13 +6,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
-use model::{Kind, Limit, Principal, Reference, ResourceId, Role, Trn, trn::Last};
+use model::{Kind, Limit, Principal, Reference, ResourceId, Role, TeamId, Trn, trn::Last};
 use prost::Message as _;
 use proto::access::v1 as access;
 use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
 use crate::access_rules;
+use crate::roles::{Found, Grant, team_of_key, teams_of};
 
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
 #[must_use]
@@ -30,6 +31,24 @@ pub fn name_key(parent: &str, name: &str) -> String {
 #[must_use]
 pub fn identity_name_key(group: &str, name: &str) -> String {
     format!("identity-name/{group}/{name}")
+}
+
+/// The key of the service account of a name in a group.
+#[must_use]
+pub fn service_account_name_key(group: &str, name: &str) -> String {
+    format!("{SERVICE_ACCOUNT_NAME}{group}/{name}")
+}
+
+/// Whether a fact says that a service account exists, or what it is called.
+#[must_use]
+pub fn is_of_service_accounts(key: &str) -> bool {
+    key.starts_with("node/sa_") || key.starts_with(SERVICE_ACCOUNT_NAME)
+}
+
+/// The key of the team of a name. Teams belong to no group.
+#[must_use]
+pub fn team_name_key(name: &str) -> String {
+    format!("{TEAM_NAME}/{name}")
 }
 
 /// The key of a principal's membership in a group or workspace: `<role>/<membership id>`.
@@ -84,12 +103,23 @@ pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
     format!("max-job-duration/{workspace}")
 }
 
+const TEAM_NAME: &str = "team-name/";
+const SERVICE_ACCOUNT_NAME: &str = "service-account-name/";
+
 /// Whether a fact is of those that a [`Hierarchy`] is read from.
 #[must_use]
 pub fn is_of_the_hierarchy(key: &str) -> bool {
-    ["node/", "name/", "identity-name/", "member/"]
-        .iter()
-        .any(|prefix| key.starts_with(prefix))
+    [
+        "node/",
+        "name/",
+        "identity-name/",
+        SERVICE_ACCOUNT_NAME,
+        TEAM_NAME,
+        "member/",
+        "team-of/",
+    ]
+    .iter()
+    .any(|prefix| key.starts_with(prefix))
 }
 
 /// An event names something in a way that no writer of ours does.
@@ -128,7 +158,25 @@ pub fn role(role: access::Role) -> Option<Role> {
 pub fn principal(principal: Option<&access::Principal>) -> Option<Principal> {
     match principal?.kind.as_ref()? {
         access::principal::Kind::User(user) => Principal::user(user).ok(),
+        access::principal::Kind::Team(id) => id.parse().map(Principal::Team).ok(),
+        access::principal::Kind::ServiceAccount(id) => {
+            id.parse().map(Principal::ServiceAccount).ok()
+        }
     }
+}
+
+/// A principal as messages have it: whom a membership or a rule may name.
+#[must_use]
+pub fn wire_principal(principal: &Principal) -> access::Principal {
+    use access::principal::Kind;
+    let kind = match principal {
+        Principal::User { issuer, subject } => Some(Kind::User(format!("{issuer}/{subject}"))),
+        Principal::Team(id) => Some(Kind::Team(id.to_string())),
+        Principal::ServiceAccount(id) => Some(Kind::ServiceAccount(id.to_string())),
+        // No request can name a job.
+        Principal::Job(_) => None,
+    };
+    access::Principal { kind }
 }
 
 fn node(id: &str, parent: &str, name: &str) -> Change {
@@ -138,6 +186,12 @@ fn node(id: &str, parent: &str, name: &str) -> Change {
 fn max_job_duration(workspace: &str, duration: Option<&prost_types::Duration>) -> Change {
     let seconds = duration.map(|duration| duration.seconds.to_string());
     (max_job_duration_key(workspace), seconds)
+}
+
+fn team_of(team: &str, member: Option<&access::Principal>) -> Result<String, MalformedEvent> {
+    principal(member)
+        .map(|member| team_of_key(&member, team))
+        .ok_or(MalformedEvent::Principal)
 }
 
 /// The facts that an event of the `namespace` log changes.
@@ -180,7 +234,7 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
             &event.new_parent_id,
             &event.name,
         ),
-        Event::GroupUpdated(_) => vec![],
+        Event::GroupUpdated(_) | Event::TeamUpdated(_) => vec![],
         Event::WorkspaceCreated(event) => {
             let mut changes = named(&event.workspace_id, &event.group_id, &event.name);
             changes.push(max_job_duration(
@@ -225,6 +279,21 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
             (node_key(&event.membership_id), None),
             (member(&event.namespace_id, event.principal.as_ref())?, None),
         ],
+        Event::TeamCreated(event) => vec![
+            node(&event.team_id, "", &event.name),
+            (team_name_key(&event.name), Some(event.team_id.clone())),
+        ],
+        Event::TeamDeleted(event) => vec![
+            (node_key(&event.team_id), None),
+            (team_name_key(&event.name), None),
+        ],
+        Event::TeamMemberAdded(event) => vec![(
+            team_of(&event.team_id, event.member.as_ref())?,
+            Some(String::new()),
+        )],
+        Event::TeamMemberRemoved(event) => {
+            vec![(team_of(&event.team_id, event.member.as_ref())?, None)]
+        }
     })
 }
 
@@ -270,6 +339,18 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 Some(String::new()),
             )]
         }
+        Event::ServiceAccountCreated(event) => vec![
+            node(&event.service_account_id, &event.group_id, &event.name),
+            (
+                service_account_name_key(&event.group_id, &event.name),
+                Some(event.service_account_id.clone()),
+            ),
+        ],
+        Event::ServiceAccountUpdated(_) => vec![],
+        Event::ServiceAccountDeleted(event) => vec![
+            (node_key(&event.service_account_id), None),
+            (service_account_name_key(&event.group_id, &event.name), None),
+        ],
         Event::ManagedIdentityUnassigned(event) => {
             vec![(
                 assignment_key(&event.workspace_id, &event.managed_identity_id),
@@ -392,11 +473,13 @@ impl Fold for Replica {
 pub struct Place {
     /// The resource itself first, then what is above it, to the top.
     pub nodes: Vec<Node>,
-    /// The asking principal's role here: of the nearest membership.
+    /// The asking principal's role here: the highest of the nearest memberships of it and of its teams.
     pub role: Option<Role>,
-    /// What that role rests on: the fact of that membership, and that nothing nearer overrules it. Nothing for a role
-    /// that the configuration gives.
+    /// What that role rests on: the fact of that membership, that nothing nearer overrules it, and that the principal
+    /// is in the team that has it. Nothing for a role that the configuration gives.
     pub granted_by: Vec<(String, Option<String>)>,
+    /// The memberships that count here, the one that gives the role first.
+    pub grants: Vec<Grant>,
 }
 
 /// A resource in a [`Place`].
@@ -418,9 +501,16 @@ impl Place {
     /// The names from the top, joined by `/`.
     #[must_use]
     pub fn path(&self) -> String {
+        self.path_of(0)
+    }
+
+    /// The same of one of the nodes.
+    #[must_use]
+    pub fn path_of(&self, node: usize) -> String {
         let names: Vec<&str> = self
             .nodes
             .iter()
+            .skip(node)
             .rev()
             .map(|node| node.name.as_str())
             .filter(|name| !name.is_empty())
@@ -465,6 +555,14 @@ impl Place {
     /// membership that gives the role still does.
     #[must_use]
     pub fn guards(&self) -> Vec<Guard> {
+        let granted_by = self.granted_by.iter().cloned();
+        let granted_by = granted_by.map(|(key, value)| Guard::Expect { key, value });
+        self.existence().into_iter().chain(granted_by).collect()
+    }
+
+    /// The same, whatever the asking principal's role: everything from here to the top is where it was.
+    #[must_use]
+    pub fn existence(&self) -> Vec<Guard> {
         let parents = self
             .nodes
             .iter()
@@ -475,7 +573,6 @@ impl Place {
         let way_up = nodes
             .map(|(node, parent)| (node_key(node.id), Some(format!("{parent}/{}", node.name))));
         way_up
-            .chain(self.granted_by.clone())
             .map(|(key, value)| Guard::Expect { key, value })
             .collect()
     }
@@ -503,6 +600,8 @@ impl Hierarchy {
         id: ResourceId,
         principal: &Principal,
     ) -> sqlx::Result<Option<Place>> {
+        let own = principal.resource().map(|id| id.to_string());
+        let (teams_from, teams_to) = teams_of(principal);
         let rows = sqlx::query!(
             r#"WITH RECURSIVE up (id, value, depth) AS (
                    SELECT $1::text COLLATE "C", value, 0 FROM facts WHERE key = 'node/' || $1
@@ -510,13 +609,38 @@ impl Hierarchy {
                    SELECT split_part(up.value, '/', 1), above.value, depth + 1
                    FROM up JOIN facts above ON above.key = 'node/' || split_part(up.value, '/', 1)
                    WHERE depth < $3
+               ), way (id, value, depth) AS (
+                   SELECT $6::text COLLATE "C", value, 0 FROM facts WHERE key = 'node/' || $6
+                   UNION ALL
+                   SELECT split_part(way.value, '/', 1), above.value, depth + 1
+                   FROM way JOIN facts above ON above.key = 'node/' || split_part(way.value, '/', 1)
+                   WHERE depth < $3
+               ), teams (id, node) AS MATERIALIZED (
+                   -- Each a look at one key: nothing that a plan could turn into reading all facts.
+                   SELECT id, (SELECT node.value FROM facts node WHERE node.key = 'node/' || id)
+                   FROM (SELECT substr(key, length($4) + 1) AS id FROM facts WHERE key > $4 AND key < $5) AS of_principal
+                   WHERE strpos(id, '/') = 0
                )
                SELECT id AS "id!", value AS "value!",
-                      (SELECT member.value FROM facts member WHERE member.key = 'member/' || up.id || '/' || $2) AS member
+                      (SELECT member.value FROM facts member WHERE member.key = 'member/' || up.id || '/' || $2) AS member,
+                      ARRAY(
+                          SELECT held FROM (
+                              SELECT teams.id || teams.node || '/' || (
+                                  SELECT member.value FROM facts member
+                                  WHERE member.key = 'member/' || up.id || '/team:' || teams.id
+                              ) AS held
+                              FROM teams
+                          ) AS of_teams
+                          WHERE held IS NOT NULL
+                      ) AS "teams!: Vec<String>",
+                      ARRAY(SELECT way.id || '/' || way.value FROM way ORDER BY way.depth) AS "way!: Vec<String>"
                FROM up ORDER BY depth"#,
             id.to_string(),
             principal.to_string(),
-            MAX_DEPTH
+            MAX_DEPTH,
+            teams_from,
+            teams_to,
+            own.unwrap_or_default()
         )
         .fetch_all(&self.pool)
         .await?;
@@ -524,15 +648,14 @@ impl Hierarchy {
         if !reaches_top {
             return Ok(None);
         }
-        let nearest = rows.iter().position(|row| row.member.is_some());
-        let role = nearest
-            .and_then(|nearest| rows[nearest].member.as_ref())
-            .and_then(|member| member.split_once('/')?.0.parse().ok());
-        let up_to_nearest = nearest.map_or(&rows[..0], |nearest| &rows[..=nearest]);
-        let granted_by = up_to_nearest
-            .iter()
-            .map(|row| (member_key(&row.id, principal), row.member.clone()))
-            .collect();
+        let found = Found {
+            principal,
+            nodes: rows.iter().map(|row| row.id.as_str()).collect(),
+            own: rows.iter().map(|row| row.member.as_deref()).collect(),
+            teams: rows.iter().map(|row| row.teams.as_slice()).collect(),
+            way: rows.first().map_or(&[], |row| row.way.as_slice()),
+        };
+        let (grants, granted_by) = found.grants();
         let nodes = rows.iter().map(|row| {
             let name = row.value.split_once('/').map_or("", |(_, name)| name);
             row.id.parse().map(|id| Node {
@@ -545,8 +668,9 @@ impl Hierarchy {
             .map(|nodes| {
                 Some(Place {
                     nodes,
-                    role,
+                    role: grants.first().map(|grant| grant.role),
                     granted_by,
+                    grants,
                 })
             })
             .map_err(|error| sqlx::Error::Decode(error.into()))
@@ -592,6 +716,30 @@ impl Hierarchy {
         below.collect()
     }
 
+    /// As whom a principal may see and do things: itself, unless it is gone, and its teams.
+    pub async fn acts_as(&self, principal: &Principal) -> sqlx::Result<Vec<Principal>> {
+        if let Some(id) = principal.resource()
+            && self.locate(id, principal).await?.is_none()
+        {
+            return Ok(vec![]);
+        }
+        let (from, to) = teams_of(principal);
+        let teams = sqlx::query_scalar!(
+            r#"SELECT id AS "id!" FROM (SELECT substr(key, length($1) + 1) AS id FROM facts WHERE key > $1 AND key < $2)
+                   AS of_principal
+               WHERE strpos(id, '/') = 0 AND (SELECT node.key FROM facts node WHERE node.key = 'node/' || id) IS NOT NULL"#,
+            from,
+            to
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let teams = teams.iter().filter_map(|id| id.parse::<TeamId>().ok());
+        Ok([principal.clone()]
+            .into_iter()
+            .chain(teams.map(Principal::Team))
+            .collect())
+    }
+
     async fn walk(&self, trn: &Trn) -> sqlx::Result<Option<ResourceId>> {
         let Last::Name(last) = &trn.last else {
             return Ok(None);
@@ -604,6 +752,8 @@ impl Hierarchy {
             .collect();
         let last_prefix = match trn.kind {
             Kind::ManagedIdentity => "identity-name/",
+            Kind::ServiceAccount => SERVICE_ACCOUNT_NAME,
+            Kind::Team => TEAM_NAME,
             _ => "name/",
         };
         let found = sqlx::query_scalar!(

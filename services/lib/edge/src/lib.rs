@@ -18,12 +18,14 @@ pub mod limits;
 pub mod metrics;
 pub mod rate;
 pub mod request;
+pub mod roles;
 pub mod rpc;
 pub mod server;
 pub mod settings;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;
+pub mod trust;
 pub mod violations;
 
 pub use settings::Settings;

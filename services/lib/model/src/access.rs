@@ -72,6 +72,10 @@ pub enum Permission {
     JobOpen,
     JobView,
     JobUpdate,
+    ServiceAccountView,
+    ServiceAccountCreate,
+    ServiceAccountUpdate,
+    ServiceAccountDelete,
 }
 
 /// From where a permission comes.
@@ -103,6 +107,7 @@ impl Permission {
             | Self::WorkspaceView
             | Self::MembershipView
             | Self::ManagedIdentityView
+            | Self::ServiceAccountView
             | Self::JobView => Requirement::Role(Role::Viewer),
             Self::WorkspaceCreate
             | Self::WorkspaceUpdate
@@ -117,7 +122,10 @@ impl Permission {
             | Self::GroupUpdate
             | Self::MembershipCreate
             | Self::MembershipUpdate
-            | Self::MembershipDelete => Requirement::Role(Role::Owner),
+            | Self::MembershipDelete
+            | Self::ServiceAccountCreate
+            | Self::ServiceAccountUpdate
+            | Self::ServiceAccountDelete => Requirement::Role(Role::Owner),
         }
     }
 }

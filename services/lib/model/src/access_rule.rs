@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Principal, Stage};
+use crate::{Principal, Stage, TeamId};
 
 /// One condition on the jobs that get an identity's credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,17 @@ pub struct Run<'a> {
     pub stage: Stage,
     /// On whose behalf: everyone whom the job may act as.
     pub principals: &'a [Principal],
+}
+
+impl AccessRule {
+    /// The teams that it names.
+    pub fn teams(&self) -> impl Iterator<Item = TeamId> {
+        let Condition::EligiblePrincipals(principals) = &self.condition;
+        principals.iter().filter_map(|principal| match principal {
+            Principal::Team(team) => Some(*team),
+            _ => None,
+        })
+    }
 }
 
 impl Condition {

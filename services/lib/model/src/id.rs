@@ -115,6 +115,8 @@ ids! {
     SigningKey SigningKeyId "key" "signing_key";
     Job JobId "job" "job";
     AccessRule AccessRuleId "rule" "access_rule";
+    Team TeamId "team" "team";
+    ServiceAccount ServiceAccountId "sa" "service_account";
 }
 
 impl fmt::Display for Kind {

@@ -11,12 +11,13 @@ pub mod name;
 pub mod principal;
 pub mod stage;
 pub mod trn;
+pub mod trust;
 
 pub use access::{Permission, Requirement, Role};
 pub use access_rule::AccessRule;
 pub use id::{
     AccessRuleId, GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId,
-    SigningKeyId, WorkspaceId,
+    ServiceAccountId, SigningKeyId, TeamId, WorkspaceId,
 };
 pub use job_duration::JobDuration;
 pub use limit::Limit;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::JobId;
+use crate::{JobId, ResourceId, ServiceAccountId, TeamId};
 
 /// Someone whom a token names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,10 @@ pub enum Principal {
         /// The `sub` of its tokens: `alice`.
         subject: String,
     },
+    /// A team: its members act, each as itself, with what the team may.
+    Team(TeamId),
+    /// A service account, acting with a token that it got for one of an issuer that it trusts.
+    ServiceAccount(ServiceAccountId),
     /// A job, acting with its job token.
     Job(JobId),
 }
@@ -50,13 +54,26 @@ impl Principal {
             Err(InvalidPrincipal)
         }
     }
+
+    /// The resource of ours that the principal is; a user is none.
+    #[must_use]
+    pub fn resource(&self) -> Option<ResourceId> {
+        match self {
+            Self::User { .. } => None,
+            Self::Team(id) => Some((*id).into()),
+            Self::ServiceAccount(id) => Some((*id).into()),
+            Self::Job(id) => Some((*id).into()),
+        }
+    }
 }
 
-/// `user:dev/alice`, `job:job_…`.
+/// `user:dev/alice`, `team:team_…`, `service_account:sa_…`, `job:job_…`.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User { issuer, subject } => write!(f, "user:{issuer}/{subject}"),
+            Self::Team(id) => write!(f, "team:{id}"),
+            Self::ServiceAccount(id) => write!(f, "service_account:{id}"),
             Self::Job(id) => write!(f, "job:{id}"),
         }
     }
@@ -68,6 +85,11 @@ impl FromStr for Principal {
     fn from_str(text: &str) -> Result<Self, InvalidPrincipal> {
         match text.split_once(':') {
             Some(("user", user)) => Self::user(user),
+            Some(("team", id)) => id.parse().map(Self::Team).map_err(|_| InvalidPrincipal),
+            Some(("service_account", id)) => id
+                .parse()
+                .map(Self::ServiceAccount)
+                .map_err(|_| InvalidPrincipal),
             Some(("job", id)) => id.parse().map(Self::Job).map_err(|_| InvalidPrincipal),
             _ => Err(InvalidPrincipal),
         }
@@ -77,6 +99,24 @@ impl FromStr for Principal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_an_id_reads_back_as_its_own_type_only() {
+        let id = uuid::Uuid::from_u128(7);
+        for principal in [
+            Principal::Team(TeamId::from_uuid(id)),
+            Principal::ServiceAccount(ServiceAccountId::from_uuid(id)),
+            Principal::Job(JobId::from_uuid(id)),
+        ] {
+            let text = principal.to_string();
+            assert_eq!(text.parse(), Ok(principal));
+            let (_, id) = text.split_once(':').expect("a type and an id");
+            for other in ["user", "team", "service_account", "job"] {
+                let other = format!("{other}:{id}");
+                assert_eq!(other.parse::<Principal>().is_ok(), other == text, "{other}");
+            }
+        }
+    }
 
     #[test]
     fn a_user_reads_back() {

@@ -20,7 +20,7 @@ pub struct Trn {
 /// The last part of a TRN's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Last {
-    /// Of a group, workspace or managed identity.
+    /// Of a group, workspace, managed identity, service account or team.
     Name(Name),
     /// Of what has no name: a membership, a job, an access rule.
     Id(ResourceId),
@@ -58,9 +58,11 @@ impl FromStr for Trn {
         }
         let last = segments.pop().ok_or(InvalidReference)?;
         let last = match kind {
-            Kind::Group | Kind::Workspace | Kind::ManagedIdentity => {
-                Last::Name(last.parse().map_err(|_| InvalidReference)?)
-            }
+            Kind::Group
+            | Kind::Workspace
+            | Kind::ManagedIdentity
+            | Kind::ServiceAccount
+            | Kind::Team => Last::Name(last.parse().map_err(|_| InvalidReference)?),
             Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule => {
                 let id: ResourceId = last.parse().map_err(|InvalidId| InvalidReference)?;
                 if id.kind() != kind {
@@ -91,6 +93,17 @@ impl fmt::Display for Trn {
         match &self.last {
             Last::Name(name) => name.fmt(f),
             Last::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Reference {
+    /// The type of the resource.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Id(id) => id.kind(),
+            Self::Trn(trn) => trn.kind,
         }
     }
 }
@@ -132,7 +145,7 @@ mod tests {
             "trn:group:",
             "trn:group:/a",
             "trn:group:a//b",
-            "trn:team:a",
+            "trn:teams:a",
             "grp_",
             "trn:group:A",
         ] {

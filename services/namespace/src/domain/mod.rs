@@ -1,9 +1,10 @@
-//! What may happen to groups, workspaces, memberships and limits: pure deciders. What they lean on beyond their own
+//! What may happen to groups, workspaces, memberships, teams and limits: pure deciders. What they lean on beyond their own
 //! stream comes in with the command; the append checks that it still holds.
 
 pub mod group;
 pub mod limit;
 pub mod membership;
+pub mod team;
 pub mod workspace;
 
 /// Where a group or workspace is to lie.

@@ -9,12 +9,12 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, request, status};
 use eventlog::{Expected, Guard};
-use model::{MembershipId, NamespaceId, Role};
+use model::{MembershipId, NamespaceId, Principal, Role};
 use proto::namespace::v1 as pb;
 use proto::namespace::v1::membership_service_server::MembershipService;
 use tonic::{Request, Response, Status};
 
-use super::{NamespaceRpc, add, changes, count, encoded, owners_key, stream};
+use super::{NamespaceRpc, add, changes, count, encoded, held, owners_key, stream};
 use crate::domain::membership::{self, Membership};
 use crate::wire;
 
@@ -55,13 +55,8 @@ impl MembershipService for NamespaceRpc {
         let id = clock::new_id();
         let decide = || async {
             let namespace = call.id("membership.namespace_id", "group or a workspace")?;
-            let membership = Membership {
-                id,
-                namespace,
-                principal: principal.clone(),
-                role,
-            };
-            self.decide_create_membership(&call, membership).await
+            self.decide_create_membership(&call, (id, namespace), &principal, role)
+                .await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -149,6 +144,15 @@ impl MembershipService for NamespaceRpc {
             )
             .await
     }
+
+    async fn get_access(
+        &self,
+        request: Request<pb::GetAccessRequest>,
+    ) -> Result<Response<pb::GetAccessResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = self.access(&call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
 }
 
 impl NamespaceRpc {
@@ -175,12 +179,22 @@ impl NamespaceRpc {
     async fn decide_create_membership(
         &self,
         call: &Call,
-        membership: Membership,
+        (id, namespace): (MembershipId, NamespaceId),
+        named: &wire::Holder,
+        role: Role,
     ) -> Result<Decision<pb::CreateMembershipResponse>, Status> {
         let place = call
             .relocate(&self.hierarchy)
             .await?
             .ok_or_else(|| status::not_found("the namespace"))?;
+        let known = self.principal(call, named).await?;
+        known.may_join(&place)?;
+        let membership = Membership {
+            id,
+            namespace,
+            principal: known.principal,
+            role,
+        };
         let member = member_key(membership.namespace, &membership.principal);
         let facts = self.facts(std::slice::from_ref(&member)).await?;
         let exists = facts.get(&member).is_some();
@@ -193,15 +207,14 @@ impl NamespaceRpc {
             .map(wire::write_membership)
             .collect();
         let mut guards = place.guards();
+        guards.extend(known.guards);
         guards.push(Guard::Expect {
             key: member,
             value: None,
         });
-        guards.push(owners(
-            &membership,
-            i64::from(membership.role == Role::Owner),
-            0,
-        ));
+        let by = i64::from(counts_as_owner(&membership.principal, membership.role));
+        guards.push(owners(&membership, by, 0));
+        guards.extend(held(&membership, true));
         guards.extend(changes(&events)?);
         let mut reply = wire::membership_message(&place.path(), &membership);
         reply.etag = etag(events.len() as u64);
@@ -240,7 +253,8 @@ impl NamespaceRpc {
         let membership::State::Live(membership) = &after else {
             return Err(membership::Rejection::Missing.into());
         };
-        let by = i64::from(role == Role::Owner) - i64::from(ground.membership.role == Role::Owner);
+        let owns = |role| i64::from(counts_as_owner(&ground.membership.principal, role));
+        let by = owns(role) - owns(ground.membership.role);
         let mut reply = message(&ground.place, membership, &ground.loaded);
         reply.etag = etag(ground.loaded.version + events.len() as u64);
         let reply = pb::UpdateMembershipResponse {
@@ -260,8 +274,11 @@ impl NamespaceRpc {
             last_owner: ground.last_owner,
         };
         let events = membership::decide(&ground.loaded.state, command)?;
-        let by = -i64::from(ground.membership.role == Role::Owner);
-        ground.decision(&events, by, pb::DeleteMembershipResponse::default())
+        let owner = counts_as_owner(&ground.membership.principal, ground.membership.role);
+        let reply = pb::DeleteMembershipResponse::default();
+        let mut decision = ground.decision(&events, -i64::from(owner), reply)?;
+        decision.guards.extend(held(&ground.membership, false));
+        Ok(decision)
     }
 
     /// What a change of a membership is decided on.
@@ -280,7 +297,8 @@ impl NamespaceRpc {
         // The membership itself and its group: a place of two nodes is right below the top.
         let top_level =
             place.nodes.len() == 2 && matches!(membership.namespace, NamespaceId::Group(_));
-        let last_owner = top_level && membership.role == Role::Owner && count(&facts, &owners) <= 1;
+        let owner = counts_as_owner(&membership.principal, membership.role);
+        let last_owner = top_level && owner && count(&facts, &owners) <= 1;
         Ok(Ground {
             place,
             loaded,
@@ -326,6 +344,13 @@ impl Ground {
             reply,
         })
     }
+}
+
+/// Whether a top-level group has an owner in this principal. A team counts, with or without members: who is in it is
+/// the administrators' to say, and it is not deleted while a group would be left without an owner. A service account does
+/// not: its life ends in another service's log, with it or with its group, and no guard here could keep it.
+fn counts_as_owner(principal: &Principal, role: Role) -> bool {
+    role == Role::Owner && !matches!(principal, Principal::ServiceAccount(_))
 }
 
 /// Counts the owners of the membership's group or workspace.

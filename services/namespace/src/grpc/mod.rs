@@ -1,12 +1,16 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
+mod access;
 mod groups;
 mod limits;
 mod memberships;
 mod moves;
+mod teams;
 mod workspaces;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Place, limit_key, name_key, sets};
@@ -14,26 +18,33 @@ use edge::limits::{unchanged, value};
 use edge::status;
 use edge::status::PreconditionViolation;
 use eventlog::{Facts, Guard, StreamId};
-use model::{Limit, Name};
+use model::{Limit, Name, Principal};
 use proto::namespace::v1::Event;
 use tonic::Status;
 
+use crate::domain::membership::Membership;
 use crate::domain::{Destination, NoRoom};
 
-/// Serves groups, workspaces, memberships and limits.
+/// Serves groups, workspaces, memberships, teams and limits.
 #[derive(Clone)]
 pub struct NamespaceRpc {
     commands: Commands,
     hierarchy: Hierarchy,
+    administrators: Arc<BTreeSet<Principal>>,
 }
 
 impl NamespaceRpc {
     /// On this log and the facts beside it.
     #[must_use]
-    pub fn new(commands: Commands, hierarchy: Hierarchy) -> Self {
+    pub fn new(
+        commands: Commands,
+        hierarchy: Hierarchy,
+        administrators: BTreeSet<Principal>,
+    ) -> Self {
         Self {
             commands,
             hierarchy,
+            administrators: Arc::new(administrators),
         }
     }
 
@@ -157,6 +168,36 @@ fn workspaces_key(group: impl fmt::Display) -> String {
 /// The key of the count of owners that a group or workspace itself has.
 fn owners_key(namespace: impl fmt::Display) -> String {
     format!("owners/{namespace}")
+}
+
+/// The key of the count of memberships that a team holds.
+fn holdings_key(team: impl fmt::Display) -> String {
+    format!("holdings/{team}")
+}
+
+/// The key that says that a principal holds a membership in a group or workspace.
+fn held_key(holder: &Principal, namespace: impl fmt::Display) -> String {
+    format!("held/{holder}/{namespace}")
+}
+
+/// The keys of where a team holds memberships start so.
+fn held_prefix(team: impl fmt::Display) -> String {
+    format!("held/team:{team}/")
+}
+
+/// Notes what a team holds, for its end; of other principals, nothing.
+fn held(membership: &Membership, holds: bool) -> Vec<Guard> {
+    let Principal::Team(team) = &membership.principal else {
+        return vec![];
+    };
+    let by = if holds { 1 } else { -1 };
+    vec![
+        add(holdings_key(team), by, 0, i64::MAX),
+        Guard::Set {
+            key: held_key(&membership.principal, membership.namespace),
+            value: holds.then(String::new),
+        },
+    ]
 }
 
 fn count(facts: &Facts, key: &str) -> i64 {

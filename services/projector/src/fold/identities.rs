@@ -97,6 +97,10 @@ impl<'a> Changes<'a> {
                 self.identities.remove(&identity.managed_identity_id);
                 self.deleted.push(identity.managed_identity_id);
             }
+            // Which service accounts there are is in the facts.
+            Event::ServiceAccountCreated(_)
+            | Event::ServiceAccountUpdated(_)
+            | Event::ServiceAccountDeleted(_) => {}
             Event::ManagedIdentityAssigned(assignment) => {
                 self.assignments.insert(
                     (assignment.workspace_id, assignment.managed_identity_id),

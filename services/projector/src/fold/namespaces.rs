@@ -105,12 +105,17 @@ impl<'a> Changes<'a> {
             }
             Event::GroupDeleted(group) => self.gone.push(group.group_id),
             Event::WorkspaceDeleted(workspace) => self.gone.push(workspace.workspace_id),
-            // A move is written by itself; who is a member where is in the facts; limits are no one's to list here.
+            // A move is written by itself; who is a member where, and who in which team, is in the facts; limits are no one's to list here.
             Event::GroupMoved(_)
             | Event::WorkspaceMoved(_)
             | Event::MembershipCreated(_)
             | Event::MembershipUpdated(_)
             | Event::MembershipDeleted(_)
+            | Event::TeamCreated(_)
+            | Event::TeamUpdated(_)
+            | Event::TeamDeleted(_)
+            | Event::TeamMemberAdded(_)
+            | Event::TeamMemberRemoved(_)
             | Event::LimitChanged(_) => {}
         }
     }

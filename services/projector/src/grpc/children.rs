@@ -1,5 +1,6 @@
 //! Groups and workspaces right below a group.
 
+use edge::hierarchy::Hierarchy;
 use edge::layer::Call;
 use edge::{request, status};
 use model::Kind;
@@ -32,8 +33,12 @@ pub(super) async fn list(
     )?;
     let after = page.after.as_ref().map_or("", |key| key[0].as_str());
     let rows = if call.place.is_none() && !call.caller.administrator {
-        let principal = call.caller.principal.to_string();
-        namespaces::top_level_of(pool, &principal, after, page.limit()).await
+        let acts_as = Hierarchy::new(pool.clone())
+            .acts_as(&call.caller.principal)
+            .await;
+        let acts_as = acts_as.map_err(|error| status::database(&error))?;
+        let acts_as: Vec<String> = acts_as.iter().map(ToString::to_string).collect();
+        namespaces::top_level_of(pool, &acts_as, after, page.limit()).await
     } else {
         namespaces::children(pool, &parent, after, page.limit()).await
     };

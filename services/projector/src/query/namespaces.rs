@@ -35,10 +35,10 @@ pub(crate) async fn children(
     .await
 }
 
-/// The top-level groups of which the principal is a member, by name.
+/// The top-level groups of which one of the principals is a member, by name.
 pub(crate) async fn top_level_of(
     pool: &PgPool,
-    principal: &str,
+    principals: &[String],
     after: &str,
     limit: i64,
 ) -> sqlx::Result<Vec<NamespaceRow>> {
@@ -47,10 +47,11 @@ pub(crate) async fn top_level_of(
         "SELECT id, kind, parent_id, name, description, max_job_duration, version, created_at, updated_at
          FROM namespaces
          WHERE parent_id = '' AND name > $1
-           AND EXISTS (SELECT FROM facts WHERE key = 'member/' || id || '/' || $2)
+           AND EXISTS (SELECT FROM UNNEST($2::text[]) AS of (principal)
+                       WHERE (SELECT key FROM facts WHERE key = 'member/' || id || '/' || principal) IS NOT NULL)
          ORDER BY name LIMIT $3",
         after,
-        principal,
+        principals,
         limit
     )
     .fetch_all(pool)
