@@ -97,10 +97,6 @@ impl<'a> Changes<'a> {
                 self.identities.remove(&identity.managed_identity_id);
                 self.deleted.push(identity.managed_identity_id);
             }
-            // Which service accounts there are is in the facts.
-            Event::ServiceAccountCreated(_)
-            | Event::ServiceAccountUpdated(_)
-            | Event::ServiceAccountDeleted(_) => {}
             Event::ManagedIdentityAssigned(assignment) => {
                 self.assignments.insert(
                     (assignment.workspace_id, assignment.managed_identity_id),
@@ -113,11 +109,14 @@ impl<'a> Changes<'a> {
                     false,
                 );
             }
-            // A move is written by itself; the service that owns the rules lists them.
+            // A move is written by itself; the service that owns rules and service accounts lists them.
             Event::ManagedIdentityMoved(_)
             | Event::AccessRuleCreated(_)
             | Event::AccessRuleUpdated(_)
-            | Event::AccessRuleDeleted(_) => {}
+            | Event::AccessRuleDeleted(_)
+            | Event::ServiceAccountCreated(_)
+            | Event::ServiceAccountUpdated(_)
+            | Event::ServiceAccountDeleted(_) => {}
         }
     }
 
