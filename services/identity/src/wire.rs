@@ -5,7 +5,7 @@ pub(crate) mod service_account;
 
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{AccessRule, Description, Name};
+use model::{Description, Name};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
@@ -258,7 +258,7 @@ fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Violations> {
 pub(crate) fn wanted_with_rules(
     identity: &pb::ManagedIdentity,
     rules: &[pb::AccessRule],
-) -> Result<(Wanted, Vec<AccessRule>), Status> {
+) -> Result<(Wanted, Vec<access_rule::Asked>), Status> {
     const FIELD: &str = "access_rules";
     let mut violations = Violations::default();
     let identity = violations.merge(wanted(identity));
@@ -267,7 +267,7 @@ pub(crate) fn wanted_with_rules(
     }
     let mut checked = Vec::new();
     for (index, rule) in rules.iter().enumerate().take(MAX_RULES) {
-        let rule = access_rule::wanted(rule);
+        let rule = access_rule::asked(rule);
         checked.extend(violations.nested(&format!("{FIELD}[{index}]"), rule));
     }
     Ok(violations.finish(|| Some((identity?, checked)))?)

@@ -3,13 +3,11 @@
 pub(crate) mod team;
 
 use edge::hierarchy::{self, Place, wire_principal};
+use edge::holder::Holder;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::job_duration::InvalidJobDuration;
-use model::{
-    Description, GroupId, JobDuration, Kind, Limit, Name, NamespaceId, Principal, Reference, Role,
-    WorkspaceId,
-};
+use model::{Description, GroupId, JobDuration, Limit, Name, NamespaceId, Role, WorkspaceId};
 use proto::EventError;
 use proto::access::v1 as access;
 use proto::namespace::v1::{self as pb, Event};
@@ -326,41 +324,6 @@ pub(crate) fn named(
             description: description?,
         })
     })?)
-}
-
-/// Whom a request names.
-pub(crate) enum Holder {
-    User(Principal),
-    /// A team or a service account.
-    Resource {
-        reference: Reference,
-        text: String,
-    },
-}
-
-impl Holder {
-    fn read(principal: &access::Principal) -> Result<Self, Violations> {
-        use access::principal::Kind as Given;
-        let resource = |field: &str, kind: Kind, text: &str| {
-            let reference = text.parse().ok();
-            let reference = reference.filter(|reference: &Reference| reference.kind() == kind);
-            let reference = reference.ok_or_else(|| {
-                Violations::of(field, format!("must be the id or the TRN of a {kind}"))
-            })?;
-            let text = text.to_owned();
-            Ok(Self::Resource { reference, text })
-        };
-        match principal.kind.as_ref() {
-            Some(Given::User(user)) => Principal::user(user)
-                .map(Self::User)
-                .map_err(|error| Violations::of("user", error)),
-            Some(Given::Team(team)) => resource("team", Kind::Team, team),
-            Some(Given::ServiceAccount(account)) => {
-                resource("service_account", Kind::ServiceAccount, account)
-            }
-            None => Err(Violations::of("kind", "must be set")),
-        }
-    }
 }
 
 /// Whose access a request asks about; `None`: the caller's.

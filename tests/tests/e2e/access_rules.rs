@@ -2,16 +2,22 @@
 
 use bed::unique_id;
 use e2e::refusal::{invalid, not_found, obstacles, refused};
-use e2e::user::{OpenedJob, access_rule, aws_identity, credential, eligible, job};
+use e2e::user::{
+    OpenedJob, access_rule, aws_identity, credential, eligible, job, service_account, team_member,
+};
 use e2e::{Service, User, World};
 use futures::future::join_all;
 use prost_types::FieldMask;
-use proto::access::v1::Role;
+use proto::access::v1::principal::Kind;
+use proto::access::v1::{Principal, Role};
+use proto::identity::v1::access_rule::Condition;
 use proto::identity::v1::{
-    AccessRule, DeleteAccessRuleRequest, DeleteManagedIdentityRequest, GetAccessRuleRequest,
-    ListAccessRulesRequest, ManagedIdentity, RuleStage, UpdateAccessRuleRequest,
+    AccessRule, DeleteAccessRuleRequest, DeleteManagedIdentityRequest, EligiblePrincipals,
+    GetAccessRuleRequest, ListAccessRulesRequest, ManagedIdentity, RuleStage,
+    UpdateAccessRuleRequest,
 };
 use proto::issuer::v1::{IssueCredentialRequest, IssueCredentialResponse, Stage};
+use proto::namespace::v1::{DeleteTeamRequest, RemoveTeamMemberRequest};
 use tonic::{Code, Status};
 
 const PRINCIPALS: &str = "access_rule.eligible_principals.principals";
@@ -269,7 +275,7 @@ async fn wrong_fields_of_rules_are_named() {
     for (users, wrong) in [
         (&[][..], PRINCIPALS.to_owned()),
         (&many[..], PRINCIPALS.to_owned()),
-        (&["dev/bob", "bob"][..], format!("{PRINCIPALS}[1]")),
+        (&["dev/bob", "bob"][..], format!("{PRINCIPALS}[1].user")),
     ] {
         invalid(admin.asks(access_rule(id, users)).await, &[&wrong]);
     }
@@ -404,4 +410,88 @@ async fn a_rule_counts_for_whoever_knows_of_it() {
         let token = gone.expect("deleted").consistency_token;
         scene.gets(&job, &token).await.expect("no rule is left");
     }
+}
+
+fn for_principal(identity: &str, kind: Kind) -> proto::identity::v1::CreateAccessRuleRequest {
+    let mut request = access_rule(identity, &[]);
+    let rule = request.access_rule.get_or_insert_default();
+    let principals = vec![Principal { kind: Some(kind) }];
+    let eligible = EligiblePrincipals { principals };
+    rule.condition = Some(Condition::EligiblePrincipals(eligible));
+    request
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_for_a_team_lets_its_members_in_for_as_long_as_they_are() {
+    let world = World::start().await;
+    let scene = scene(&world).await;
+    let (admin, bob) = (&scene.admin, &scene.bob);
+    let team = admin.creates_team("platform", &[]).await;
+    let named = Kind::Team("trn:team:platform".to_owned());
+    let made = admin.asks(for_principal(&scene.identity.id, named)).await;
+    let made = made.expect("a rule").access_rule.expect("the rule");
+    let kept = EligiblePrincipals {
+        principals: vec![Principal {
+            kind: Some(Kind::Team(team.id.clone())),
+        }],
+    };
+    assert_eq!(made.condition, Some(Condition::EligiblePrincipals(kept)));
+    let job = scene.opens(bob, Stage::Apply).await;
+    let is_refused = |result| refused(result, Code::FailedPrecondition, "RULES_REFUSED");
+    is_refused(scene.gets(&job, "").await);
+
+    let joined = admin
+        .asks(team_member(bob, &team.id))
+        .await
+        .expect("he joins");
+    let got = scene.gets(&job, &joined.consistency_token).await;
+    got.expect("a member's job gets credentials");
+    let leaves = RemoveTeamMemberRequest {
+        team_id: team.id.clone(),
+        user: bob.principal().to_owned(),
+        ..Default::default()
+    };
+    let left = admin.asks(leaves).await.expect("he leaves");
+    is_refused(scene.gets(&job, &left.consistency_token).await);
+
+    let again = admin
+        .asks(team_member(bob, &team.id))
+        .await
+        .expect("he joins");
+    let got = scene.gets(&job, &again.consistency_token).await;
+    got.expect("a member's job gets credentials");
+    let delete_team = DeleteTeamRequest {
+        id: team.id.clone(),
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete_team).await.expect("the team goes");
+    is_refused(scene.gets(&job, &deleted.consistency_token).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whom_a_rule_names_must_be_there_and_known() {
+    let world = World::start().await;
+    let scene = scene(&world).await;
+    let (admin, carol) = (&scene.admin, world.user("carol"));
+    admin.grants(&carol, Role::Owner, "trn:group:acme").await;
+    let other = admin.creates_group("other").await;
+    let hidden = admin.asks(service_account("other/ci")).await;
+    let hidden = hidden.expect("made").service_account.expect("it");
+    let id = scene.identity.id.as_str();
+    let rule = |kind| carol.asks(for_principal(id, kind));
+    not_found(rule(Kind::Team("trn:team:nobody".to_owned())).await);
+    not_found(rule(Kind::ServiceAccount(hidden.id.clone())).await);
+    invalid(
+        rule(Kind::Team("platform".to_owned())).await,
+        &[&format!("{PRINCIPALS}[0].team")],
+    );
+    invalid(
+        rule(Kind::ServiceAccount(other.id)).await,
+        &[&format!("{PRINCIPALS}[0].service_account")],
+    );
+    assert_eq!(scene.rules().await, []);
+    let made = admin
+        .asks(for_principal(id, Kind::ServiceAccount(hidden.trn)))
+        .await;
+    made.expect("who knows of it may name it");
 }

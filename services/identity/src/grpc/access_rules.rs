@@ -1,17 +1,18 @@
 //! `AccessRuleService`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::Place;
+use edge::holder::Holder;
 use edge::layer::Call;
 use edge::request::{self, expected_version};
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
-use model::access_rule::AccessRule;
+use model::access_rule::{AccessRule, Condition};
 use model::{AccessRuleId, ManagedIdentityId};
 use proto::identity::v1 as pb;
 use proto::identity::v1::access_rule_service_server::AccessRuleService;
@@ -64,15 +65,16 @@ impl AccessRuleService for IdentityRpc {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
         let wanted = message.access_rule.clone().unwrap_or_default();
-        let rule = wire::wanted(&wanted).map_err(|violations| violations.within("access_rule"))?;
+        let asked = wire::asked(&wanted).map_err(|violations| violations.within("access_rule"))?;
         let id = clock::new_id();
         let decide = || async {
             let place = self
                 .identity_place(&call, "access_rule.managed_identity_id")
                 .await?;
-            let command = Command::Create(id, rule.clone());
+            let (rule, known) = self.rule(&call, &asked).await?;
+            let command = Command::Create(id, rule);
             let (decision, rule) = self.decide_rule(&place, id, "", command).await?;
-            Ok(decision.map(pb::CreateAccessRuleResponse {
+            Ok(decision.guarded(known).map(pb::CreateAccessRuleResponse {
                 access_rule: rule,
                 ..Default::default()
             }))
@@ -125,21 +127,28 @@ impl AccessRuleService for IdentityRpc {
         let changes = |field| mask.as_ref().is_some_and(|mask| mask.has(field));
         let mut inner = Violations::default();
         let stages = changes("stages").then(|| wire::stages(&wanted, &mut inner));
-        let condition = changes("eligible_principals")
-            .then(|| wire::condition(&wanted, &mut inner))
+        let eligible = changes("eligible_principals")
+            .then(|| wire::eligible_of(&wanted, &mut inner))
             .flatten();
         violations.nested("access_rule", inner.finish(|| Some(())));
         violations.finish(|| Some(()))?;
         let decide = || async {
             let id = call.id("access_rule.id", "access rule")?;
             let place = self.rule_place(&call).await?;
+            let (condition, known) = match &eligible {
+                Some(eligible) => {
+                    let (condition, known) = self.condition(&call, eligible).await?;
+                    (Some(condition), known)
+                }
+                None => (None, vec![]),
+            };
             let command = Command::Update {
                 id,
                 stages: stages.clone(),
-                condition: condition.clone(),
+                condition,
             };
             let (decision, rule) = self.decide_rule(&place, id, &wanted.etag, command).await?;
-            Ok(decision.map(pb::UpdateAccessRuleResponse {
+            Ok(decision.guarded(known).map(pb::UpdateAccessRuleResponse {
                 access_rule: rule,
                 ..Default::default()
             }))
@@ -216,6 +225,35 @@ impl IdentityRpc {
     async fn rule_place(&self, call: &Call) -> Result<Place, Status> {
         let place = call.relocate(&self.hierarchy).await?;
         above(&place.ok_or(Rejection::Missing)?)
+    }
+
+    /// The rule that a request gives, and what must hold for whom it names to be there.
+    pub(super) async fn rule(
+        &self,
+        call: &Call,
+        asked: &wire::Asked,
+    ) -> Result<(AccessRule, Vec<Guard>), Status> {
+        let (condition, guards) = self.condition(call, &asked.eligible).await?;
+        let stages = asked.stages.clone();
+        Ok((AccessRule { stages, condition }, guards))
+    }
+
+    /// The condition that a request gives, and what must hold for whom it names to be there.
+    async fn condition(
+        &self,
+        call: &Call,
+        eligible: &[Holder],
+    ) -> Result<(Condition, Vec<Guard>), Status> {
+        let (mut principals, mut guards) = (BTreeSet::new(), Vec::new());
+        for holder in eligible {
+            let known = holder.find(&self.hierarchy, &call.caller).await?;
+            if known.is_hidden() {
+                return Err(status::not_found(&known.named));
+            }
+            guards.extend(known.guards());
+            principals.insert(known.principal);
+        }
+        Ok((Condition::EligiblePrincipals(principals), guards))
     }
 
     async fn load_rules(

@@ -10,7 +10,7 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, limits, request, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{AccessRule, AccessRuleId, Description, Limit, ManagedIdentityId, ResourceId};
+use model::{AccessRuleId, Description, Limit, ManagedIdentityId, ResourceId};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ use super::{
     siblings_key,
 };
 use crate::domain::managed_identity::{self, Configuration, ManagedIdentity, Rejection, State};
-use crate::wire;
+use crate::wire::{self, access_rule::Asked};
 
 /// Workspaces that a refusal names.
 pub(super) const NAMED: usize = 10;
@@ -213,7 +213,7 @@ impl IdentityRpc {
         &self,
         call: &Call,
         identity: ManagedIdentity,
-        rules: &[(AccessRuleId, AccessRule)],
+        asked: &[(AccessRuleId, Asked)],
     ) -> Result<Decision<pb::CreateManagedIdentityResponse>, Status> {
         let group = call
             .relocate(&self.hierarchy)
@@ -250,7 +250,13 @@ impl IdentityRpc {
         guards.extend(changes(&events)?);
         let mut reply = wire::message(&group.path(), &identity);
         reply.etag = etag(events.len() as u64);
-        let (rules, of_rules) = access_rules::first(identity.id, rules)?;
+        let mut rules = Vec::new();
+        for (id, asked) in asked {
+            let (rule, known) = self.rule(call, asked).await?;
+            rules.push((*id, rule));
+            guards.extend(known);
+        }
+        let (rules, of_rules) = access_rules::first(identity.id, &rules)?;
         guards.extend(of_rules);
         let made = aggregate::append(stream(identity.id), Expected::Version(0), encoded(events));
         let reply = pb::CreateManagedIdentityResponse {

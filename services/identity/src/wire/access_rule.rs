@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use edge::access_rules::{self, wire_stages};
-use edge::hierarchy::{principal, wire_principal};
+use edge::hierarchy::wire_principal;
+use edge::holder::Holder;
 use edge::request::etag;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::access_rule::{AccessRule, Condition};
-use model::{AccessRuleId, Principal, ResourceId, Stage};
+use model::{AccessRuleId, ResourceId, Stage};
 use proto::identity::v1::{self as pb, Event, access_rule::Condition as Wire};
 
 use super::{Unreadable, parse};
@@ -80,14 +81,22 @@ fn eligible(rule: &AccessRule) -> pb::EligiblePrincipals {
 }
 
 /// The rule that a request gives.
-pub(crate) fn wanted(rule: &pb::AccessRule) -> Result<AccessRule, Violations> {
+#[derive(Clone)]
+pub(crate) struct Asked {
+    pub(crate) stages: BTreeSet<Stage>,
+    /// Of which principals it asks to be run on behalf of one.
+    pub(crate) eligible: Vec<Holder>,
+}
+
+/// Reads the rule that a request gives.
+pub(crate) fn asked(rule: &pb::AccessRule) -> Result<Asked, Violations> {
     let mut violations = Violations::default();
     let stages = stages(rule, &mut violations);
-    let condition = condition(rule, &mut violations);
+    let eligible = eligible_of(rule, &mut violations);
     violations.finish(|| {
-        Some(AccessRule {
+        Some(Asked {
             stages,
-            condition: condition?,
+            eligible: eligible?,
         })
     })
 }
@@ -112,8 +121,11 @@ pub(crate) fn stages(rule: &pb::AccessRule, violations: &mut Violations) -> BTre
 
 const MAX_STAGES: usize = Stage::ALL.len();
 
-/// The condition that a request gives.
-pub(crate) fn condition(rule: &pb::AccessRule, violations: &mut Violations) -> Option<Condition> {
+/// The principals that a request's condition names.
+pub(crate) fn eligible_of(
+    rule: &pb::AccessRule,
+    violations: &mut Violations,
+) -> Option<Vec<Holder>> {
     const FIELD: &str = "eligible_principals";
     let Some(Wire::EligiblePrincipals(eligible)) = &rule.condition else {
         violations.add(FIELD, "must be set");
@@ -124,12 +136,12 @@ pub(crate) fn condition(rule: &pb::AccessRule, violations: &mut Violations) -> O
         violations.add(&field, format!("must be 1 to {MAX_PRINCIPALS}"));
         return None;
     }
-    let mut principals: BTreeSet<Principal> = BTreeSet::new();
+    let mut principals = Vec::new();
     for (index, given) in eligible.principals.iter().enumerate() {
-        let given = principal(Some(given)).ok_or("must be a valid principal, such as dev/alice");
-        principals.extend(violations.check(&format!("{field}[{index}]"), given));
+        let field = format!("{field}[{index}]");
+        principals.extend(violations.nested(&field, Holder::read(given)));
     }
-    Some(Condition::EligiblePrincipals(principals))
+    Some(principals)
 }
 
 /// A rule as callers see it. Times are filled in by whoever knows them.

@@ -46,6 +46,13 @@ impl<R> Decision<R> {
             reply,
         }
     }
+
+    /// The same, which leans on these too.
+    #[must_use]
+    pub fn guarded(mut self, guards: Vec<Guard>) -> Self {
+        self.guards.extend(guards);
+        self
+    }
 }
 
 /// What the responses of all mutations have in common: encoded, it can be merged into any of them.

@@ -12,6 +12,7 @@ pub mod command;
 pub mod consistency;
 pub mod health;
 pub mod hierarchy;
+pub mod holder;
 pub mod host;
 pub mod layer;
 pub mod limits;

@@ -1,87 +1,47 @@
-//! What a principal may do in a group or workspace, and whom requests name as principals.
+//! What a principal may do in a group or workspace, and who may become a member there.
 
-use edge::authorization::{find, permissions};
+use edge::authorization::permissions;
 use edge::hierarchy::{Place, wire_principal};
+use edge::holder::Known;
 use edge::layer::Call;
 use edge::roles::Grant;
 use edge::status;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use eventlog::Guard;
-use model::{NamespaceId, Principal, ResourceId, Role};
+use model::{NamespaceId, Principal, Role};
 use proto::namespace::v1 as pb;
 use tonic::Status;
 
 use super::NamespaceRpc;
-use crate::wire::{self, Holder};
+use crate::wire;
 
-/// Who is named, and what must hold for there to be such a principal.
-pub(super) struct Known {
-    pub(super) principal: Principal,
-    pub(super) guards: Vec<Guard>,
-    /// As the request names it: what is hidden is refused in the words in which what does not exist is.
-    named: String,
-    /// Where it is in the hierarchy, if it is a resource itself.
-    place: Option<Place>,
-}
-
-impl Known {
-    /// Whether it may become a member here. A service account may where its group is, and below: whoever has that group
-    /// decides over it, and so over what is done in its name.
-    pub(super) fn may_join(&self, namespace: &Place) -> Result<(), Status> {
-        let (Principal::ServiceAccount(_), Some(place)) = (&self.principal, &self.place) else {
-            return Ok(());
-        };
-        if place
-            .parent()
-            .is_some_and(|group| namespace.is_within(group))
-        {
-            return Ok(());
-        }
-        // What lies elsewhere, its owner may not even know of.
-        if place.role.is_none() {
-            return Err(status::not_found(&self.named));
-        }
-        let message =
-            "a service account becomes a member of its own group and of what lies below that only";
-        let obstacle = PreconditionViolation::new("NOT_INHERITED", place.path(), message);
-        Err(status::failed_precondition(
-            "NOT_INHERITED",
-            message,
-            vec![obstacle],
-        ))
+/// Whether somebody may become a member here. A service account may where its group is, and below: whoever has that group
+/// decides over it, and so over what is done in its name.
+pub(super) fn may_join(known: &Known, namespace: &Place) -> Result<(), Status> {
+    let (Principal::ServiceAccount(_), Some(place)) = (&known.principal, &known.place) else {
+        return Ok(());
+    };
+    if place
+        .parent()
+        .is_some_and(|group| namespace.is_within(group))
+    {
+        return Ok(());
     }
+    // What lies elsewhere, its owner may not even know of.
+    if known.is_hidden() {
+        return Err(status::not_found(&known.named));
+    }
+    let message =
+        "a service account becomes a member of its own group and of what lies below that only";
+    let obstacle = PreconditionViolation::new("NOT_INHERITED", place.path(), message);
+    Err(status::failed_precondition(
+        "NOT_INHERITED",
+        message,
+        vec![obstacle],
+    ))
 }
 
 impl NamespaceRpc {
-    /// The principal that a request names, if there is such a one.
-    pub(super) async fn principal(&self, call: &Call, named: &Holder) -> Result<Known, Status> {
-        let (reference, text) = match named {
-            Holder::Resource { reference, text } => (reference, text),
-            Holder::User(user) => {
-                return Ok(Known {
-                    principal: user.clone(),
-                    guards: vec![],
-                    named: String::new(),
-                    place: None,
-                });
-            }
-        };
-        let place = find(&self.hierarchy, reference, &call.caller).await?;
-        let place = place.ok_or_else(|| status::not_found(text))?;
-        let principal = match place.id() {
-            ResourceId::Team(id) => Principal::Team(id),
-            ResourceId::ServiceAccount(id) => Principal::ServiceAccount(id),
-            _ => return Err(status::not_found(text)),
-        };
-        Ok(Known {
-            principal,
-            guards: place.existence(),
-            named: text.clone(),
-            place: Some(place),
-        })
-    }
-
     pub(super) async fn access(
         &self,
         call: &Call,
@@ -94,17 +54,10 @@ impl NamespaceRpc {
         let principal = match wire::asked(message)? {
             None => call.caller.principal.clone(),
             Some(named) => {
-                let known = self.principal(call, &named).await?;
-                let hidden = known
-                    .place
-                    .as_ref()
-                    .is_some_and(|place| place.role.is_none());
+                let known = named.find(&self.hierarchy, &call.caller).await?;
                 let held = self.locate(namespace, &known.principal).await?;
                 // A service account that has nothing to do with this place is not shown by it.
-                if matches!(known.principal, Principal::ServiceAccount(_))
-                    && hidden
-                    && held.grants.is_empty()
-                {
+                if known.is_hidden() && held.grants.is_empty() {
                     return Err(status::not_found(&known.named));
                 }
                 known.principal

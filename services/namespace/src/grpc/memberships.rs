@@ -3,6 +3,7 @@
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, member_key};
+use edge::holder::Holder;
 use edge::layer::Call;
 use edge::request::etag;
 use edge::status::PreconditionViolation;
@@ -14,6 +15,7 @@ use proto::namespace::v1 as pb;
 use proto::namespace::v1::membership_service_server::MembershipService;
 use tonic::{Request, Response, Status};
 
+use super::access::may_join;
 use super::{NamespaceRpc, add, changes, count, encoded, held, owners_key, stream};
 use crate::domain::membership::{self, Membership};
 use crate::wire;
@@ -180,15 +182,16 @@ impl NamespaceRpc {
         &self,
         call: &Call,
         (id, namespace): (MembershipId, NamespaceId),
-        named: &wire::Holder,
+        named: &Holder,
         role: Role,
     ) -> Result<Decision<pb::CreateMembershipResponse>, Status> {
         let place = call
             .relocate(&self.hierarchy)
             .await?
             .ok_or_else(|| status::not_found("the namespace"))?;
-        let known = self.principal(call, named).await?;
-        known.may_join(&place)?;
+        let known = named.find(&self.hierarchy, &call.caller).await?;
+        may_join(&known, &place)?;
+        let of_principal = known.guards();
         let membership = Membership {
             id,
             namespace,
@@ -207,7 +210,7 @@ impl NamespaceRpc {
             .map(wire::write_membership)
             .collect();
         let mut guards = place.guards();
-        guards.extend(known.guards);
+        guards.extend(of_principal);
         guards.push(Guard::Expect {
             key: member,
             value: None,
