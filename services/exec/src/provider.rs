@@ -4,6 +4,7 @@ mod aws;
 mod azure;
 mod google;
 mod kubernetes;
+mod tharsis;
 
 use proto::identity::v1::configuration::Type;
 
@@ -50,6 +51,7 @@ pub(crate) fn provide(
             Some(Type::Azure(azure)) => azure::provide(&place, azure, environment),
             Some(Type::Google(google)) => google::provide(&place, google, environment)?,
             Some(Type::Kubernetes(_)) => kubernetes::provide(&place, environment)?,
+            Some(Type::Tharsis(tharsis)) => tharsis::provide(&place, tharsis, environment),
             None => say(&format!(
                 "{} is of a type that this version does not know: its token is in {}, and that is all",
                 identity.path, place.token_file
@@ -223,5 +225,22 @@ mod tests {
         let kubeconfig = json(&folder, "kubeconfig");
         assert_eq!(kubeconfig["users"][0]["name"], "acme/deployer");
         assert_eq!(kubeconfig["users"][0]["user"]["tokenFile"], token_file);
+    }
+
+    #[test]
+    fn tharsis() {
+        let folder = Folder::temporary().expect("a folder");
+        let configuration = Type::Tharsis(pb::TharsisConfiguration {
+            service_account_id: "sa_1".to_owned(),
+        });
+        let environment = provided(&settings(), &folder, configuration);
+        let token_file = folder.file("mi_1.token");
+        for (name, value) in [
+            ("THARSIS_SERVICE_ACCOUNT_ID", "sa_1"),
+            ("THARSIS_SERVICE_ACCOUNT_TOKEN", token().text()),
+            ("THARSIS_SERVICE_ACCOUNT_TOKEN_FILE", &token_file),
+        ] {
+            assert_eq!(environment.get(name), Some(value), "{name}");
+        }
     }
 }

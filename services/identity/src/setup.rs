@@ -5,9 +5,10 @@ mod terraform;
 
 use std::collections::{BTreeMap, HashMap};
 
-use edge::hierarchy::{identity_audience, identity_type};
+use edge::hierarchy::{Place, identity_audience, identity_type};
 use edge::status;
 use proto::identity::v1 as pb;
+use proto::identity::v1::claim_condition::Condition::Equals;
 use proto::identity::v1::setup_instructions::Cloud;
 use serde::Serialize;
 use tonic::Status;
@@ -26,10 +27,11 @@ struct Expected {
     subject: String,
 }
 
-/// What to enter in the identity's cloud.
+/// What to enter in the identity's cloud; `account` is where the service account is, if it stands for one.
 pub(crate) fn instructions(
     issuer_url: &str,
     identity: &ManagedIdentity,
+    account: Option<&Place>,
 ) -> Result<pb::SetupInstructions, Status> {
     let configuration = wire::write_configuration(&identity.configuration);
     let kind = identity_type(Some(&configuration)).map_err(|error| status::internal(&error))?;
@@ -72,6 +74,17 @@ pub(crate) fn instructions(
                 role_binding: role_binding(&expected),
             };
             (Cloud::Kubernetes(setup), terraform::kubernetes(&expected))
+        }
+        Configuration::Tharsis { account: id } => {
+            let policy = policy(&expected);
+            let setup = pb::TharsisSetup {
+                service_account_id: id.to_string(),
+                service_account_trn: account.map(Place::trn).unwrap_or_default(),
+                trust_policy_json: json(&PolicyJson::of(&expected))?,
+                trust_policy: Some(policy),
+            };
+            let path = account.map(Place::path).unwrap_or_default();
+            (Cloud::Tharsis(setup), terraform::tharsis(&path, &expected))
         }
     };
     Ok(pb::SetupInstructions {
@@ -153,6 +166,47 @@ fn federated_credential(expected: &Expected) -> Result<String, Status> {
 
 fn json(value: &impl Serialize) -> Result<String, Status> {
     serde_json::to_string_pretty(value).map_err(|error| status::internal(&error))
+}
+
+/// What a service account of ours has to trust.
+fn policy(expected: &Expected) -> pb::TrustPolicy {
+    pb::TrustPolicy {
+        issuer: expected.issuer_url.clone(),
+        audience: expected.audience.clone(),
+        claims: vec![pb::ClaimCondition {
+            claim: SUBJECT.to_owned(),
+            condition: Some(Equals(expected.subject.clone())),
+        }],
+    }
+}
+
+const SUBJECT: &str = "sub";
+
+/// [`pb::TrustPolicy`] as JSON has it.
+#[derive(Serialize)]
+struct PolicyJson<'a> {
+    issuer: &'a str,
+    audience: &'a str,
+    claims: [ClaimJson<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct ClaimJson<'a> {
+    claim: &'a str,
+    equals: &'a str,
+}
+
+impl<'a> PolicyJson<'a> {
+    fn of(expected: &'a Expected) -> Self {
+        Self {
+            issuer: &expected.issuer_url,
+            audience: &expected.audience,
+            claims: [ClaimJson {
+                claim: SUBJECT,
+                equals: &expected.subject,
+            }],
+        }
+    }
 }
 
 const SUBJECT_MAPPING: (&str, &str) = ("google.subject", "assertion.sub");
@@ -297,7 +351,32 @@ mod tests {
         }
     }
 
-    fn configurations() -> [(&'static str, Configuration); 5] {
+    /// As the hierarchy would have it.
+    fn account() -> Place {
+        use edge::hierarchy::Node;
+        let node = |id: model::ResourceId, name: &str| Node {
+            id,
+            name: name.to_owned(),
+        };
+        let group = model::GroupId::from_uuid(uuid::Uuid::from_u128(2));
+        Place {
+            nodes: vec![node(account_id().into(), "ci"), node(group.into(), "acme")],
+            role: None,
+            granted_by: vec![],
+            grants: vec![],
+        }
+    }
+
+    fn account_id() -> model::ServiceAccountId {
+        model::ServiceAccountId::from_uuid(uuid::Uuid::from_u128(3))
+    }
+
+    fn said(configuration: Configuration) -> pb::SetupInstructions {
+        let account = account();
+        instructions(ISSUER, &identity(configuration), Some(&account)).expect("instructions")
+    }
+
+    fn configurations() -> [(&'static str, Configuration); 6] {
         let aws = "arn:aws-us-gov:iam::123456789012:role/team/Deployer+x";
         let guid = |digit: char| {
             let guid = "11111111-2222-3333-4444-555555555555".replace('1', &digit.to_string());
@@ -328,6 +407,12 @@ mod tests {
                 "kubernetes",
                 Configuration::Kubernetes {
                     audience: "prod.example.com".parse().expect("an audience"),
+                },
+            ),
+            (
+                "tharsis",
+                Configuration::Tharsis {
+                    account: account_id(),
                 },
             ),
         ]
@@ -380,6 +465,12 @@ mod tests {
                 ),
                 ("role_binding", &kubernetes.role_binding),
             ]),
+            Cloud::Tharsis(tharsis) => show(&[
+                ("service_account_id", &tharsis.service_account_id),
+                ("service_account_trn", &tharsis.service_account_trn),
+                ("trust_policy", &format!("{:?}", tharsis.trust_policy)),
+                ("trust_policy_json", &tharsis.trust_policy_json),
+            ]),
         }
         show(&[("terraform", &instructions.terraform)]);
         text
@@ -389,8 +480,7 @@ mod tests {
     fn what_is_said_for_each_cloud_is_as_the_golden_files_say() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/setup");
         for (name, configuration) in configurations() {
-            let said = instructions(ISSUER, &identity(configuration)).expect("instructions");
-            let said = shown(&said);
+            let said = shown(&said(configuration));
             let path = folder.join(format!("{name}.txt"));
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
                 std::fs::write(&path, &said).expect("the golden file can be written");
@@ -403,10 +493,10 @@ mod tests {
     #[test]
     fn the_json_reads_as_json() {
         for (name, configuration) in configurations() {
-            let said = instructions(ISSUER, &identity(configuration)).expect("instructions");
-            let documents = match said.cloud.expect("a cloud") {
+            let documents = match said(configuration).cloud.expect("a cloud") {
                 Cloud::Aws(aws) => vec![aws.trust_policy],
                 Cloud::Azure(azure) => vec![azure.federated_credential],
+                Cloud::Tharsis(tharsis) => vec![tharsis.trust_policy_json],
                 Cloud::Google(_) | Cloud::Kubernetes(_) => vec![],
             };
             for document in documents {

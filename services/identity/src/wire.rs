@@ -5,7 +5,7 @@ pub(crate) mod service_account;
 
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{Description, Name};
+use model::{Description, Kind, Name, Reference};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
@@ -171,6 +171,11 @@ fn read_configuration(configuration: &Type) -> Result<Configuration, Violations>
                 })
             })
         }
+        Type::Tharsis(tharsis) => {
+            let account = tharsis.service_account_id.parse();
+            let account = violations.check(ACCOUNT, account);
+            violations.finish(|| Some(Configuration::Tharsis { account: account? }))
+        }
         Type::Kubernetes(kubernetes) => {
             let audience = violations.check("kubernetes.audience", kubernetes.audience.parse());
             violations.finish(|| {
@@ -209,34 +214,66 @@ pub(crate) fn write_configuration(configuration: &Configuration) -> pb::Configur
         Configuration::Kubernetes { audience } => Type::Kubernetes(pb::KubernetesConfiguration {
             audience: audience.to_string(),
         }),
+        Configuration::Tharsis { account } => Type::Tharsis(pb::TharsisConfiguration {
+            service_account_id: account.to_string(),
+        }),
     };
     pb::Configuration {
         r#type: Some(configuration),
     }
 }
 
+/// Where a configuration names its service account.
+const ACCOUNT: &str = "tharsis.service_account_id";
+
+/// A configuration as a request gives it.
+#[derive(Clone, Debug)]
+pub(crate) enum Given {
+    /// All of it.
+    Complete(Configuration),
+    /// A service account, and how the request names it: where it is has to be looked up.
+    OfAccount(Reference, String),
+}
+
 /// The configuration that a request gives.
 pub(crate) fn configuration(
     identity: &pb::ManagedIdentity,
     violations: &mut Violations,
-) -> Option<Configuration> {
+) -> Option<Given> {
     const FIELD: &str = "managed_identity.configuration";
     let given = identity.configuration.as_ref();
     let Some(given) = given.and_then(|configuration| configuration.r#type.as_ref()) else {
         violations.add(
             FIELD,
-            "must be set, to one of: aws, azure, google, kubernetes",
+            "must be set, to one of: aws, azure, google, kubernetes, tharsis",
         );
         return None;
     };
-    violations.nested(FIELD, read_configuration(given))
+    violations.nested(
+        FIELD,
+        match given {
+            Type::Tharsis(tharsis) => account(&tharsis.service_account_id),
+            given => read_configuration(given).map(Given::Complete),
+        },
+    )
+}
+
+fn account(named: &str) -> Result<Given, Violations> {
+    let reference: Reference = named
+        .parse()
+        .map_err(|error| Violations::of(ACCOUNT, error))?;
+    if reference.kind() == Kind::ServiceAccount {
+        Ok(Given::OfAccount(reference, named.to_owned()))
+    } else {
+        Err(Violations::of(ACCOUNT, "must name a service account"))
+    }
 }
 
 /// What a request says of an identity to be made.
 pub(crate) struct Wanted {
     pub(crate) name: Name,
     pub(crate) description: Description,
-    pub(crate) configuration: Configuration,
+    pub(crate) configuration: Given,
 }
 
 fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Violations> {

@@ -25,6 +25,7 @@ mod main_job;
 mod moves;
 mod service_accounts;
 mod teams;
+mod tharsis_type;
 mod tree;
 mod trial;
 mod types;

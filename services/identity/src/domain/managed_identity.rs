@@ -1,6 +1,6 @@
 //! A managed identity.
 
-use model::{Description, GroupId, ManagedIdentityId, Name};
+use model::{Description, GroupId, ManagedIdentityId, Name, ServiceAccountId};
 
 use super::aws::RoleArn;
 use super::azure::{AzureAudience, Guid};
@@ -34,7 +34,7 @@ pub struct ManagedIdentity {
     pub configuration: Configuration,
 }
 
-/// What a managed identity stands for in its cloud.
+/// What a managed identity stands for in its cloud, or here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Configuration {
     /// An IAM role.
@@ -62,6 +62,11 @@ pub enum Configuration {
     Kubernetes {
         /// The audience that the cluster takes.
         audience: KubernetesAudience,
+    },
+    /// A service account of ours.
+    Tharsis {
+        /// The account, of the identity's group or of one above it.
+        account: ServiceAccountId,
     },
 }
 
@@ -104,6 +109,8 @@ pub enum Command {
         siblings: i64,
         /// The most of them.
         max_siblings: i64,
+        /// Whether the service account that it stands for, if it does, is of that group or of one above it.
+        account_within_reach: bool,
         /// The paths of workspaces that have it, and would not inherit it from there; not all, if they are many.
         losing: Vec<String>,
     },
@@ -167,6 +174,11 @@ pub enum Rejection {
     /// The type never changes.
     #[error("the type of a managed identity never changes; make another one")]
     OtherType,
+    /// The service account that it stands for is out of its reach.
+    #[error(
+        "the service account is neither of the managed identity's group nor of a group above it; choose one that is"
+    )]
+    AccountOutOfReach,
     /// It is there already.
     #[error("the managed identity is of this group already")]
     SameGroup,
@@ -223,6 +235,13 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 ..
             },
         ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
+        (
+            State::Live(_),
+            Command::Move {
+                account_within_reach: false,
+                ..
+            },
+        ) => Err(Rejection::AccountOutOfReach),
         (State::Live(_), Command::Move { losing, .. }) if !losing.is_empty() => {
             Err(Rejection::Losing(losing))
         }
@@ -371,6 +390,7 @@ mod tests {
             name_taken,
             siblings,
             max_siblings: 10,
+            account_within_reach: true,
             losing: losing.iter().map(ToString::to_string).collect(),
         };
         for (command, rejection) in [
@@ -387,6 +407,21 @@ mod tests {
         ] {
             assert_eq!(decide(&live(), command), Err(rejection));
         }
+        let Command::Move { losing, .. } = to(other, false, 9, &["acme/web"]) else {
+            panic!("a move")
+        };
+        let away_from_its_account = Command::Move {
+            to: other,
+            name_taken: false,
+            siblings: 9,
+            max_siblings: 10,
+            account_within_reach: false,
+            losing,
+        };
+        assert_eq!(
+            decide(&live(), away_from_its_account),
+            Err(Rejection::AccountOutOfReach)
+        );
         let events = decide(&live(), to(other, false, 9, &[])).expect("allowed");
         let mut state = live();
         events.iter().for_each(|event| evolve(&mut state, event));

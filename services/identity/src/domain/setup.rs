@@ -1,6 +1,8 @@
 //! What a cloud has to know so that it trusts an identity's tokens: what its parts are called there, and what stands in
 //! the way.
 
+use model::trust::IssuerUrl;
+
 use super::aws::RoleArn;
 use super::google::Provider;
 use super::managed_identity::Configuration;
@@ -22,6 +24,11 @@ pub enum Warning {
     /// The same page.
     #[error("the issuer's URL is longer than the 255 characters that AWS takes")]
     LongForAws,
+    /// As a trust policy may name it.
+    #[error(
+        "the issuer's URL is none that a trust policy takes: an https URL, or http on a loopback address, of at most 255 bytes"
+    )]
+    NotForTrustPolicies,
 }
 
 /// The characters of a provider's URL.
@@ -32,6 +39,14 @@ const AWS_URL: usize = 255;
 #[must_use]
 pub fn warnings(issuer_url: &str, configuration: &Configuration) -> Vec<Warning> {
     let mut warnings = Vec::new();
+    // Keys that we fetch ourselves.
+    if matches!(configuration, Configuration::Tharsis { .. }) {
+        let nameable: Result<IssuerUrl, _> = issuer_url.parse();
+        if nameable.is_err() {
+            warnings.push(Warning::NotForTrustPolicies);
+        }
+        return warnings;
+    }
     if !issuer_url.starts_with("https://") {
         warnings.push(Warning::NotHttps);
     }
@@ -114,6 +129,23 @@ mod tests {
     fn kubernetes() -> Configuration {
         Configuration::Kubernetes {
             audience: "".parse().expect("an audience"),
+        }
+    }
+
+    #[test]
+    fn a_service_account_trusts_what_a_trust_policy_may_name() {
+        let tharsis = Configuration::Tharsis {
+            account: model::ServiceAccountId::from_uuid(uuid::Uuid::from_u128(1)),
+        };
+        for (url, warned) in [
+            ("https://tharsis.example.com/oidc", vec![]),
+            ("http://127.0.0.1:7105", vec![]),
+            (
+                "http://tharsis.example.com",
+                vec![Warning::NotForTrustPolicies],
+            ),
+        ] {
+            assert_eq!(warnings(url, &tharsis), warned, "{url}");
         }
     }
 

@@ -18,8 +18,9 @@ use super::{
     IdentityRpc, access_rules, assigned_to_prefix, assignments_key, changes, count, encoded,
     siblings_key,
 };
-use crate::domain::managed_identity::{self, Configuration, ManagedIdentity, Rejection, State};
-use crate::wire::{self, access_rule::Asked};
+use crate::domain::managed_identity::{self, ManagedIdentity, Rejection, State};
+use crate::wire::access_rule::Asked;
+use crate::wire::{self, Given, Wanted};
 
 /// Workspaces that a refusal names.
 pub(super) const NAMED: usize = 10;
@@ -45,6 +46,7 @@ impl From<Rejection> for Status {
             Rejection::OtherType => {
                 Violations::of("managed_identity.configuration", message).into_status()
             }
+            Rejection::AccountOutOfReach => refused("SERVICE_ACCOUNT_OUT_OF_REACH"),
             Rejection::SameGroup => refused("SAME_PARENT"),
             Rejection::Losing(workspaces) => {
                 status::failed_precondition("ASSIGNMENTS_LOST", &message, having(workspaces))
@@ -78,16 +80,7 @@ impl IdentityRpc {
             .into_iter()
             .map(|rule| (clock::new_id(), rule))
             .collect();
-        let decide = || async {
-            let identity = ManagedIdentity {
-                id,
-                group: call.id("managed_identity.group_id", "group")?,
-                name: wanted.name.clone(),
-                description: wanted.description.clone(),
-                configuration: wanted.configuration.clone(),
-            };
-            self.decide_create(&call, identity, &rules).await
-        };
+        let decide = || self.decide_create(&call, id, &wanted, &rules);
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
@@ -156,7 +149,7 @@ impl IdentityRpc {
                 &call,
                 &wanted.etag,
                 description.clone(),
-                configuration.clone(),
+                configuration.as_ref(),
             )
         };
         self.commands
@@ -212,13 +205,22 @@ impl IdentityRpc {
     async fn decide_create(
         &self,
         call: &Call,
-        identity: ManagedIdentity,
+        id: ManagedIdentityId,
+        wanted: &Wanted,
         asked: &[(AccessRuleId, Asked)],
     ) -> Result<Decision<pb::CreateManagedIdentityResponse>, Status> {
         let group = call
             .relocate(&self.hierarchy)
             .await?
             .ok_or_else(|| status::not_found("the group"))?;
+        let (configuration, of_account) = self.settle(call, &wanted.configuration, &group).await?;
+        let identity = ManagedIdentity {
+            id,
+            group: call.id("managed_identity.group_id", "group")?,
+            name: wanted.name.clone(),
+            description: wanted.description.clone(),
+            configuration,
+        };
         let name = identity_name_key(&identity.group.to_string(), identity.name.as_str());
         let siblings = siblings_key(identity.group);
         let limit = Limit::GroupManagedIdentities;
@@ -235,7 +237,7 @@ impl IdentityRpc {
             .iter()
             .map(wire::write_identity)
             .collect();
-        let mut guards = group.guards();
+        let mut guards = [group.guards(), of_account].concat();
         guards.push(Guard::Expect {
             key: name,
             value: None,
@@ -276,7 +278,7 @@ impl IdentityRpc {
         call: &Call,
         given_etag: &str,
         description: Option<Description>,
-        configuration: Option<Configuration>,
+        configuration: Option<&Given>,
     ) -> Result<Decision<pb::UpdateManagedIdentityResponse>, Status> {
         let place = call
             .relocate(&self.hierarchy)
@@ -284,6 +286,13 @@ impl IdentityRpc {
             .ok_or(Rejection::Missing)?;
         let (id, loaded) = self.load("managed_identity.id", &place).await?;
         loaded.check_etag("managed_identity.etag", given_etag)?;
+        let (configuration, of_account) = match configuration {
+            Some(given) => {
+                let (configuration, guards) = self.settle(call, given, &place).await?;
+                (Some(configuration), guards)
+            }
+            None => (None, vec![]),
+        };
         let command = managed_identity::Command::Update {
             description,
             configuration,
@@ -299,7 +308,7 @@ impl IdentityRpc {
         let mut reply = message(&group_path(&place), identity, &loaded);
         reply.etag = etag(loaded.version + events.len() as u64);
         let events: Vec<_> = events.iter().map(wire::write_identity).collect();
-        let mut guards = place.guards();
+        let mut guards = [place.guards(), of_account].concat();
         guards.extend(changes(&events)?);
         let streams = aggregate::append(
             stream(id),

@@ -2,6 +2,7 @@
 
 mod access_rules;
 mod assignments;
+mod configuration;
 mod managed_identities;
 mod moves;
 mod service_accounts;

@@ -64,11 +64,15 @@ impl IdentityRpc {
         let facts = self.facts(&keys).await?;
         let max_siblings = limits::value(&facts, limit);
         let (losing, assigned) = self.losing(call, id, &group).await?;
+        let (account_within_reach, of_account) = self
+            .account_within_reach(call, &identity.configuration, &group)
+            .await?;
         let command = managed_identity::Command::Move {
             to,
             name_taken: facts.get(&name).is_some(),
             siblings: count(&facts, &siblings),
             max_siblings,
+            account_within_reach,
             losing,
         };
         let events = managed_identity::decide(&loaded.state, command)?;
@@ -77,7 +81,7 @@ impl IdentityRpc {
             managed_identity::evolve(&mut after.state, event);
             after.version += 1;
         }
-        let mut guards = [place.guards(), group.guards(), assigned].concat();
+        let mut guards = [place.guards(), group.guards(), assigned, of_account].concat();
         guards.push(limits::unchanged(&facts, limit));
         guards.extend(changes_group(identity.group, name, siblings, max_siblings));
         let State::Live(moved) = &after.state else {

@@ -1,5 +1,7 @@
 //! What to enter in a cloud, and what stands in the way there.
 
+use edge::authorization::locate;
+use edge::hierarchy::Place;
 use edge::layer::Call;
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
@@ -8,6 +10,8 @@ use super::IdentityRpc;
 use crate::domain::managed_identity::{Configuration, Rejection, State};
 use crate::domain::setup;
 use crate::setup::instructions;
+
+const ACCOUNT_GONE: &str = "the service account does not exist any more; choose another one";
 
 impl IdentityRpc {
     pub(super) async fn setup(
@@ -19,11 +23,29 @@ impl IdentityRpc {
         let State::Live(identity) = &loaded.state else {
             return Err(Rejection::Missing.into());
         };
-        let mut instructions = instructions(&self.issuer_url, identity)?;
+        let account = self.account(&call, &identity.configuration).await?;
+        let mut instructions = instructions(&self.issuer_url, identity, account.as_ref())?;
         instructions.warnings = self.warnings(&identity.configuration);
+        if matches!(identity.configuration, Configuration::Tharsis { .. }) && account.is_none() {
+            instructions.warnings.push(ACCOUNT_GONE.to_owned());
+        }
         Ok(Response::new(pb::GetSetupInstructionsResponse {
             setup_instructions: Some(instructions),
         }))
+    }
+
+    /// Where the service account is that an identity stands for.
+    async fn account(
+        &self,
+        call: &Call,
+        configuration: &Configuration,
+    ) -> Result<Option<Place>, Status> {
+        match configuration {
+            Configuration::Tharsis { account } => {
+                locate(&self.hierarchy, (*account).into(), &call.caller).await
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Why a cloud would not take the tokens as things are.

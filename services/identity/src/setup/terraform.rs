@@ -160,3 +160,30 @@ resource "kubernetes_cluster_role_binding_v1" "{subject}" {{
         user = quoted(&user_name(&expected.subject)),
     )
 }
+
+pub(super) fn tharsis(account_path: &str, expected: &Expected) -> String {
+    let (group, name) = account_path.rsplit_once('/').unwrap_or(("", account_path));
+    format!(
+        r#"# One for each service account: where it is managed already, add the policy to its list.
+resource "tharsis_service_account" "{subject}" {{
+  group_path = {group}
+  name       = {name}
+
+  oidc_trust_policies = [
+    {{
+      issuer       = {issuer}
+      bound_claims = {{
+        aud = {audience}
+        sub = "{subject}"
+      }}
+    }}
+  ]
+}}
+"#,
+        subject = expected.subject,
+        group = quoted(group),
+        name = quoted(name),
+        issuer = quoted(&expected.issuer_url),
+        audience = quoted(&expected.audience),
+    )
+}

@@ -389,6 +389,7 @@ pub fn identity_type(
         Some(Type::Azure(_)) => Ok("azure"),
         Some(Type::Google(_)) => Ok("google"),
         Some(Type::Kubernetes(_)) => Ok("kubernetes"),
+        Some(Type::Tharsis(_)) => Ok("tharsis"),
         None => Err(MalformedEvent::Configuration),
     }
 }
@@ -404,7 +405,7 @@ pub fn identity_audience(configuration: Option<&identity::v1::Configuration>) ->
     use identity::v1::configuration::Type;
     let given = configuration.and_then(|configuration| configuration.r#type.as_ref());
     given.and_then(|given| match given {
-        Type::Aws(_) => None,
+        Type::Aws(_) | Type::Tharsis(_) => None,
         Type::Azure(azure) => Some(azure.audience.clone()),
         Type::Google(google) => Some(format!(
             "https://iam.googleapis.com/{}",
