@@ -61,7 +61,7 @@ impl Holder {
         }
     }
 
-    /// Who that is. NOT_FOUND if there is no such one; what the caller may not know of is for the asker to refuse.
+    /// Who that is. `NOT_FOUND` if there is no such one; what the caller may not know of is for the asker to refuse.
     pub async fn find(&self, hierarchy: &Hierarchy, caller: &Caller) -> Result<Known, Status> {
         let (reference, text) = match self {
             Self::Resource { reference, text } => (reference, text),
