@@ -2,20 +2,26 @@
 
 pub mod domain;
 mod grpc;
+mod reactions;
 mod wire;
 
 use std::sync::Arc;
 
 use edge::command::Commands;
-use edge::hierarchy::{Hierarchy, Replica};
+use edge::hierarchy::Hierarchy;
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
+use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::IdentityRpc;
+use crate::reactions::{Follows, Reactions};
+
+/// The tables of the reactions.
+pub static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -39,15 +45,18 @@ pub async fn run(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), HostError> {
-    let mut host = Host::connect(config.settings, None, None, stop).await?;
+    let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop).await?;
     let log = host.open_log("identity").await?;
-    host.follow(Peer::Namespace, Readiness::OnceBegun, Arc::new(Replica))
+    let namespace = host
+        .follow(Peer::Namespace, Readiness::OnceBegun, Arc::new(Follows))
         .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer]);
     let rpc = IdentityRpc::new(
         Commands::new(log, visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
     );
+    let reactions = Reactions::new(rpc.clone(), namespace);
+    host.beside(reactions.run());
     host.serve(
         listener,
         Services::default().with(ManagedIdentityServiceServer::new(rpc)),

@@ -2,6 +2,7 @@
 
 mod access;
 mod assignments;
+mod chance;
 mod consistency;
 mod credentials;
 mod directory;
@@ -16,6 +17,7 @@ mod limits;
 mod load;
 mod main_job;
 mod moves;
+mod reactions;
 mod tree;
 mod trial;
 mod types;

@@ -30,6 +30,16 @@ impl IdentityRpc {
         }
     }
 
+    /// Carries out its commands.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Reads its facts.
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
     async fn facts(&self, keys: &[String]) -> Result<Facts, Status> {
         self.commands
             .log()
@@ -95,7 +105,7 @@ fn assignments_key(identity: impl fmt::Display) -> String {
 }
 
 /// The keys of the workspaces that have a managed identity start so.
-fn assigned_to_prefix(identity: impl fmt::Display) -> String {
+pub(crate) fn assigned_to_prefix(identity: impl fmt::Display) -> String {
     format!("assigned-to/{identity}/")
 }
 

@@ -66,6 +66,11 @@ pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
     format!("max-job-duration/{workspace}")
 }
 
+/// The keys of everything assigned start so, followed by the workspace.
+pub const ASSIGNMENTS: &str = "assignment/";
+/// The keys of the names of managed identities start so, followed by the group.
+pub const IDENTITY_NAMES: &str = "identity-name/";
+
 /// Whether a fact is of those that a [`Hierarchy`] is read from.
 #[must_use]
 pub fn is_of_the_hierarchy(key: &str) -> bool {
@@ -436,6 +441,19 @@ impl Hierarchy {
         id: ResourceId,
         principal: &Principal,
     ) -> sqlx::Result<Option<Place>> {
+        self.read(id, Some(principal)).await
+    }
+
+    /// The place of a resource, whoever asks. `None` if it does not exist.
+    pub async fn way_up(&self, id: ResourceId) -> sqlx::Result<Option<Place>> {
+        self.read(id, None).await
+    }
+
+    async fn read(
+        &self,
+        id: ResourceId,
+        principal: Option<&Principal>,
+    ) -> sqlx::Result<Option<Place>> {
         let rows = sqlx::query!(
             r#"WITH RECURSIVE up (id, value, depth) AS (
                    SELECT $1::text COLLATE "C", value, 0 FROM facts WHERE key = 'node/' || $1
@@ -448,7 +466,8 @@ impl Hierarchy {
                       (SELECT member.value FROM facts member WHERE member.key = 'member/' || up.id || '/' || $2) AS member
                FROM up ORDER BY depth"#,
             id.to_string(),
-            principal.to_string(),
+            // A membership is never of nobody.
+            principal.map(Principal::to_string).unwrap_or_default(),
             MAX_DEPTH
         )
         .fetch_all(&self.pool)
@@ -462,10 +481,13 @@ impl Hierarchy {
             .and_then(|nearest| rows[nearest].member.as_ref())
             .and_then(|member| member.split_once('/')?.0.parse().ok());
         let up_to_nearest = nearest.map_or(&rows[..0], |nearest| &rows[..=nearest]);
-        let granted_by = up_to_nearest
-            .iter()
-            .map(|row| (member_key(&row.id, principal), row.member.clone()))
-            .collect();
+        let granted_by = principal.map(|principal| {
+            let facts = up_to_nearest.iter();
+            facts
+                .map(|row| (member_key(&row.id, principal), row.member.clone()))
+                .collect()
+        });
+        let granted_by: Vec<_> = granted_by.unwrap_or_default();
         let nodes = rows.iter().map(|row| {
             let name = row.value.split_once('/').map_or("", |(_, name)| name);
             row.id.parse().map(|id| Node {
@@ -523,6 +545,35 @@ impl Hierarchy {
             Ok((id, usize::try_from(row.level).unwrap_or_default()))
         });
         below.collect()
+    }
+
+    /// The facts `<prefix><id>/…` of a group or workspace and of everything below it, as the names lead down.
+    pub async fn facts_below(
+        &self,
+        id: ResourceId,
+        prefix: &str,
+    ) -> sqlx::Result<Vec<(String, String)>> {
+        let rows = sqlx::query!(
+            r#"WITH RECURSIVE below (id, level) AS (
+                   SELECT $1::text COLLATE "C", 0
+                   UNION ALL
+                   SELECT named.value, level + 1
+                   FROM below JOIN facts named
+                       ON named.key > 'name/' || below.id || '/' AND named.key < 'name/' || below.id || '0'
+                   WHERE level < $3
+               )
+               SELECT fact.key, fact.value
+               FROM below JOIN facts fact
+                   ON fact.key > $2 || below.id || '/' AND fact.key < $2 || below.id || '0'
+               ORDER BY fact.key"#,
+            id.to_string(),
+            prefix,
+            MAX_DEPTH
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let facts = rows.into_iter().map(|row| (row.key, row.value));
+        Ok(facts.collect())
     }
 
     async fn walk(&self, trn: &Trn) -> sqlx::Result<Option<ResourceId>> {
