@@ -2,6 +2,7 @@
 
 pub mod domain;
 mod grpc;
+mod reactions;
 mod setup;
 mod wire;
 
@@ -12,6 +13,7 @@ use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{self, Environment, Settings};
+use eventlog::{Noting, Reactions};
 use proto::identity::v1::access_rule_service_server::AccessRuleServiceServer;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
 use proto::identity::v1::service_account_service_server::ServiceAccountServiceServer;
@@ -19,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::IdentityRpc;
+use crate::reactions::Dependants;
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -49,14 +52,18 @@ pub async fn run(
 ) -> Result<(), HostError> {
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("identity").await?;
-    host.follow(Peer::Namespace, Readiness::OnceBegun, Arc::new(Replica))
-        .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace]);
     let rpc = IdentityRpc::new(
-        Commands::new(log, visibility, &["namespace"]),
+        Commands::new(log.clone(), visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
         config.issuer_url,
     );
+    let dependants = Arc::new(Dependants(rpc.clone()));
+    let noting = Arc::new(Noting::new(Replica, Arc::clone(&dependants)));
+    let namespace = host
+        .follow(Peer::Namespace, Readiness::OnceBegun, noting)
+        .await?;
+    host.beside(Reactions::new(log, namespace, dependants).run());
     host.serve(
         listener,
         Services::default()

@@ -2,6 +2,7 @@
 
 pub mod domain;
 mod grpc;
+mod reactions;
 mod replica;
 mod wire;
 
@@ -12,6 +13,7 @@ use edge::hierarchy::Hierarchy;
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
+use eventlog::{Noting, Reactions};
 use proto::namespace::v1::group_service_server::GroupServiceServer;
 use proto::namespace::v1::limit_service_server::LimitServiceServer;
 use proto::namespace::v1::membership_service_server::MembershipServiceServer;
@@ -21,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::NamespaceRpc;
+use crate::reactions::Memberships;
 use crate::replica::ServiceAccounts;
 
 /// What the service is told.
@@ -48,18 +51,18 @@ pub async fn run(
     let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("namespace").await?;
-    host.follow(
-        Peer::Identity,
-        Readiness::OnceBegun,
-        Arc::new(ServiceAccounts),
-    )
-    .await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
     let rpc = NamespaceRpc::new(
-        Commands::new(log, visibility, &["identity"]),
+        Commands::new(log.clone(), visibility, &["identity"]),
         Hierarchy::new(host.pool().clone()),
         administrators,
     );
+    let memberships = Arc::new(Memberships(rpc.clone()));
+    let noting = Arc::new(Noting::new(ServiceAccounts, Arc::clone(&memberships)));
+    let identity = host
+        .follow(Peer::Identity, Readiness::OnceBegun, noting)
+        .await?;
+    host.beside(Reactions::new(log, identity, memberships).run());
     let services = Services::default()
         .with(GroupServiceServer::new(rpc.clone()))
         .with(WorkspaceServiceServer::new(rpc.clone()))

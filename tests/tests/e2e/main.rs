@@ -3,6 +3,7 @@
 mod access;
 mod access_rules;
 mod assignments;
+mod chance;
 mod clouds;
 mod consistency;
 mod credentials;
@@ -23,6 +24,7 @@ mod limits;
 mod load;
 mod main_job;
 mod moves;
+mod reactions;
 mod service_accounts;
 mod teams;
 mod tharsis_type;

@@ -1,5 +1,7 @@
 //! Groups and workspaces that are put elsewhere.
 
+use std::collections::BTreeMap;
+
 use e2e::refusal::{invalid, not_found, reason, refused};
 use e2e::user::{assignment, group, group_move, membership, workspace, workspace_move};
 use e2e::{Service, User, World};
@@ -10,6 +12,7 @@ use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
 use tonic::{Code, Status};
 
+use crate::chance::Chance;
 use crate::tree::{facts_of, is_the_same_everywhere};
 
 async fn group_of(user: &User, id: &str) -> Result<namespace::Group, Status> {
@@ -441,4 +444,192 @@ async fn a_move_gets_through_while_others_make_things_where_there_is_room() {
     tokio::join!(makers, mover);
     let tree = is_the_same_everywhere(&world).await;
     assert_eq!(tree.0.len(), 3 + 60);
+}
+
+/// The tree as it should be, and what should come of what is done to it.
+#[derive(Default)]
+struct Model {
+    /// Parent and name of each group and workspace, by id.
+    places: BTreeMap<String, (String, String)>,
+}
+
+const DEPTH: usize = 4;
+const CHILDREN: usize = 3;
+
+impl Model {
+    fn depth(&self, id: &str) -> usize {
+        match self.places.get(id) {
+            Some((parent, _)) => 1 + self.depth(parent),
+            None => 0,
+        }
+    }
+
+    fn is_within(&self, id: &str, group: &str) -> bool {
+        id == group
+            || self
+                .places
+                .get(id)
+                .is_some_and(|(parent, _)| self.is_within(parent, group))
+    }
+
+    fn height(&self, id: &str) -> usize {
+        let within = self.places.keys().filter(|below| self.is_within(below, id));
+        let deepest = within.map(|below| self.depth(below)).max();
+        deepest.map_or(0, |deepest| deepest - self.depth(id))
+    }
+
+    /// What stands in the way of something of this name and height in a group.
+    fn obstacle(
+        &self,
+        parent: &str,
+        name: &str,
+        kind: &str,
+        height: usize,
+    ) -> Option<&'static str> {
+        let here: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(_, (above, _))| above == parent)
+            .collect();
+        let alike = here.iter().filter(|(id, _)| id.starts_with(kind)).count();
+        if here.iter().any(|(_, (_, taken))| taken == name) {
+            Some("NAME_TAKEN")
+        } else if self.depth(parent) + 1 + height > DEPTH {
+            Some("DEPTH_LIMIT")
+        } else if alike >= CHILDREN && kind == "grp_" {
+            Some("SUBGROUP_LIMIT")
+        } else if alike >= CHILDREN {
+            Some("WORKSPACE_LIMIT")
+        } else {
+            None
+        }
+    }
+
+    fn obstacle_to_move(&self, id: &str, to: &str) -> Option<&'static str> {
+        let (parent, name) = &self.places[id];
+        let kind = if id.starts_with("grp_") {
+            "grp_"
+        } else {
+            "ws_"
+        };
+        if self.is_within(to, id) {
+            Some("MOVE_INTO_ITSELF")
+        } else if parent == to {
+            Some("SAME_PARENT")
+        } else {
+            self.obstacle(to, name, kind, self.height(id))
+        }
+    }
+
+    fn delete(&mut self, id: &str) {
+        let gone: Vec<_> = self
+            .places
+            .keys()
+            .filter(|below| self.is_within(below, id))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|id| drop(self.places.remove(id)));
+    }
+}
+
+#[track_caller]
+fn came_out<T: std::fmt::Debug>(
+    outcome: Result<T, Status>,
+    expected: Option<&'static str>,
+) -> Option<T> {
+    match (outcome, expected) {
+        (Ok(done), None) => Some(done),
+        (Err(status), Some(expected)) => {
+            assert_eq!(reason(&status), expected, "{status:?}");
+            None
+        }
+        (outcome, expected) => panic!("{outcome:?}, and {expected:?} was expected"),
+    }
+}
+
+/// One thing at random, and what comes of it.
+async fn acts(user: &User, model: &mut Model, chance: &mut Chance, top: &str) {
+    let all: Vec<String> = model.places.keys().cloned().collect();
+    let groups: Vec<String> = all
+        .iter()
+        .filter(|id| id.starts_with("grp_"))
+        .cloned()
+        .collect();
+    let group_id = chance.one_of(&groups).expect("the first one stays");
+    let name = ["a", "b_c", "bxc", "d", "e"][chance.below(5)].to_owned();
+    match chance.below(8) {
+        0 | 1 => {
+            let expected = model.obstacle(&group_id, &name, "grp_", 0);
+            let mut request = group(&name);
+            request
+                .group
+                .get_or_insert_default()
+                .parent_id
+                .clone_from(&group_id);
+            if let Some(made) = came_out(user.asks(request).await, expected) {
+                let id = made.group.expect("the group").id;
+                model.places.insert(id, (group_id, name));
+            }
+        }
+        2 | 3 => {
+            let expected = model.obstacle(&group_id, &name, "ws_", 0);
+            let mut request = workspace(&name);
+            request
+                .workspace
+                .get_or_insert_default()
+                .group_id
+                .clone_from(&group_id);
+            if let Some(made) = came_out(user.asks(request).await, expected) {
+                let id = made.workspace.expect("the workspace").id;
+                model.places.insert(id, (group_id, name));
+            }
+        }
+        4..=6 => {
+            let id = chance.one_of(&all).expect("the first one stays");
+            let expected = model.obstacle_to_move(&id, &group_id);
+            let moved = if id.starts_with("grp_") {
+                user.asks(group_move(&id, &group_id)).await.map(drop)
+            } else {
+                user.asks(workspace_move(&id, &group_id)).await.map(drop)
+            };
+            if came_out(moved, expected).is_some() {
+                let place = model.places.get_mut(&id).expect("it is there");
+                place.0 = group_id;
+            }
+        }
+        _ => {
+            let id = chance.one_of(&all).expect("the first one stays");
+            if id.starts_with("grp_") && id != top {
+                user.deletes_group(&id).await;
+                model.delete(&id);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_done_comes_out_as_in_the_model() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let depth = i64::try_from(DEPTH).expect("it is small");
+    admin.sets_limit("namespace_depth", depth).await;
+    let children = i64::try_from(CHILDREN).expect("it is small");
+    admin.sets_limit("group_subgroups", children).await;
+    admin.sets_limit("group_workspaces", children).await;
+    let hasty = admin.in_a_hurry();
+    let mut everything = BTreeMap::new();
+    for history in 0..6 {
+        let name = format!("acme-{history}");
+        let top = hasty.creates_group(&name).await.id;
+        let mut model = Model::default();
+        model.places.insert(top.clone(), (String::new(), name));
+        let mut chance = Chance::new(history);
+        for _ in 0..60 {
+            acts(&hasty, &mut model, &mut chance, &top).await;
+        }
+        everything.append(&mut model.places);
+    }
+    let tree = is_the_same_everywhere(&world).await;
+    assert_eq!(tree.0, everything);
+    assert!(tree.depth() <= DEPTH);
 }

@@ -21,6 +21,15 @@ pub enum Command {
         /// Those assigned of the same type.
         same_type: Vec<Rival>,
     },
+    /// Take an identity away that the workspace no longer inherits.
+    End {
+        /// The workspace.
+        workspace: WorkspaceId,
+        /// The identity.
+        identity: ManagedIdentityId,
+        /// Whether both exist, and the workspace lies below the identity's group.
+        inherited: bool,
+    },
     /// Take an identity away.
     Unassign {
         /// The workspace.
@@ -90,6 +99,12 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 .chain([Event::Assigned(workspace, identity)])
                 .collect())
         }
+        Command::End {
+            workspace,
+            identity,
+            inherited: false,
+        } if state.contains(&identity) => Ok(vec![Event::Unassigned(workspace, identity)]),
+        Command::End { .. } => Ok(vec![]),
         Command::Unassign {
             workspace,
             identity,
@@ -160,6 +175,22 @@ mod tests {
                 Event::Assigned(web(), identity(3))
             ])
         );
+    }
+
+    #[test]
+    fn only_what_is_not_inherited_any_more_ends() {
+        let end = |number, inherited| Command::End {
+            workspace: web(),
+            identity: identity(number),
+            inherited,
+        };
+        let state = State::from([identity(2)]);
+        assert_eq!(decide(&state, end(2, true)), Ok(vec![]));
+        assert_eq!(
+            decide(&state, end(2, false)),
+            Ok(vec![Event::Unassigned(web(), identity(2))])
+        );
+        assert_eq!(decide(&state, end(3, false)), Ok(vec![]));
     }
 
     #[test]

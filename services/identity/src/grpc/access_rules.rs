@@ -262,11 +262,41 @@ impl IdentityRpc {
     ) -> Result<(ManagedIdentityId, Loaded<Rules>), Status> {
         let id = ManagedIdentityId::try_from(identity.id())
             .map_err(|_| status::not_found("the managed identity"))?;
+        Ok((id, self.load_rules_of(id).await?))
+    }
+
+    async fn load_rules_of(&self, identity: ManagedIdentityId) -> Result<Loaded<Rules>, Status> {
         let read = |recorded: &eventlog::RecordedEvent| {
             wire::read(recorded).map(|event| (event, recorded.recorded_at))
         };
-        let loaded = aggregate::load(self.commands.log(), &stream(id), read, evolve).await?;
-        Ok((id, loaded))
+        aggregate::load(self.commands.log(), &stream(identity), read, evolve).await
+    }
+
+    /// Deletes the rules of an identity that is gone. Nobody else can change them any more.
+    pub(crate) async fn decide_delete_rules(
+        &self,
+        identity: ManagedIdentityId,
+    ) -> Result<Decision<()>, Status> {
+        if self.exists(identity.into()).await? {
+            return Ok(Decision::nothing());
+        }
+        let Loaded { state, version, .. } = self.load_rules_of(identity).await?;
+        let mut left = state.state;
+        let mut events = Vec::new();
+        while let Some(id) = left.rules.keys().next().copied() {
+            for event in access_rules::decide(identity, &left, Command::Delete(id))? {
+                access_rules::evolve(&mut left, &event);
+                events.push(wire::write(&event));
+            }
+        }
+        let guards = changes(&events)?;
+        let expected = Expected::Version(version);
+        let streams = aggregate::append(stream(identity), expected, encoded(events));
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: (),
+        })
     }
 
     /// Decides about a rule of an identity; answers with the rule as it is afterwards too, if it is.

@@ -3,7 +3,7 @@
 use edge::aggregate;
 use edge::authorization::{find, locate};
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{Place, identity_type_key};
+use edge::hierarchy::{Place, assignment_key, identity_type_key};
 use edge::layer::Call;
 use edge::status;
 use edge::status::PreconditionViolation;
@@ -106,7 +106,7 @@ impl IdentityRpc {
         guards.extend(identity_place.guards());
         decision(
             workspace,
-            loaded.version,
+            Expected::Version(loaded.version),
             &events,
             guards,
             pb::AssignManagedIdentityResponse::default(),
@@ -139,7 +139,43 @@ impl IdentityRpc {
             },
         )?;
         let reply = pb::UnassignManagedIdentityResponse::default();
-        decision(workspace, loaded.version, &events, place.guards(), reply)
+        let expected = Expected::Version(loaded.version);
+        decision(workspace, expected, &events, place.guards(), reply)
+    }
+
+    /// Ends an assignment whose workspace or identity is gone, or no longer inherits it. Decided on the facts alone:
+    /// whatever else of the workspace changes at the same moment does not stand in the way.
+    pub(crate) async fn decide_end(
+        &self,
+        workspace: WorkspaceId,
+        identity: ManagedIdentityId,
+    ) -> Result<Decision<()>, Status> {
+        let assignment = assignment_key(workspace, identity);
+        let facts = self.facts(std::slice::from_ref(&assignment)).await?;
+        let value = facts.get(&assignment).map(str::to_owned);
+        let place = self.way_up(workspace.into()).await?;
+        let identity_place = self.way_up(identity.into()).await?;
+        let (state, mut guards) = (value.iter().map(|_| identity).collect(), vec![]);
+        // What is gone never comes back; what lies elsewhere may have come back when the append is made.
+        let inherited = match (place, identity_place) {
+            (Some(place), Some(identity_place)) => {
+                guards.extend(place.guards());
+                guards.extend(identity_place.guards());
+                inherits(&place, &identity_place)
+            }
+            (None, _) | (_, None) => false,
+        };
+        guards.push(Guard::Expect {
+            key: assignment,
+            value,
+        });
+        let command = assignment::Command::End {
+            workspace,
+            identity,
+            inherited,
+        };
+        let events = assignment::decide(&state, command)?;
+        decision(workspace, Expected::Any, &events, guards, ())
     }
 
     async fn workspace(&self, call: &Call) -> Result<(WorkspaceId, Place), Status> {
@@ -201,7 +237,7 @@ impl IdentityRpc {
 
 fn decision<R>(
     workspace: WorkspaceId,
-    version: u64,
+    expected: Expected,
     events: &[Event],
     mut guards: Vec<Guard>,
     reply: R,
@@ -224,11 +260,7 @@ fn decision<R>(
     }
     let events: Vec<_> = events.iter().map(wire::write_assignment).collect();
     guards.extend(changes(&events)?);
-    let streams = aggregate::append(
-        stream(workspace),
-        Expected::Version(version),
-        encoded(events),
-    );
+    let streams = aggregate::append(stream(workspace), expected, encoded(events));
     Ok(Decision {
         streams: streams.into_iter().collect(),
         guards,

@@ -189,17 +189,12 @@ impl IdentityRpc {
     ) -> Result<(ManagedIdentityId, Loaded<State>), Status> {
         let id = ManagedIdentityId::try_from(place.id())
             .map_err(|_| Violations::of(field, "must name a managed identity").into_status())?;
-        let log = self.commands.log();
-        Ok((
-            id,
-            aggregate::load(
-                log,
-                &stream(id),
-                wire::read_identity,
-                managed_identity::evolve,
-            )
-            .await?,
-        ))
+        Ok((id, self.load_stream(id).await?))
+    }
+
+    async fn load_stream(&self, id: ManagedIdentityId) -> Result<Loaded<State>, Status> {
+        let (read, evolve) = (wire::read_identity, managed_identity::evolve);
+        aggregate::load(self.commands.log(), &stream(id), read, evolve).await
     }
 
     async fn decide_create(
@@ -352,19 +347,12 @@ impl IdentityRpc {
             .map(wire::write_identity)
             .collect();
         let mut guards = place.guards();
+        guards.extend(leaves(place.parent()));
         // Nobody assigns it between the look and the append.
         guards.push(Guard::Expect {
             value: facts.get(&assignments).map(str::to_owned),
             key: assignments,
         });
-        if let Some(group) = place.parent() {
-            guards.push(Guard::Count {
-                key: siblings_key(group),
-                by: -1,
-                min: 0,
-                max: i64::MAX,
-            });
-        }
         guards.extend(changes(&events)?);
         let streams = aggregate::append(
             stream(id),
@@ -376,6 +364,38 @@ impl IdentityRpc {
             streams: streams.into_iter().collect(),
             guards,
             reply,
+        })
+    }
+
+    /// Deletes an identity whose group is gone. Nobody else can change it any more.
+    pub(crate) async fn decide_delete_with_group(
+        &self,
+        id: ManagedIdentityId,
+    ) -> Result<Decision<()>, Status> {
+        if self.exists(id.into()).await? {
+            return Ok(Decision::nothing());
+        }
+        let loaded = self.load_stream(id).await?;
+        let State::Live(identity) = &loaded.state else {
+            return Ok(Decision::nothing());
+        };
+        let command = managed_identity::Command::Delete {
+            assigned: vec![],
+            force: true,
+        };
+        let events: Vec<_> = managed_identity::decide(&loaded.state, command)?
+            .iter()
+            .map(wire::write_identity)
+            .collect();
+        let mut guards: Vec<_> = leaves(Some(identity.group.into())).into_iter().collect();
+        guards.extend(changes(&events)?);
+        let expected = Expected::Version(loaded.version);
+        Ok(Decision {
+            streams: aggregate::append(stream(id), expected, encoded(events))
+                .into_iter()
+                .collect(),
+            guards,
+            reply: (),
         })
     }
 
@@ -403,6 +423,16 @@ impl IdentityRpc {
         }
         Ok(paths)
     }
+}
+
+/// One less in the group that it leaves.
+fn leaves(group: Option<ResourceId>) -> Option<Guard> {
+    Some(Guard::Count {
+        key: siblings_key(group?),
+        by: -1,
+        min: 0,
+        max: i64::MAX,
+    })
 }
 
 pub(super) fn stream(id: ManagedIdentityId) -> StreamId {

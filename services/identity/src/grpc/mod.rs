@@ -11,8 +11,9 @@ mod setup;
 use std::fmt;
 
 use edge::command::Commands;
-use edge::hierarchy::{Hierarchy, sets};
+use edge::hierarchy::{Hierarchy, Place, sets};
 use eventlog::{Facts, Guard};
+use model::ResourceId;
 use proto::identity::v1 as pb;
 use proto::identity::v1::Event;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityService;
@@ -36,6 +37,27 @@ impl IdentityRpc {
             hierarchy,
             issuer_url,
         }
+    }
+
+    /// Carries out its commands.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Reads its facts.
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// The place of a resource, whoever asks. `None` if it does not exist.
+    async fn way_up(&self, id: ResourceId) -> Result<Option<Place>, Status> {
+        let place = self.hierarchy.way_up(id).await;
+        place.map_err(|error| edge::status::database(&error))
+    }
+
+    /// Whether something exists: it, and all that is above it.
+    async fn exists(&self, id: ResourceId) -> Result<bool, Status> {
+        Ok(self.way_up(id).await?.is_some())
     }
 
     async fn facts(&self, keys: &[String]) -> Result<Facts, Status> {
@@ -117,7 +139,7 @@ fn assignments_key(identity: impl fmt::Display) -> String {
 }
 
 /// The keys of the workspaces that have a managed identity start so.
-fn assigned_to_prefix(identity: impl fmt::Display) -> String {
+pub(crate) fn assigned_to_prefix(identity: impl fmt::Display) -> String {
     format!("assigned-to/{identity}/")
 }
 

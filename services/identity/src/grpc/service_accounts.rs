@@ -9,7 +9,7 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
-use model::ServiceAccountId;
+use model::{GroupId, ServiceAccountId};
 use proto::identity::v1 as pb;
 use proto::identity::v1::service_account_service_server::ServiceAccountService;
 use tonic::{Request, Response, Status};
@@ -82,7 +82,7 @@ impl ServiceAccountService for IdentityRpc {
     ) -> Result<Response<pb::GetServiceAccountResponse>, Status> {
         let call = Call::of(&request)?;
         let place = call.place()?;
-        let (_, loaded) = self.load_account("id", place).await?;
+        let loaded = self.load_account("id", place).await?;
         let State::Live(account) = &loaded.state else {
             return Err(Rejection::Missing.into());
         };
@@ -157,16 +157,15 @@ impl ServiceAccountService for IdentityRpc {
 }
 
 impl IdentityRpc {
-    async fn load_account(
-        &self,
-        field: &str,
-        place: &Place,
-    ) -> Result<(ServiceAccountId, Loaded<State>), Status> {
+    async fn load_account(&self, field: &str, place: &Place) -> Result<Loaded<State>, Status> {
         let id = ServiceAccountId::try_from(place.id())
             .map_err(|_| Violations::of(field, "must name a service account").into_status())?;
-        let log = self.commands.log();
+        self.load_account_stream(id).await
+    }
+
+    async fn load_account_stream(&self, id: ServiceAccountId) -> Result<Loaded<State>, Status> {
         let (read, evolve) = (wire::service_account::read, service_account::evolve);
-        Ok((id, aggregate::load(log, &stream(id), read, evolve).await?))
+        aggregate::load(self.commands.log(), &stream(id), read, evolve).await
     }
 
     async fn decide_create_account(
@@ -217,7 +216,7 @@ impl IdentityRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or(Rejection::Missing)?;
-        let (_, loaded) = self.load_account("service_account.id", &place).await?;
+        let loaded = self.load_account("service_account.id", &place).await?;
         loaded.check_etag("service_account.etag", given_etag)?;
         let events = service_account::decide(&loaded.state, command)?;
         let mut after = loaded.state.clone();
@@ -245,21 +244,43 @@ impl IdentityRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or(Rejection::Missing)?;
-        let (_, loaded) = self.load_account("id", &place).await?;
+        let loaded = self.load_account("id", &place).await?;
         loaded.check_etag("etag", given_etag)?;
         let events = service_account::decide(&loaded.state, Command::Delete)?;
         let State::Live(account) = &loaded.state else {
             return Err(Rejection::Missing.into());
         };
         let mut guards = place.guards();
-        guards.push(Guard::Count {
-            key: siblings_key(account.group),
-            by: -1,
-            min: 0,
-            max: i64::MAX,
-        });
+        guards.push(leaves(account.group));
         let reply = pb::DeleteServiceAccountResponse::default();
         decision(account, loaded.version, &events, guards, reply)
+    }
+
+    /// Deletes a service account whose group is gone. Nobody else can change it any more.
+    pub(crate) async fn decide_delete_account_with_group(
+        &self,
+        id: ServiceAccountId,
+    ) -> Result<Decision<()>, Status> {
+        if self.exists(id.into()).await? {
+            return Ok(Decision::nothing());
+        }
+        let loaded = self.load_account_stream(id).await?;
+        let State::Live(account) = &loaded.state else {
+            return Ok(Decision::nothing());
+        };
+        let events = service_account::decide(&loaded.state, Command::Delete)?;
+        let guards = vec![leaves(account.group)];
+        decision(account, loaded.version, &events, guards, ())
+    }
+}
+
+/// One less in the group that it leaves.
+fn leaves(group: GroupId) -> Guard {
+    Guard::Count {
+        key: siblings_key(group),
+        by: -1,
+        min: 0,
+        max: i64::MAX,
     }
 }
 

@@ -55,6 +55,18 @@ impl<R> Decision<R> {
     }
 }
 
+impl Decision<()> {
+    /// Nothing changes.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            streams: vec![],
+            guards: vec![],
+            reply: (),
+        }
+    }
+}
+
 /// What the responses of all mutations have in common: encoded, it can be merged into any of them.
 #[derive(Clone, PartialEq, Message)]
 struct Planned {
@@ -259,32 +271,72 @@ impl Commands {
                     let earlier = replayed(&appended)?;
                     return Ok((Some(appended), earlier.unwrap_or(decision.reply)));
                 }
-                Err(AppendError::VersionConflict { .. } | AppendError::GuardRefused { .. }) => {}
-                Err(AppendError::CommandReused) => return Err(reused()),
-                Err(error @ AppendError::OutcomeUnknown(_)) => {
-                    return Err(status::logged(
-                        &error,
-                        status::unavailable(
-                            "OUTCOME_UNKNOWN",
-                            "whether it was carried out is not known; repeat the request with the same request_id, or \
-                             look before you repeat it",
-                        ),
-                    ));
-                }
-                Err(error @ (AppendError::Database(_) | AppendError::Closed)) => {
-                    return Err(status::logged(
-                        &error,
-                        status::unavailable("LOG_UNAVAILABLE", "nothing was changed; try again"),
-                    ));
-                }
-                Err(error @ AppendError::Empty) => return Err(status::internal(&error)),
+                Err(error) => refusal(&error).map_or(Ok(()), Err)?,
             }
         }
-        Err(status::aborted(
-            "CONTENTION",
-            "others kept changing the same thing; nothing was changed, try again",
-        ))
+        Err(contention())
     }
+
+    /// Carries out what follows from an event for one target of it: once, however often and by however many processes
+    /// the event is met. Nobody waits for it to be visible.
+    pub async fn react<D, F>(&self, event: Uuid, target: &str, mut decide: D) -> Result<(), Status>
+    where
+        D: FnMut() -> F,
+        F: Future<Output = Result<Decision<()>, Status>>,
+    {
+        for _ in 0..ATTEMPTS {
+            let decision = decide().await?;
+            if decision.streams.is_empty() {
+                return Ok(());
+            }
+            let append = Append {
+                command: Some(Command {
+                    id: Uuid::new_v5(&event, target.as_bytes()),
+                    fingerprint: vec![],
+                    reply: vec![],
+                }),
+                streams: decision.streams,
+                guards: decision.guards,
+                metadata: Metadata {
+                    actor: format!("service:{}", self.log.name()),
+                    traceparent: None,
+                },
+            };
+            match self.log.append(append).await {
+                Ok(_) => return Ok(()),
+                Err(error) => refusal(&error).map_or(Ok(()), Err)?,
+            }
+        }
+        Err(contention())
+    }
+}
+
+/// What to answer to a failed append; `None` if another command came first, and this one is to be decided again.
+fn refusal(error: &AppendError) -> Option<Status> {
+    Some(match error {
+        AppendError::VersionConflict { .. } | AppendError::GuardRefused { .. } => return None,
+        AppendError::CommandReused => reused(),
+        AppendError::OutcomeUnknown(_) => status::logged(
+            error,
+            status::unavailable(
+                "OUTCOME_UNKNOWN",
+                "whether it was carried out is not known; repeat the request with the same request_id, or look before \
+                 you repeat it",
+            ),
+        ),
+        AppendError::Database(_) | AppendError::Closed => status::logged(
+            error,
+            status::unavailable("LOG_UNAVAILABLE", "nothing was changed; try again"),
+        ),
+        AppendError::Empty => status::internal(error),
+    })
+}
+
+fn contention() -> Status {
+    status::aborted(
+        "CONTENTION",
+        "others kept changing the same thing; nothing was changed, try again",
+    )
 }
 
 /// The answer to a request that only asks what would come of it.

@@ -36,13 +36,13 @@ pub fn identity_name_key(group: &str, name: &str) -> String {
 /// The key of the service account of a name in a group.
 #[must_use]
 pub fn service_account_name_key(group: &str, name: &str) -> String {
-    format!("{SERVICE_ACCOUNT_NAME}{group}/{name}")
+    format!("{SERVICE_ACCOUNT_NAMES}{group}/{name}")
 }
 
 /// Whether a fact says that a service account exists, or what it is called.
 #[must_use]
 pub fn is_of_service_accounts(key: &str) -> bool {
-    key.starts_with("node/sa_") || key.starts_with(SERVICE_ACCOUNT_NAME)
+    key.starts_with("node/sa_") || key.starts_with(SERVICE_ACCOUNT_NAMES)
 }
 
 /// The key of the team of a name. Teams belong to no group.
@@ -103,8 +103,15 @@ pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
     format!("max-job-duration/{workspace}")
 }
 
+/// The keys of everything assigned start so, followed by the workspace.
+pub const ASSIGNMENTS: &str = "assignment/";
+/// The keys of the names of managed identities start so, followed by the group.
+pub const IDENTITY_NAMES: &str = "identity-name/";
+/// The keys of the names of service accounts start so, followed by the group.
+pub const SERVICE_ACCOUNT_NAMES: &str = "service-account-name/";
+/// The keys of the members of everything start so, followed by the group or workspace.
+pub const MEMBERS: &str = "member/";
 const TEAM_NAME: &str = "team-name/";
-const SERVICE_ACCOUNT_NAME: &str = "service-account-name/";
 
 /// Whether a fact is of those that a [`Hierarchy`] is read from.
 #[must_use]
@@ -113,7 +120,7 @@ pub fn is_of_the_hierarchy(key: &str) -> bool {
         "node/",
         "name/",
         "identity-name/",
-        SERVICE_ACCOUNT_NAME,
+        SERVICE_ACCOUNT_NAMES,
         TEAM_NAME,
         "member/",
         "team-of/",
@@ -645,10 +652,9 @@ impl Hierarchy {
         )
         .fetch_all(&self.pool)
         .await?;
-        let reaches_top = rows.last().is_some_and(|row| row.value.starts_with('/'));
-        if !reaches_top {
+        let Some(nodes) = nodes(rows.iter().map(|row| (&row.id, &row.value)))? else {
             return Ok(None);
-        }
+        };
         let found = Found {
             principal,
             nodes: rows.iter().map(|row| row.id.as_str()).collect(),
@@ -657,24 +663,37 @@ impl Hierarchy {
             way: rows.first().map_or(&[], |row| row.way.as_slice()),
         };
         let (grants, granted_by) = found.grants();
-        let nodes = rows.iter().map(|row| {
-            let name = row.value.split_once('/').map_or("", |(_, name)| name);
-            row.id.parse().map(|id| Node {
-                id,
-                name: name.to_owned(),
-            })
-        });
-        let nodes: Result<Vec<Node>, _> = nodes.collect();
-        nodes
-            .map(|nodes| {
-                Some(Place {
-                    nodes,
-                    role: grants.first().map(|grant| grant.role),
-                    granted_by,
-                    grants,
-                })
-            })
-            .map_err(|error| sqlx::Error::Decode(error.into()))
+        Ok(Some(Place {
+            nodes,
+            role: grants.first().map(|grant| grant.role),
+            granted_by,
+            grants,
+        }))
+    }
+
+    /// The place of a resource, whoever asks. `None` if it does not exist.
+    pub async fn way_up(&self, id: ResourceId) -> sqlx::Result<Option<Place>> {
+        let rows = sqlx::query!(
+            r#"WITH RECURSIVE up (id, value, depth) AS (
+                   SELECT $1::text COLLATE "C", value, 0 FROM facts WHERE key = 'node/' || $1
+                   UNION ALL
+                   SELECT split_part(up.value, '/', 1), above.value, depth + 1
+                   FROM up JOIN facts above ON above.key = 'node/' || split_part(up.value, '/', 1)
+                   WHERE depth < $2
+               )
+               SELECT id AS "id!", value AS "value!" FROM up ORDER BY depth"#,
+            id.to_string(),
+            MAX_DEPTH
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let nodes = nodes(rows.iter().map(|row| (&row.id, &row.value)))?;
+        Ok(nodes.map(|nodes| Place {
+            nodes,
+            role: None,
+            granted_by: vec![],
+            grants: vec![],
+        }))
     }
 
     /// The id of what a request names. `None` if there is no such thing; an id is not looked up.
@@ -741,6 +760,35 @@ impl Hierarchy {
             .collect())
     }
 
+    /// The facts `<prefix><id>/…` of a group or workspace and of everything below it, as the names lead down.
+    pub async fn facts_below(
+        &self,
+        id: ResourceId,
+        prefix: &str,
+    ) -> sqlx::Result<Vec<(String, String)>> {
+        let rows = sqlx::query!(
+            r#"WITH RECURSIVE below (id, level) AS (
+                   SELECT $1::text COLLATE "C", 0
+                   UNION ALL
+                   SELECT named.value, level + 1
+                   FROM below JOIN facts named
+                       ON named.key > 'name/' || below.id || '/' AND named.key < 'name/' || below.id || '0'
+                   WHERE level < $3
+               )
+               SELECT fact.key, fact.value
+               FROM below JOIN facts fact
+                   ON fact.key > $2 || below.id || '/' AND fact.key < $2 || below.id || '0'
+               ORDER BY fact.key"#,
+            id.to_string(),
+            prefix,
+            MAX_DEPTH
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let facts = rows.into_iter().map(|row| (row.key, row.value));
+        Ok(facts.collect())
+    }
+
     async fn walk(&self, trn: &Trn) -> sqlx::Result<Option<ResourceId>> {
         let Last::Name(last) = &trn.last else {
             return Ok(None);
@@ -753,7 +801,7 @@ impl Hierarchy {
             .collect();
         let last_prefix = match trn.kind {
             Kind::ManagedIdentity => "identity-name/",
-            Kind::ServiceAccount => SERVICE_ACCOUNT_NAME,
+            Kind::ServiceAccount => SERVICE_ACCOUNT_NAMES,
             Kind::Team => TEAM_NAME,
             _ => "name/",
         };
@@ -776,4 +824,23 @@ impl Hierarchy {
             .and_then(|id| id.parse::<ResourceId>().ok())
             .filter(|id| id.kind() == trn.kind))
     }
+}
+
+/// The nodes from a resource to the top, by their ids and facts. `None` if they don't reach it.
+fn nodes<'a>(
+    way_up: impl DoubleEndedIterator<Item = (&'a String, &'a String)> + Clone,
+) -> sqlx::Result<Option<Vec<Node>>> {
+    let top = way_up.clone().next_back();
+    if !top.is_some_and(|(_, value)| value.starts_with('/')) {
+        return Ok(None);
+    }
+    let nodes = way_up.map(|(id, value)| {
+        let name = value.split_once('/').map_or("", |(_, name)| name);
+        let id = id.parse();
+        Ok(Node {
+            id: id.map_err(|error: model::id::InvalidId| sqlx::Error::Decode(error.into()))?,
+            name: name.to_owned(),
+        })
+    });
+    nodes.collect::<sqlx::Result<_>>().map(Some)
 }

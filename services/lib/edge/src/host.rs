@@ -255,6 +255,14 @@ impl Host {
         Ok(progress)
     }
 
+    /// Runs a task of the service's own until it is told to stop.
+    pub fn beside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
     /// A channel to another service.
     pub fn channel(&self, peer: Peer) -> Result<Channel, HostError> {
         let missing = || HostError::PeerMissing(peer.variable());

@@ -16,6 +16,7 @@ mod log;
 #[path = "../tests/log/model.rs"]
 mod model;
 mod owner;
+mod reactions;
 mod relay;
 mod rpc;
 
@@ -26,5 +27,6 @@ pub use facts::{Change, Facts, replicate as replicate_facts, write as write_fact
 pub use follower::{Fold, FoldError, Follower, Halt, Progress, checkpoint};
 pub use log::{Carried, EventLog, Head, LogError, MIGRATIONS, migrate};
 pub use owner::{Owner, OwnerError};
+pub use reactions::{Noted, Noting, React, ReactError, Reactions};
 pub use relay::{Relay, RelayState};
 pub use rpc::EventLogRpc;

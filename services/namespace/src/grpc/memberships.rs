@@ -165,17 +165,15 @@ impl NamespaceRpc {
     ) -> Result<(MembershipId, Loaded<membership::State>), Status> {
         let id = MembershipId::try_from(place.id())
             .map_err(|_| Violations::of(field, "must name a membership").into_status())?;
-        let stream = stream("membership", id);
-        Ok((
-            id,
-            aggregate::load(
-                self.commands.log(),
-                &stream,
-                wire::read_membership,
-                membership::evolve,
-            )
-            .await?,
-        ))
+        Ok((id, self.load_membership_stream(id).await?))
+    }
+
+    pub(super) async fn load_membership_stream(
+        &self,
+        id: MembershipId,
+    ) -> Result<Loaded<membership::State>, Status> {
+        let (read, evolve) = (wire::read_membership, membership::evolve);
+        aggregate::load(self.commands.log(), &stream("membership", id), read, evolve).await
     }
 
     async fn decide_create_membership(
@@ -352,7 +350,7 @@ impl Ground {
 /// Whether a top-level group has an owner in this principal. A team counts, with or without members: who is in it is
 /// the administrators' to say, and it is not deleted while a group would be left without an owner. A service account does
 /// not: its life ends in another service's log, with it or with its group, and no guard here could keep it.
-fn counts_as_owner(principal: &Principal, role: Role) -> bool {
+pub(super) fn counts_as_owner(principal: &Principal, role: Role) -> bool {
     role == Role::Owner && !matches!(principal, Principal::ServiceAccount(_))
 }
 

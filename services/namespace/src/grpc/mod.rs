@@ -2,6 +2,7 @@
 
 mod access;
 mod groups;
+mod holdings;
 mod limits;
 mod memberships;
 mod moves;
@@ -13,12 +14,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use edge::command::Commands;
-use edge::hierarchy::{Hierarchy, Place, limit_key, name_key, sets};
+use edge::hierarchy::{Hierarchy, Place, limit_key, member_key, name_key, sets};
 use edge::limits::{unchanged, value};
 use edge::status;
 use edge::status::PreconditionViolation;
 use eventlog::{Facts, Guard, StreamId};
-use model::{Limit, Name, Principal};
+use model::{Limit, MembershipId, Name, Principal};
 use proto::namespace::v1::Event;
 use tonic::Status;
 
@@ -46,6 +47,31 @@ impl NamespaceRpc {
             hierarchy,
             administrators: Arc::new(administrators),
         }
+    }
+
+    /// Carries out its commands.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Reads its facts.
+    pub(crate) fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// The memberships that a principal of ours holds itself.
+    pub(crate) async fn memberships_of(
+        &self,
+        holder: &Principal,
+    ) -> Result<Vec<MembershipId>, Status> {
+        let prefix = held_prefix(holder);
+        let held = self.commands.log().fact_keys(&prefix).await;
+        let held = held.map_err(|error| status::log(&error))?;
+        let namespaces = held.iter().filter_map(|key| key.strip_prefix(&prefix));
+        let keys: Vec<_> = namespaces.map(|id| member_key(id, holder)).collect();
+        let facts = self.facts(&keys).await?;
+        let ids = keys.iter().filter_map(|key| membership_of(facts.get(key)?));
+        Ok(ids.collect())
     }
 
     async fn facts(&self, keys: &[String]) -> Result<Facts, Status> {
@@ -180,24 +206,31 @@ fn held_key(holder: &Principal, namespace: impl fmt::Display) -> String {
     format!("held/{holder}/{namespace}")
 }
 
-/// The keys of where a team holds memberships start so.
-fn held_prefix(team: impl fmt::Display) -> String {
-    format!("held/team:{team}/")
+/// The keys of where a principal holds memberships start so.
+fn held_prefix(holder: &Principal) -> String {
+    format!("held/{holder}/")
 }
 
-/// Notes what a team holds, for its end; of other principals, nothing.
+/// Notes what a team or a service account holds, for its end; of users, who have none here, nothing.
 fn held(membership: &Membership, holds: bool) -> Vec<Guard> {
-    let Principal::Team(team) = &membership.principal else {
+    let holder = &membership.principal;
+    if holder.resource().is_none() {
         return vec![];
-    };
-    let by = if holds { 1 } else { -1 };
-    vec![
-        add(holdings_key(team), by, 0, i64::MAX),
-        Guard::Set {
-            key: held_key(&membership.principal, membership.namespace),
-            value: holds.then(String::new),
-        },
-    ]
+    }
+    let mut guards = vec![Guard::Set {
+        key: held_key(holder, membership.namespace),
+        value: holds.then(String::new),
+    }];
+    if let Principal::Team(team) = holder {
+        let by = if holds { 1 } else { -1 };
+        guards.push(add(holdings_key(team), by, 0, i64::MAX));
+    }
+    guards
+}
+
+/// The membership that the fact of a member names.
+pub(crate) fn membership_of(member: &str) -> Option<MembershipId> {
+    member.split_once('/')?.1.parse().ok()
 }
 
 fn count(facts: &Facts, key: &str) -> i64 {

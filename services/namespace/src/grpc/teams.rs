@@ -17,11 +17,9 @@ use proto::namespace::v1 as pb;
 use proto::namespace::v1::team_service_server::TeamService;
 use tonic::{Request, Response, Status};
 
-use super::{
-    NamespaceRpc, add, changes, count, encoded, held_key, held_prefix, holdings_key, owners_key,
-    stream,
-};
-use crate::domain::membership::{self, Membership};
+use super::holdings::{Holding, is_top_level};
+use super::{NamespaceRpc, changes, count, encoded, held_prefix, holdings_key, owners_key, stream};
+use crate::domain::membership::Membership;
 use crate::domain::team::{self, Rejection, State, Team};
 use crate::wire;
 
@@ -263,15 +261,6 @@ impl Found {
     }
 }
 
-/// A membership that a team holds.
-struct Holding {
-    membership: Membership,
-    /// What holds the group or workspace where it is; none if that is gone itself.
-    node: Option<String>,
-    /// Whether nobody else owns that top-level group.
-    last_owner: bool,
-}
-
 impl NamespaceRpc {
     async fn team(&self, call: &Call, field: &str, named: &str) -> Result<Found, Status> {
         let wrong = || Violations::of(field, "must be the id or the TRN of a team").into_status();
@@ -357,10 +346,10 @@ impl NamespaceRpc {
         // Counted first: what is made meanwhile changes the count, and the append refuses.
         let total = holdings_key(team);
         let counted = self.facts(std::slice::from_ref(&total)).await?;
-        let prefix = held_prefix(team);
+        let holder = Principal::Team(team);
+        let prefix = held_prefix(&holder);
         let held = self.commands.log().fact_keys(&prefix).await;
         let held = held.map_err(|error| status::log(&error))?;
-        let holder = Principal::Team(team);
         let places = held
             .iter()
             .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok())
@@ -398,54 +387,6 @@ impl NamespaceRpc {
             vec![guard],
         ))
     }
-}
-
-impl Holding {
-    fn group_name(&self) -> Option<String> {
-        let (_, name) = self.node.as_ref()?.split_once('/')?;
-        Some(name.to_owned())
-    }
-
-    /// Its end.
-    fn end(&self) -> Result<(Option<StreamAppend>, Vec<Guard>), Status> {
-        let Membership {
-            id,
-            namespace,
-            principal,
-            role,
-        } = &self.membership;
-        let state = membership::State::Live(self.membership.clone());
-        let command = membership::Command::Delete { last_owner: false };
-        let events = membership::decide(&state, command)?;
-        let events: Vec<_> = events.iter().map(wire::write_membership).collect();
-        let mut guards = vec![
-            Guard::Expect {
-                key: member_key(namespace, principal),
-                value: Some(format!("{role}/{id}")),
-            },
-            Guard::Expect {
-                key: node_key(namespace),
-                value: self.node.clone(),
-            },
-            Guard::Set {
-                key: held_key(principal, namespace),
-                value: None,
-            },
-        ];
-        // The count of what is gone went with it.
-        if self.node.is_some() && *role == Role::Owner {
-            let least = i64::from(is_top_level(*namespace, self.node.as_deref()));
-            guards.push(add(owners_key(namespace), -1, least, i64::MAX));
-        }
-        guards.extend(changes(&events)?);
-        // Whatever else ends or changes it changes its fact too.
-        let part = aggregate::append(stream("membership", id), Expected::Any, encoded(events));
-        Ok((part, guards))
-    }
-}
-
-fn is_top_level(namespace: NamespaceId, node: Option<&str>) -> bool {
-    matches!(namespace, NamespaceId::Group(_)) && node.is_some_and(|node| node.starts_with('/'))
 }
 
 fn decision<R>(part: Option<StreamAppend>, guards: Vec<Guard>, reply: R) -> Decision<R> {

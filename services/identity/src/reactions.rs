@@ -1,0 +1,167 @@
+//! Whoever is moved away from an identity loses it, and what is deleted takes along what hangs on it.
+
+use edge::hierarchy::{ASSIGNMENTS, IDENTITY_NAMES, SERVICE_ACCOUNT_NAMES};
+use edge::status;
+use eventlog::{Noted, React, ReactError, RecordedEvent};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use model::{ManagedIdentityId, ResourceId, WorkspaceId};
+use proto::EventError;
+use tonic::Status;
+
+use crate::grpc::{IdentityRpc, assigned_to_prefix};
+
+/// Commands at a time: they share the appender's batches.
+const AT_ONCE: usize = 32;
+
+/// What follows here from events of `namespace` and of our own.
+///
+/// For another kind of dependant: say in `concerns` by which events it may lose its ground, and in `follow_up` how it
+/// is found and what ends it.
+pub(crate) struct Dependants(pub(crate) IdentityRpc);
+
+/// What hangs on something that was moved or deleted.
+enum Dependant {
+    Assignment(WorkspaceId, ManagedIdentityId),
+    Identity(ManagedIdentityId),
+    ServiceAccount(model::ServiceAccountId),
+    AccessRules(ManagedIdentityId),
+}
+
+impl React for Dependants {
+    fn concerns(&self, log: &str, event: &RecordedEvent) -> Result<Option<String>, EventError> {
+        let (event_type, payload) = (event.event_type.as_str(), event.payload.as_ref());
+        Ok(match log {
+            "namespace" => of_namespace(proto::namespace::v1::Event::decode(event_type, payload)?),
+            "identity" => of_identity(proto::identity::v1::Event::decode(event_type, payload)?),
+            _ => None,
+        })
+    }
+
+    async fn follow_up(&self, noted: &Noted) -> Result<(), ReactError> {
+        let dependants = self.dependants(noted.resource.parse()?).await?;
+        let ended = stream::iter(dependants).map(|dependant| self.end(noted, dependant));
+        let () = ended.buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(())
+    }
+}
+
+/// What an event of `namespace` has moved or deleted, of that on which something hangs here.
+fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
+    use proto::namespace::v1::Event;
+    match event {
+        Event::GroupMoved(event) => Some(event.group_id),
+        Event::GroupDeleted(event) => Some(event.group_id),
+        Event::WorkspaceMoved(event) => Some(event.workspace_id),
+        Event::WorkspaceDeleted(event) => Some(event.workspace_id),
+        // A rule goes on naming a team that is gone: without the name it would admit others, and the id never comes back.
+        Event::TeamDeleted(_)
+        | Event::TeamCreated(_)
+        | Event::TeamUpdated(_)
+        | Event::TeamMemberAdded(_)
+        | Event::TeamMemberRemoved(_)
+        | Event::GroupCreated(_)
+        | Event::GroupUpdated(_)
+        | Event::WorkspaceCreated(_)
+        | Event::WorkspaceUpdated(_)
+        | Event::MembershipCreated(_)
+        | Event::MembershipUpdated(_)
+        | Event::MembershipDeleted(_)
+        | Event::LimitChanged(_) => None,
+    }
+}
+
+/// What an event of our own has deleted, of that on which something hangs here. A move of an identity is refused while
+/// a workspace would lose it.
+fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
+    use proto::identity::v1::Event;
+    match event {
+        Event::ManagedIdentityDeleted(event) => Some(event.managed_identity_id),
+        Event::ManagedIdentityCreated(_)
+        | Event::ManagedIdentityUpdated(_)
+        | Event::ManagedIdentityMoved(_)
+        | Event::ManagedIdentityAssigned(_)
+        | Event::ManagedIdentityUnassigned(_)
+        | Event::AccessRuleCreated(_)
+        | Event::AccessRuleUpdated(_)
+        | Event::AccessRuleDeleted(_)
+        | Event::ServiceAccountCreated(_)
+        | Event::ServiceAccountUpdated(_)
+        | Event::ServiceAccountDeleted(_) => None,
+    }
+}
+
+impl Dependants {
+    async fn dependants(&self, resource: ResourceId) -> Result<Vec<Dependant>, Status> {
+        match resource {
+            ResourceId::Group(_) | ResourceId::Workspace(_) => {
+                let assignments = self.below(resource, ASSIGNMENTS).await?;
+                let identities = self.below(resource, IDENTITY_NAMES).await?;
+                let accounts = self.below(resource, SERVICE_ACCOUNT_NAMES).await?;
+                let assignments = assignments.iter().filter_map(|(key, _)| assignment(key));
+                let identities = identities.iter().filter_map(|(_, id)| id.parse().ok());
+                let accounts = accounts.iter().filter_map(|(_, id)| id.parse().ok());
+                Ok(assignments
+                    .chain(identities.map(Dependant::Identity))
+                    .chain(accounts.map(Dependant::ServiceAccount))
+                    .collect())
+            }
+            ResourceId::ManagedIdentity(identity) => {
+                let prefix = assigned_to_prefix(identity);
+                let keys = self.0.commands().log().fact_keys(&prefix).await;
+                let keys = keys.map_err(|error| status::log(&error))?;
+                let workspaces = keys
+                    .iter()
+                    .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok());
+                Ok(workspaces
+                    .map(|workspace| Dependant::Assignment(workspace, identity))
+                    .chain([Dependant::AccessRules(identity)])
+                    .collect())
+            }
+            // Noted by a newer process beside this one, which knows what follows from it.
+            other => Err(Status::unimplemented(format!("what follows from {other}"))),
+        }
+    }
+
+    async fn below(
+        &self,
+        resource: ResourceId,
+        prefix: &str,
+    ) -> Result<Vec<(String, String)>, Status> {
+        let facts = self.0.hierarchy().facts_below(resource, prefix).await;
+        facts.map_err(|error| status::database(&error))
+    }
+
+    /// Ends it, if it has lost its ground.
+    async fn end(&self, noted: &Noted, dependant: Dependant) -> Result<(), Status> {
+        let rpc = &self.0;
+        let commands = rpc.commands();
+        match dependant {
+            Dependant::Assignment(workspace, identity) => {
+                let target = format!("{workspace}/{identity}");
+                let decide = || rpc.decide_end(workspace, identity);
+                commands.react(noted.event, &target, decide).await
+            }
+            Dependant::Identity(id) => {
+                let decide = || rpc.decide_delete_with_group(id);
+                commands.react(noted.event, &id.to_string(), decide).await
+            }
+            Dependant::ServiceAccount(id) => {
+                let decide = || rpc.decide_delete_account_with_group(id);
+                commands.react(noted.event, &id.to_string(), decide).await
+            }
+            Dependant::AccessRules(identity) => {
+                let decide = || rpc.decide_delete_rules(identity);
+                commands.react(noted.event, "access rules", decide).await
+            }
+        }
+    }
+}
+
+/// The workspace and the identity of an assignment's key.
+fn assignment(key: &str) -> Option<Dependant> {
+    let (workspace, identity) = key.strip_prefix(ASSIGNMENTS)?.split_once('/')?;
+    Some(Dependant::Assignment(
+        workspace.parse().ok()?,
+        identity.parse().ok()?,
+    ))
+}

@@ -1,0 +1,100 @@
+//! Memberships end with who holds them, and with where they are held.
+
+use edge::hierarchy::MEMBERS;
+use edge::status;
+use eventlog::{Noted, React, ReactError, RecordedEvent};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use model::{MembershipId, Principal, ResourceId};
+use proto::EventError;
+use tonic::Status;
+
+use crate::grpc::{NamespaceRpc, membership_of};
+
+/// Commands at a time: they share the appender's batches.
+const AT_ONCE: usize = 32;
+
+/// What follows here from events of `identity` and of our own.
+pub(crate) struct Memberships(pub(crate) NamespaceRpc);
+
+impl React for Memberships {
+    fn concerns(&self, log: &str, event: &RecordedEvent) -> Result<Option<String>, EventError> {
+        let (event_type, payload) = (event.event_type.as_str(), event.payload.as_ref());
+        Ok(match log {
+            "identity" => of_identity(proto::identity::v1::Event::decode(event_type, payload)?),
+            "namespace" => of_namespace(proto::namespace::v1::Event::decode(event_type, payload)?),
+            _ => None,
+        })
+    }
+
+    async fn follow_up(&self, noted: &Noted) -> Result<(), ReactError> {
+        let ids = self.memberships(noted.resource.parse()?).await?;
+        let ended = stream::iter(ids).map(|id| async move {
+            let decide = || self.0.decide_end_membership(id);
+            let commands = self.0.commands();
+            commands.react(noted.event, &id.to_string(), decide).await
+        });
+        let () = ended.buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(())
+    }
+}
+
+/// What an event of `identity` has deleted, if it may have held memberships.
+fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
+    use proto::identity::v1::Event;
+    match event {
+        Event::ServiceAccountDeleted(event) => Some(event.service_account_id),
+        Event::ManagedIdentityCreated(_)
+        | Event::ManagedIdentityUpdated(_)
+        | Event::ManagedIdentityMoved(_)
+        | Event::ManagedIdentityDeleted(_)
+        | Event::ManagedIdentityAssigned(_)
+        | Event::ManagedIdentityUnassigned(_)
+        | Event::AccessRuleCreated(_)
+        | Event::AccessRuleUpdated(_)
+        | Event::AccessRuleDeleted(_)
+        | Event::ServiceAccountCreated(_)
+        | Event::ServiceAccountUpdated(_) => None,
+    }
+}
+
+/// What an event of our own has deleted, if memberships may be left there. A team's end in its own append.
+fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
+    use proto::namespace::v1::Event;
+    match event {
+        Event::GroupDeleted(event) => Some(event.group_id),
+        Event::WorkspaceDeleted(event) => Some(event.workspace_id),
+        Event::GroupCreated(_)
+        | Event::GroupUpdated(_)
+        | Event::GroupMoved(_)
+        | Event::WorkspaceCreated(_)
+        | Event::WorkspaceUpdated(_)
+        | Event::WorkspaceMoved(_)
+        | Event::MembershipCreated(_)
+        | Event::MembershipUpdated(_)
+        | Event::MembershipDeleted(_)
+        | Event::TeamCreated(_)
+        | Event::TeamUpdated(_)
+        | Event::TeamDeleted(_)
+        | Event::TeamMemberAdded(_)
+        | Event::TeamMemberRemoved(_)
+        | Event::LimitChanged(_) => None,
+    }
+}
+
+impl Memberships {
+    async fn memberships(&self, resource: ResourceId) -> Result<Vec<MembershipId>, Status> {
+        match resource {
+            ResourceId::Group(_) | ResourceId::Workspace(_) => {
+                let members = self.0.hierarchy().facts_below(resource, MEMBERS).await;
+                let members = members.map_err(|error| status::database(&error))?;
+                let ids = members.iter().filter_map(|(_, held)| membership_of(held));
+                Ok(ids.collect())
+            }
+            ResourceId::ServiceAccount(id) => {
+                self.0.memberships_of(&Principal::ServiceAccount(id)).await
+            }
+            // Noted by a newer process beside this one, which knows what follows from it.
+            other => Err(Status::unimplemented(format!("what follows from {other}"))),
+        }
+    }
+}
