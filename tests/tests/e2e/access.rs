@@ -321,6 +321,79 @@ fn directory_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+        row(
+            "",
+            directory::ListManagedIdentityWorkspacesRequest {
+                managed_identity_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (top level)",
+            directory::SearchNamespacesRequest::default(),
+        ),
+        row(
+            "",
+            directory::SearchNamespacesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (top level)",
+            directory::SearchManagedIdentitiesRequest::default(),
+        ),
+        row(
+            "",
+            directory::SearchManagedIdentitiesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListJobsRequest {
+                workspace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(" (top level)", directory::ListCredentialsRequest::default()),
+        row(
+            " (workspace)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (managed identity)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (job)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.job.job.id),
+                ..Default::default()
+            },
+        ),
+        row(" (top level)", directory::ListActivitiesRequest::default()),
+        row(
+            "",
+            directory::ListActivitiesRequest {
+                resource_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (workspace)",
+            directory::ListActivitiesRequest {
+                resource_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
         row("", eventlog::GetHeadRequest::default()),
         row("", eventlog::AwaitRequest::default()),
         Row {

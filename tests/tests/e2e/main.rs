@@ -2,6 +2,7 @@
 
 mod access;
 mod assignments;
+mod audit;
 mod clouds;
 mod consistency;
 mod credentials;
@@ -20,6 +21,7 @@ mod limits;
 mod load;
 mod main_job;
 mod moves;
+mod search;
 mod tree;
 mod trial;
 mod types;

@@ -93,6 +93,8 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::JobOpen => Permission::JobOpen,
         Wire::JobView => Permission::JobView,
         Wire::JobUpdate => Permission::JobUpdate,
+        Wire::ActivityView => Permission::ActivityView,
+        Wire::CredentialView => Permission::CredentialView,
     })
 }
 

@@ -72,6 +72,8 @@ pub enum Permission {
     JobOpen,
     JobView,
     JobUpdate,
+    ActivityView,
+    CredentialView,
 }
 
 /// From where a permission comes.
@@ -103,7 +105,9 @@ impl Permission {
             | Self::WorkspaceView
             | Self::MembershipView
             | Self::ManagedIdentityView
-            | Self::JobView => Requirement::Role(Role::Viewer),
+            | Self::JobView
+            | Self::ActivityView
+            | Self::CredentialView => Requirement::Role(Role::Viewer),
             Self::WorkspaceCreate
             | Self::WorkspaceUpdate
             | Self::WorkspaceDelete
