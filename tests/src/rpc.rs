@@ -93,6 +93,12 @@ rpcs! {
     Projector "/tharsis.directory.v1.DirectoryService/ListChildren" directory ListChildrenRequest ListChildrenResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentityWorkspaces" directory ListManagedIdentityWorkspacesRequest ListManagedIdentityWorkspacesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/SearchNamespaces" directory SearchNamespacesRequest SearchNamespacesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/SearchManagedIdentities" directory SearchManagedIdentitiesRequest SearchManagedIdentitiesResponse;
+    Projector "/tharsis.directory.v1.AuditService/ListJobs" directory ListJobsRequest ListJobsResponse;
+    Projector "/tharsis.directory.v1.AuditService/ListCredentials" directory ListCredentialsRequest ListCredentialsResponse;
+    Projector "/tharsis.directory.v1.AuditService/ListActivities" directory ListActivitiesRequest ListActivitiesResponse;
     // Served by others too; these are the ones that tests ask.
     Namespace "/tharsis.eventlog.v1.EventLogService/GetHead" eventlog GetHeadRequest GetHeadResponse;
     Projector "/tharsis.eventlog.v1.ConsistencyService/Await" eventlog AwaitRequest AwaitResponse;

@@ -22,6 +22,10 @@ CREATE TABLE managed_identities (
     description   text   NOT NULL,
     -- `tharsis.identity.v1.Configuration`.
     configuration bytea  NOT NULL,
+    -- `aws`, …: which configuration it has.
+    type          text   NOT NULL COLLATE "C",
+    -- Of the name, as those of places.
+    grams         integer[] NOT NULL,
     version       bigint NOT NULL,
     created_at    timestamptz NOT NULL,
     updated_at    timestamptz NOT NULL
@@ -33,3 +37,98 @@ CREATE TABLE assignments (
     managed_identity_id text NOT NULL COLLATE "C",
     PRIMARY KEY (workspace_id, managed_identity_id)
 );
+
+-- What can be found by its path, and where everything is that something ever happened to.
+--
+-- A path is the names from the top, each with a slash behind it: so everything below a place, itself included, is one
+-- range of the index, and search, paging, subtrees and what a caller may see are all ranges of it. A move rewrites the
+-- paths of what is below, in one statement and in the order of the one log that the table is made of; whatever refers
+-- to a place does so by id, and so is at its new path at once, whichever log came first.
+--
+-- What is deleted stays, for the record of what happened there: as `~<id>/` below where it was, which is no name, so
+-- whoever may see that sees it still, and whoever may only see a new thing of the same name does not.
+CREATE TABLE places (
+    id    text PRIMARY KEY COLLATE "C",
+    kind  text    NOT NULL CHECK (kind IN ('group', 'workspace')),
+    name  text    NOT NULL COLLATE "C",
+    path  text    NOT NULL COLLATE "C",
+    -- Each one, two and three characters of the name, as numbers: substrings are found by the arrays' own GIN index.
+    -- pg_trgm would do the same for three and more, but it is an extension: not everywhere installed, and one for a
+    -- whole database, where read models of two versions stand side by side.
+    grams integer[] NOT NULL,
+    gone  boolean NOT NULL DEFAULT false
+);
+CREATE INDEX places_by_path ON places (path) WHERE NOT gone;
+CREATE INDEX places_gone_by_path ON places (path) WHERE gone;
+CREATE INDEX places_by_gram ON places USING gin (grams) WHERE NOT gone;
+
+-- Who holds a membership where: for what a caller may see.
+CREATE TABLE members (
+    membership_id text PRIMARY KEY COLLATE "C",
+    namespace_id  text NOT NULL COLLATE "C",
+    -- `user:dev/alice`.
+    principal     text NOT NULL COLLATE "C"
+);
+CREATE INDEX members_by_principal ON members (principal, namespace_id);
+
+CREATE INDEX namespaces_by_creation ON namespaces (parent_id, created_at, id);
+CREATE INDEX namespaces_by_update ON namespaces (parent_id, updated_at, id);
+CREATE INDEX managed_identities_by_gram ON managed_identities USING gin (grams);
+CREATE INDEX assignments_by_identity ON assignments (managed_identity_id, workspace_id);
+
+CREATE TABLE jobs (
+    id           text PRIMARY KEY COLLATE "C",
+    workspace_id text NOT NULL COLLATE "C",
+    -- The number of `tharsis.issuer.v1.Stage`.
+    stage        integer NOT NULL,
+    principal    text NOT NULL COLLATE "C",
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz
+);
+CREATE INDEX jobs_by_workspace ON jobs (workspace_id, created_at, id);
+
+-- Each credential that was issued or refused. It only grows; old rows would be dropped by their time, by credentials_by_time.
+CREATE TABLE credentials (
+    -- Of the event in the issuer's log.
+    position            bigint PRIMARY KEY,
+    token_id            text NOT NULL COLLATE "C",
+    job_id              text NOT NULL COLLATE "C",
+    workspace_id        text NOT NULL COLLATE "C",
+    managed_identity_id text NOT NULL COLLATE "C",
+    subject             text NOT NULL COLLATE "C",
+    audience            text NOT NULL COLLATE "C",
+    kid                 text NOT NULL COLLATE "C",
+    -- Or refused.
+    issued_at           timestamptz NOT NULL,
+    -- None if it was refused; then what follows on the identity is empty.
+    expires_at          timestamptz,
+    -- Why it was refused: reasons, with commas between.
+    reasons             text NOT NULL
+);
+CREATE INDEX credentials_by_token ON credentials (token_id);
+CREATE INDEX credentials_by_job ON credentials (job_id, issued_at, position);
+CREATE INDEX credentials_by_workspace ON credentials (workspace_id, issued_at, position);
+CREATE INDEX credentials_by_identity ON credentials (managed_identity_id, issued_at, position);
+CREATE INDEX credentials_by_key ON credentials (kid, issued_at, position);
+CREATE INDEX credentials_by_time ON credentials (issued_at, position);
+
+-- Every event of every log: who did what when, and where. It only grows; old rows would be dropped by their time, by
+-- activities_by_time.
+CREATE TABLE activities (
+    -- The position, times four, and the number of the log: unique, and of one log in its order.
+    id                  bigint PRIMARY KEY,
+    at                  timestamptz NOT NULL,
+    actor               text NOT NULL COLLATE "C",
+    event_type          text NOT NULL COLLATE "C",
+    -- What it happened to.
+    resource_id         text NOT NULL COLLATE "C",
+    -- The group or workspace that one has to see to see this; empty for what is of no such place.
+    place_id            text NOT NULL COLLATE "C",
+    -- The managed identity that it is about too, if that is not what it happened to.
+    managed_identity_id text COLLATE "C"
+);
+CREATE INDEX activities_by_time ON activities (at, id);
+CREATE INDEX activities_by_place ON activities (place_id, at, id);
+CREATE INDEX activities_by_resource ON activities (resource_id, at, id);
+CREATE INDEX activities_by_actor ON activities (actor, at, id);
+CREATE INDEX activities_by_identity ON activities (managed_identity_id, at, id) WHERE managed_identity_id IS NOT NULL;

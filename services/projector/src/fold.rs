@@ -1,11 +1,13 @@
 //! Events into the read models: a batch is reduced to what it changes, then written with a few statements.
 
+mod activities;
+mod credentials;
 mod identities;
 mod namespaces;
+mod places;
 
 use edge::hierarchy;
 use eventlog::{Fold, FoldError, RecordedEvent};
-use proto::issuer;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -22,16 +24,14 @@ impl Fold for Directory {
         let mut facts = hierarchy::changes(log, events)?;
         // Nothing is decided here: facts serve only to know who may see what.
         facts.retain(|(key, _)| hierarchy::is_of_the_hierarchy(key));
+        activities::apply(connection, log, events).await?;
         match log {
-            "namespace" => namespaces::apply(connection, events).await?,
-            "identity" => identities::apply(connection, events).await?,
-            // Nothing is kept of it, but an event that this build does not know is one that it can't answer for.
-            "issuer" => {
-                for event in events {
-                    issuer::v1::Event::decode(&event.event_type, &event.payload)
-                        .map_err(inapplicable(event))?;
-                }
+            "namespace" => {
+                namespaces::apply(connection, events).await?;
+                places::apply(connection, events).await?;
             }
+            "identity" => identities::apply(connection, events).await?,
+            "issuer" => facts.append(&mut credentials::apply(connection, events).await?),
             _ => {}
         }
         Ok(eventlog::write_facts(connection, log, &facts).await?)

@@ -1,7 +1,10 @@
 //! The read models, and the queries over them.
 
+mod activity;
 pub mod fold;
+mod grams;
 mod grpc;
+mod order;
 mod page;
 mod query;
 
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
 use edge::settings::{Environment, Settings};
+use proto::directory::v1::audit_service_server::AuditServiceServer;
 use proto::directory::v1::directory_service_server::DirectoryServiceServer;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
@@ -59,7 +63,9 @@ pub async fn run(
     let rpc = DirectoryRpc::new(host.pool().clone());
     host.serve(
         listener,
-        Services::default().with(DirectoryServiceServer::new(rpc)),
+        Services::default()
+            .with(DirectoryServiceServer::new(rpc.clone()))
+            .with(AuditServiceServer::new(rpc)),
     )
     .await
 }

@@ -13,6 +13,7 @@ const DEFAULT_SIZE: i32 = 50;
 const MAX_SIZE: i32 = 100;
 /// Between the parts of a token; in no name and no id.
 const SEPARATOR: char = '\n';
+const WRONG_TOKEN: &str = "must be a next_page_token of the same query";
 
 /// Where a page begins, and how long it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +46,15 @@ impl Page {
         let after = if token.is_empty() {
             None
         } else {
-            let wrong = "must be a next_page_token of the same query";
-            violations.check("page_token", parse(token, query, keys).ok_or(wrong))
+            violations.check("page_token", parse(token, query, keys).ok_or(WRONG_TOKEN))
         };
         let size = usize::try_from(size).unwrap_or_default();
         Ok(violations.finish(|| Some(Self { size, after, query }))?)
+    }
+
+    /// For a token whose keys are none of the query's.
+    pub(crate) fn wrong_token() -> Violations {
+        Violations::of("page_token", WRONG_TOKEN)
     }
 
     /// One row more than the page has: whether it is there tells whether there is a next page.

@@ -14,7 +14,25 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-const TABLES: [&str; 4] = ["namespaces", "managed_identities", "assignments", "facts"];
+const TABLES: [&str; 7] = [
+    "namespaces",
+    "managed_identities",
+    "assignments",
+    "facts",
+    "places",
+    "members",
+    "activities",
+];
+/// The groups and workspaces, each at the path to which its names lead, that are not in `places` so; and the other way
+/// round.
+const MISPLACED: &str = "WITH RECURSIVE down (id, path) AS (
+        SELECT id, name || '/' FROM namespaces WHERE parent_id = ''
+        UNION ALL
+        SELECT below.id, down.path || below.name || '/' FROM namespaces below JOIN down ON below.parent_id = down.id
+    )
+    SELECT coalesce(down.path, places.path) FROM down
+    FULL JOIN (SELECT * FROM places WHERE NOT gone) places ON places.id = down.id AND places.path = down.path
+    WHERE down.id IS NULL OR places.id IS NULL";
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// Something that someone does; the numbers choose among what there is.
@@ -674,6 +692,11 @@ async fn read_models(pool: &PgPool, history: &History, batches: &[(bool, usize)]
                 .expect("it applies");
         }
     }
+    let misplaced: Vec<String> = sqlx::query_scalar(MISPLACED)
+        .fetch_all(&mut *transaction)
+        .await
+        .expect("rows");
+    assert_eq!(misplaced, [""; 0]);
     let mut rows = Vec::new();
     for table in TABLES {
         rows.extend(content(&mut transaction, table).await);

@@ -64,6 +64,7 @@ fn rows(target: &Target) -> Vec<Row> {
     rows.extend(service_account_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
+    rows.extend(audit_rows(target));
     rows
 }
 
@@ -452,7 +453,6 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
     ]
 }
 
-/// And those that every service has.
 fn directory_rows(target: &Target) -> Vec<Row> {
     vec![
         row(" (top level)", directory::ListChildrenRequest::default()),
@@ -474,6 +474,85 @@ fn directory_rows(target: &Target) -> Vec<Row> {
             "",
             directory::ListWorkspaceManagedIdentitiesRequest {
                 workspace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListManagedIdentityWorkspacesRequest {
+                managed_identity_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (top level)",
+            directory::SearchNamespacesRequest::default(),
+        ),
+        row(
+            "",
+            directory::SearchNamespacesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (top level)",
+            directory::SearchManagedIdentitiesRequest::default(),
+        ),
+        row(
+            "",
+            directory::SearchManagedIdentitiesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+    ]
+}
+
+/// And those that every service has.
+fn audit_rows(target: &Target) -> Vec<Row> {
+    vec![
+        row(
+            "",
+            directory::ListJobsRequest {
+                workspace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(" (top level)", directory::ListCredentialsRequest::default()),
+        row(
+            " (workspace)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (managed identity)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (job)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.job.job.id),
+                ..Default::default()
+            },
+        ),
+        row(" (top level)", directory::ListActivitiesRequest::default()),
+        row(
+            "",
+            directory::ListActivitiesRequest {
+                resource_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (workspace)",
+            directory::ListActivitiesRequest {
+                resource_id: text(&target.workspace.id),
                 ..Default::default()
             },
         ),

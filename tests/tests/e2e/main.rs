@@ -3,6 +3,7 @@
 mod access;
 mod access_rules;
 mod assignments;
+mod audit;
 mod chance;
 mod clouds;
 mod consistency;
@@ -25,6 +26,7 @@ mod load;
 mod main_job;
 mod moves;
 mod reactions;
+mod search;
 mod service_accounts;
 mod teams;
 mod tharsis_type;

@@ -100,6 +100,8 @@ fn permission(permission: access::Permission) -> Option<Permission> {
         Wire::ServiceAccountUpdate => Permission::ServiceAccountUpdate,
         Wire::ServiceAccountDelete => Permission::ServiceAccountDelete,
         Wire::JobUpdate => Permission::JobUpdate,
+        Wire::ActivityView => Permission::ActivityView,
+        Wire::CredentialView => Permission::CredentialView,
     })
 }
 

@@ -76,6 +76,8 @@ pub enum Permission {
     ServiceAccountCreate,
     ServiceAccountUpdate,
     ServiceAccountDelete,
+    ActivityView,
+    CredentialView,
 }
 
 /// From where a permission comes.
@@ -108,7 +110,9 @@ impl Permission {
             | Self::MembershipView
             | Self::ManagedIdentityView
             | Self::ServiceAccountView
-            | Self::JobView => Requirement::Role(Role::Viewer),
+            | Self::JobView
+            | Self::ActivityView
+            | Self::CredentialView => Requirement::Role(Role::Viewer),
             Self::WorkspaceCreate
             | Self::WorkspaceUpdate
             | Self::WorkspaceDelete

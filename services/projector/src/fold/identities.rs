@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use edge::hierarchy;
 use eventlog::{FoldError, RecordedEvent};
 use prost::Message as _;
 use proto::identity::v1::{Configuration, Event};
 use sqlx::PgConnection;
 
-use super::{Stamps, inapplicable};
+use super::{Stamps, inapplicable, places};
 
 /// What a batch changes.
 #[derive(Default)]
@@ -29,6 +30,7 @@ struct Identity<'a> {
 struct Made<'a> {
     group: String,
     name: String,
+    kind: &'static str,
     event: &'a RecordedEvent,
 }
 
@@ -51,7 +53,7 @@ pub(super) async fn apply(
             )
             .await?;
         } else {
-            changes.add(event, decoded);
+            changes.add(event, decoded)?;
         }
     }
     changes.write(connection).await?;
@@ -59,15 +61,21 @@ pub(super) async fn apply(
 }
 
 impl<'a> Changes<'a> {
-    fn add(&mut self, event: &'a RecordedEvent, decoded: Event) {
+    fn add(&mut self, event: &'a RecordedEvent, decoded: Event) -> Result<(), FoldError> {
         let bytes = |configuration: Option<Configuration>| {
             configuration.unwrap_or_default().encode_to_vec()
         };
         match decoded {
             Event::ManagedIdentityCreated(identity) => {
+                let kind = hierarchy::identity_type(identity.configuration.as_ref());
+                let kind = kind.map_err(|error| FoldError::Inapplicable {
+                    position: event.position,
+                    reason: error.into(),
+                })?;
                 let made = Some(Made {
                     group: identity.group_id,
                     name: identity.name,
+                    kind,
                     event,
                 });
                 let (description, configuration) =
@@ -95,6 +103,8 @@ impl<'a> Changes<'a> {
             }
             Event::ManagedIdentityDeleted(identity) => {
                 self.identities.remove(&identity.managed_identity_id);
+                self.assignments
+                    .retain(|(_, assigned), _| *assigned != identity.managed_identity_id);
                 self.deleted.push(identity.managed_identity_id);
             }
             Event::ManagedIdentityAssigned(assignment) => {
@@ -118,12 +128,14 @@ impl<'a> Changes<'a> {
             | Event::ServiceAccountUpdated(_)
             | Event::ServiceAccountDeleted(_) => {}
         }
+        Ok(())
     }
 
     async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
         if !self.deleted.is_empty() {
             sqlx::query!(
-                "DELETE FROM managed_identities WHERE id = ANY($1)",
+                "WITH ended AS (DELETE FROM assignments WHERE managed_identity_id = ANY($1))
+                 DELETE FROM managed_identities WHERE id = ANY($1)",
                 &self.deleted
             )
             .execute(&mut *connection)
@@ -145,6 +157,7 @@ async fn insert(
 ) -> sqlx::Result<()> {
     let (mut ids, mut groups, mut names, mut descriptions, mut configurations) =
         (vec![], vec![], vec![], vec![], vec![]);
+    let (mut types, mut grams) = (vec![], vec![]);
     let mut stamps = Stamps {
         versions: vec![],
         created: vec![],
@@ -154,6 +167,8 @@ async fn insert(
         let Some(made) = identity.made else { continue };
         ids.push(id);
         groups.push(made.group);
+        types.push(made.kind.to_owned());
+        grams.push(places::array(&made.name));
         names.push(made.name);
         descriptions.push(identity.description);
         configurations.push(identity.configuration);
@@ -166,9 +181,12 @@ async fn insert(
     }
     sqlx::query!(
         "INSERT INTO managed_identities
-             (id, group_id, name, description, configuration, version, created_at, updated_at)
-         SELECT * FROM UNNEST
-             ($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::timestamptz[], $8::timestamptz[])",
+             (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams)
+         SELECT id, group_id, name, description, configuration, version, created_at, updated_at, type, grams::integer[]
+         FROM UNNEST
+             ($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::timestamptz[],
+              $8::timestamptz[], $9::text[], $10::text[])
+             AS made (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams)",
         &ids,
         &groups,
         &names,
@@ -176,7 +194,9 @@ async fn insert(
         &configurations,
         &stamps.versions,
         &stamps.created,
-        &stamps.updated
+        &stamps.updated,
+        &types,
+        &grams
     )
     .execute(connection)
     .await?;

@@ -1,7 +1,7 @@
 //! Groups and workspaces right below a group.
 
-use edge::hierarchy::Hierarchy;
 use edge::layer::Call;
+use edge::violations::Violations;
 use edge::{request, status};
 use model::Kind;
 use proto::directory::v1 as pb;
@@ -9,9 +9,14 @@ use proto::namespace;
 use sqlx::PgPool;
 use tonic::Status;
 
-use super::expect;
+use super::{expect, keyed};
+use crate::order::Order;
 use crate::page::Page;
-use crate::query::namespaces::{self, NamespaceRow};
+use crate::query::namespaces::{self, Children, NamespaceRow};
+use crate::query::visible;
+
+/// Key and id.
+const KEYS: usize = 2;
 
 pub(super) async fn list(
     pool: &PgPool,
@@ -25,70 +30,128 @@ pub(super) async fn list(
         ),
         None => (String::new(), String::new()),
     };
-    let page = Page::read(
-        message.page_size,
-        &message.page_token,
-        &("children", &parent),
-        1,
-    )?;
-    let after = page.after.as_ref().map_or("", |key| key[0].as_str());
-    let rows = if call.place.is_none() && !call.caller.administrator {
-        let acts_as = Hierarchy::new(pool.clone())
-            .acts_as(&call.caller.principal)
-            .await;
-        let acts_as = acts_as.map_err(|error| status::database(&error))?;
-        let acts_as: Vec<String> = acts_as.iter().map(ToString::to_string).collect();
-        namespaces::top_level_of(pool, &acts_as, after, page.limit()).await
+    let mut violations = Violations::default();
+    let kind = violations.check("kind", kind(message.kind));
+    let order = violations.check("order_by", Order::read(&message.order_by));
+    let (kind, order) = violations.finish(|| Some((kind?, order?)))?;
+    let order = order.unwrap_or(Order::BY_NAME);
+    let query = ("children", &parent, kind, order);
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let after = keyed(&page, order)?;
+    let at_the_top = call.place.is_none() && !call.caller.administrator;
+    let members = if at_the_top {
+        Some(visible::principals(pool, call).await)
     } else {
-        namespaces::children(pool, &parent, after, page.limit()).await
+        None
     };
+    let members = members.transpose();
+    let members = members.map_err(|error| status::database(&error))?;
+    let children = Children {
+        parent: &parent,
+        members: members.as_deref(),
+        kind,
+        order,
+        after,
+        limit: page.limit(),
+    };
+    let rows = namespaces::children(pool, &children).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
-    let next_page_token = page.cut(&mut rows, |row| vec![row.name.clone()]);
-    let children = rows.into_iter().map(|row| child(&path, row)).collect();
+    let next_page_token = page.cut(&mut rows, |row| {
+        let key = order.key(&row.name, row.created_at, row.updated_at);
+        vec![key, row.id.clone()]
+    });
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}/{name}")
+        }
+    };
+    let children = rows
+        .into_iter()
+        .map(|row| child(below(&row.name), row))
+        .collect();
     Ok(pb::ListChildrenResponse {
         children,
         next_page_token,
     })
 }
 
-fn child(parent_path: &str, row: NamespaceRow) -> pb::Child {
-    let path = if parent_path.is_empty() {
-        row.name.clone()
-    } else {
-        format!("{parent_path}/{}", row.name)
-    };
-    let etag = request::etag(row.version.cast_unsigned());
-    let (created, updated) = (
-        request::timestamp(row.created_at),
-        request::timestamp(row.updated_at),
-    );
+/// The workspaces that have an identity.
+pub(super) async fn with_identity(
+    pool: &PgPool,
+    call: &Call,
+    message: &pb::ListManagedIdentityWorkspacesRequest,
+) -> Result<pb::ListManagedIdentityWorkspacesResponse, Status> {
+    let id = expect(call.place()?, Kind::ManagedIdentity, "managed_identity_id")?.to_string();
+    let page = Page::read(
+        message.page_size,
+        &message.page_token,
+        &("workspaces", &id),
+        1,
+    )?;
+    let after = page.after.as_ref().map_or("", |key| key[0].as_str());
+    let database = |error| status::database(&error);
+    let visible = visible::to(pool, call).await.map_err(database)?;
+    let rows = namespaces::with_identity(pool, &id, &visible, after, page.limit()).await;
+    let mut rows = rows.map_err(database)?;
+    let next_page_token = page.cut(&mut rows, |placed| vec![placed.row.id.clone()]);
+    let workspaces = rows
+        .into_iter()
+        .map(|placed| workspace(placed.path.trim_end_matches('/').to_owned(), placed.row));
+    Ok(pb::ListManagedIdentityWorkspacesResponse {
+        workspaces: workspaces.collect(),
+        next_page_token,
+    })
+}
+
+/// The word for a kind; empty for both.
+pub(super) fn kind(kind: i32) -> Result<&'static str, &'static str> {
+    match pb::NamespaceKind::try_from(kind) {
+        Ok(pb::NamespaceKind::Unspecified) => Ok(""),
+        Ok(pb::NamespaceKind::Group) => Ok("group"),
+        Ok(pb::NamespaceKind::Workspace) => Ok("workspace"),
+        Err(_) => Err("must be a known kind, or not set"),
+    }
+}
+
+/// A group or workspace at its path.
+pub(super) fn child(path: String, row: NamespaceRow) -> pb::Child {
     let kind = if row.kind == "group" {
-        pb::child::Kind::Group(namespace::v1::Group {
-            id: row.id,
-            trn: format!("trn:group:{path}"),
-            parent_id: row.parent_id,
-            name: row.name,
-            description: row.description,
-            path,
-            etag,
-            create_time: Some(created),
-            update_time: Some(updated),
-        })
+        pb::child::Kind::Group(group(path, row))
     } else {
-        pb::child::Kind::Workspace(namespace::v1::Workspace {
-            id: row.id,
-            trn: format!("trn:workspace:{path}"),
-            group_id: row.parent_id,
-            name: row.name,
-            description: row.description,
-            path,
-            max_job_duration: row
-                .max_job_duration
-                .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
-            etag,
-            create_time: Some(created),
-            update_time: Some(updated),
-        })
+        pb::child::Kind::Workspace(workspace(path, row))
     };
     pb::Child { kind: Some(kind) }
+}
+
+fn group(path: String, row: NamespaceRow) -> namespace::v1::Group {
+    namespace::v1::Group {
+        id: row.id,
+        trn: format!("trn:group:{path}"),
+        parent_id: row.parent_id,
+        name: row.name,
+        description: row.description,
+        path,
+        etag: request::etag(row.version.cast_unsigned()),
+        create_time: Some(request::timestamp(row.created_at)),
+        update_time: Some(request::timestamp(row.updated_at)),
+    }
+}
+
+fn workspace(path: String, row: NamespaceRow) -> namespace::v1::Workspace {
+    namespace::v1::Workspace {
+        id: row.id,
+        trn: format!("trn:workspace:{path}"),
+        group_id: row.parent_id,
+        name: row.name,
+        description: row.description,
+        path,
+        max_job_duration: row
+            .max_job_duration
+            .map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        etag: request::etag(row.version.cast_unsigned()),
+        create_time: Some(request::timestamp(row.created_at)),
+        update_time: Some(request::timestamp(row.updated_at)),
+    }
 }

@@ -1,18 +1,27 @@
 //! Managed identities of groups and workspaces.
 
+use std::sync::LazyLock;
+
 use edge::hierarchy::Place;
 use edge::layer::Call;
+use edge::violations::Violations;
 use edge::{request, status};
 use model::Kind;
 use prost::Message as _;
+use prost_reflect::DescriptorPool;
 use proto::directory::v1 as pb;
 use proto::identity;
 use sqlx::PgPool;
 use tonic::Status;
 
-use super::expect;
+use super::{expect, keyed};
+use crate::order::Order;
 use crate::page::Page;
-use crate::query::managed_identities::{self, IdentityRow};
+use crate::query::managed_identities::{self, AssignedRow, IdentityRow, OfGroups};
+use crate::query::visible::{self, Range};
+
+/// Key and id, or distance and name.
+const KEYS: usize = 2;
 
 /// Those that can be assigned in a group.
 pub(super) async fn list(
@@ -22,20 +31,43 @@ pub(super) async fn list(
 ) -> Result<pb::ListManagedIdentitiesResponse, Status> {
     let place = call.place()?;
     let id = expect(place, Kind::Group, "group_id")?;
-    let query = ("identities", id.to_string(), message.exclude_inherited);
-    let page = Page::read(message.page_size, &message.page_token, &query, 2)?;
+    let mut violations = Violations::default();
+    let kind = violations.check("type", identity_type(&message.r#type));
+    let order = violations.check("order_by", Order::read(&message.order_by));
+    let (kind, order) = violations.finish(|| Some((kind?, order?)))?;
+    let name_contains = message.name_contains.to_ascii_lowercase();
+    let query = (
+        ("identities", id.to_string(), message.exclude_inherited),
+        (kind, &name_contains, order),
+    );
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let mut groups = groups(place);
     if message.exclude_inherited {
         groups.truncate(1);
     }
-    let after = match &page.after {
-        Some(key) => (key[0].parse().unwrap_or_default(), key[1].as_str()),
-        None => (0, ""),
+    let list = OfGroups {
+        groups: &groups,
+        kind,
+        name_contains: &name_contains,
+        limit: page.limit(),
     };
-    let rows = managed_identities::of_groups(pool, &groups, after, page.limit()).await;
+    let rows = match (order, &page.after) {
+        (Some(order), _) => {
+            managed_identities::in_order(pool, &list, order, keyed(&page, order)?).await
+        }
+        (None, Some(key)) => {
+            let after = (key[0].parse().unwrap_or_default(), key[1].as_str());
+            managed_identities::nearest_first(pool, &list, after).await
+        }
+        (None, None) => managed_identities::nearest_first(pool, &list, (0, "")).await,
+    };
     let mut rows = rows.map_err(|error| status::database(&error))?;
-    let next_page_token = page.cut(&mut rows, |row| {
-        vec![row.distance.to_string(), row.name.clone()]
+    let next_page_token = page.cut(&mut rows, |row| match order {
+        Some(order) => vec![
+            order.key(&row.name, row.created_at, row.updated_at),
+            row.id.clone(),
+        ],
+        None => vec![row.distance.to_string(), row.name.clone()],
     });
     let managed_identities = rows
         .into_iter()
@@ -47,7 +79,7 @@ pub(super) async fn list(
     })
 }
 
-/// Those that a workspace's jobs can get.
+/// Those that a workspace's jobs can get, and with `include_unusable` those that are assigned but that they can't get.
 pub(super) async fn assigned(
     pool: &PgPool,
     call: &Call,
@@ -55,27 +87,61 @@ pub(super) async fn assigned(
 ) -> Result<pb::ListWorkspaceManagedIdentitiesResponse, Status> {
     let place = call.place()?;
     let id = expect(place, Kind::Workspace, "workspace_id")?.to_string();
-    let page = Page::read(
-        message.page_size,
-        &message.page_token,
-        &("assigned", &id),
-        2,
-    )?;
+    let unusable = message.include_unusable;
+    let query = ("assigned", &id, unusable);
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let after = page
         .after
         .as_ref()
         .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
-    let rows = managed_identities::assigned(pool, &id, &groups(place), after, page.limit()).await;
-    let mut rows = rows.map_err(|error| status::database(&error))?;
-    let next_page_token = page.cut(&mut rows, |row| vec![row.name.clone(), row.id.clone()]);
+    let database = |error| status::database(&error);
+    let groups = groups(place);
+    let rows =
+        managed_identities::assigned(pool, &id, &groups, unusable, after, page.limit()).await;
+    let mut rows = rows.map_err(database)?;
+    let next_page_token = page.cut(&mut rows, |assigned| {
+        vec![assigned.row.name.clone(), assigned.row.id.clone()]
+    });
+    let visible = if rows.iter().any(|assigned| assigned.row.distance < 0) {
+        visible::to(pool, call).await.map_err(database)?
+    } else {
+        vec![]
+    };
     let managed_identities = rows
         .into_iter()
-        .map(|row| listed(place, row))
+        .map(|assigned| {
+            if assigned.row.distance < 0 {
+                self::unusable(assigned, &visible)
+            } else {
+                listed(place, assigned.row)
+            }
+        })
         .collect::<Result<_, _>>()?;
     Ok(pb::ListWorkspaceManagedIdentitiesResponse {
         managed_identities,
         next_page_token,
     })
+}
+
+/// The types that there are: the fields of a configuration.
+static TYPES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let contract = DescriptorPool::decode(proto::DESCRIPTORS).ok();
+    let configuration = contract
+        .and_then(|contract| contract.get_message_by_name("tharsis.identity.v1.Configuration"));
+    let fields = configuration.map(|message| {
+        let names = message.fields().map(|field| field.name().to_owned());
+        names.collect()
+    });
+    fields.unwrap_or_default()
+});
+
+/// A type to ask for; empty for all.
+pub(super) fn identity_type(text: &str) -> Result<&str, String> {
+    if text.is_empty() || TYPES.iter().any(|known| known == text) {
+        Ok(text)
+    } else {
+        Err(format!("must be one of {}, or empty", TYPES.join(", ")))
+    }
 }
 
 /// The ids of the groups of a place, itself included if it is one, nearest first.
@@ -85,6 +151,25 @@ fn groups(place: &Place) -> Vec<String> {
         .iter()
         .filter(|node| node.id.kind() == Kind::Group);
     groups.map(|node| node.id.to_string()).collect()
+}
+
+/// An identity at the path of its group.
+pub(super) fn identity(
+    group_path: &str,
+    row: IdentityRow,
+) -> Result<identity::v1::ManagedIdentity, Status> {
+    let configuration = identity::v1::Configuration::decode(row.configuration.as_slice());
+    Ok(identity::v1::ManagedIdentity {
+        trn: format!("trn:managed_identity:{group_path}/{}", row.name),
+        id: row.id,
+        group_id: row.group_id,
+        name: row.name,
+        description: row.description,
+        configuration: Some(configuration.map_err(|error| status::internal(&error))?),
+        etag: request::etag(row.version.cast_unsigned()),
+        create_time: Some(request::timestamp(row.created_at)),
+        update_time: Some(request::timestamp(row.updated_at)),
+    })
 }
 
 /// An identity as seen from a place. `place` has the identity's group among its nodes: the query asked for those.
@@ -102,22 +187,43 @@ fn listed(place: &Place, row: IdentityRow) -> Result<pb::DirectoryManagedIdentit
         .map(|node| node.name.as_str())
         .collect();
     let group_path = names.join("/");
-    let configuration = identity::v1::Configuration::decode(row.configuration.as_slice());
-    let managed_identity = identity::v1::ManagedIdentity {
-        id: row.id,
-        trn: format!("trn:managed_identity:{group_path}/{}", row.name),
-        group_id: row.group_id,
-        name: row.name,
-        description: row.description,
-        configuration: Some(configuration.map_err(|error| status::internal(&error))?),
-        etag: request::etag(row.version.cast_unsigned()),
-        create_time: Some(request::timestamp(row.created_at)),
-        update_time: Some(request::timestamp(row.updated_at)),
-    };
     let inherited = row.distance > 0;
     Ok(pb::DirectoryManagedIdentity {
-        managed_identity: Some(managed_identity),
+        managed_identity: Some(identity(&group_path, row)?),
         inherited,
         group_path,
+        unusable_reason: pb::UnusableReason::Unspecified.into(),
+    })
+}
+
+/// An identity that is assigned, but not above: its id, and more only where the caller may see its group.
+fn unusable(
+    assigned: AssignedRow,
+    visible: &[Range],
+) -> Result<pb::DirectoryManagedIdentity, Status> {
+    let AssignedRow { row, path, gone } = assigned;
+    let seen = visible
+        .iter()
+        .any(|range| range.from <= path && path < range.to);
+    let (group_path, managed_identity) = if seen && !gone {
+        let path = path.trim_end_matches('/');
+        (path.to_owned(), identity(path, row)?)
+    } else {
+        let id_only = identity::v1::ManagedIdentity {
+            id: row.id,
+            ..Default::default()
+        };
+        (String::new(), id_only)
+    };
+    let reason = if gone {
+        pb::UnusableReason::GroupDeleted
+    } else {
+        pb::UnusableReason::NotInherited
+    };
+    Ok(pb::DirectoryManagedIdentity {
+        managed_identity: Some(managed_identity),
+        inherited: true,
+        group_path,
+        unusable_reason: reason.into(),
     })
 }

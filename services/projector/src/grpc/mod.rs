@@ -1,8 +1,10 @@
 //! The rpcs of the directory, a module for each topic. The access layer has waited for the consistency token and checked
 //! the permission.
 
+mod audit;
 mod children;
 mod managed_identities;
+mod search;
 
 use edge::hierarchy::Place;
 use edge::layer::Call;
@@ -12,6 +14,9 @@ use proto::directory::v1 as pb;
 use proto::directory::v1::directory_service_server::DirectoryService;
 use sqlx::PgPool;
 use tonic::{Request, Response, Status};
+
+use crate::order::Order;
+use crate::page::Page;
 
 /// Serves the directory.
 #[derive(Clone)]
@@ -54,6 +59,42 @@ impl DirectoryService for DirectoryRpc {
         let call = Call::of(&request)?;
         let answer = managed_identities::assigned(&self.pool, &call, request.get_ref()).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn list_managed_identity_workspaces(
+        &self,
+        request: Request<pb::ListManagedIdentityWorkspacesRequest>,
+    ) -> Result<Response<pb::ListManagedIdentityWorkspacesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = children::with_identity(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn search_namespaces(
+        &self,
+        request: Request<pb::SearchNamespacesRequest>,
+    ) -> Result<Response<pb::SearchNamespacesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = search::namespaces(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn search_managed_identities(
+        &self,
+        request: Request<pb::SearchManagedIdentitiesRequest>,
+    ) -> Result<Response<pb::SearchManagedIdentitiesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = search::identities(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+}
+
+/// The sort key and id in a page token of a list in this order.
+fn keyed(page: &Page, order: Order) -> Result<Option<(&str, &str)>, Violations> {
+    match page.after.as_deref() {
+        None => Ok(None),
+        Some([key, id]) if order.has_key(key) => Ok(Some((key, id))),
+        Some(_) => Err(Page::wrong_token()),
     }
 }
 

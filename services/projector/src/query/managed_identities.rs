@@ -1,9 +1,12 @@
 //! Managed identities and where they are assigned.
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
+use crate::order::Order;
+
 /// A managed identity.
+#[derive(FromRow)]
 pub(crate) struct IdentityRow {
     pub(crate) id: String,
     pub(crate) group_id: String,
@@ -17,58 +20,129 @@ pub(crate) struct IdentityRow {
     pub(crate) distance: i64,
 }
 
-/// The identities of groups, in the order of the groups, then by name; behind a distance and name.
-pub(crate) async fn of_groups(
+/// Of an [`IdentityRow`], but its distance.
+const COLUMNS: &str = "identity.id, identity.group_id, identity.name, identity.description, identity.configuration, \
+                       identity.version, identity.created_at, identity.updated_at";
+
+/// Which of the identities of groups are listed, and how.
+pub(crate) struct OfGroups<'a> {
+    /// The nearest first.
+    pub(crate) groups: &'a [String],
+    /// Only of this type; empty for all.
+    pub(crate) kind: &'a str,
+    /// Only those whose name holds this.
+    pub(crate) name_contains: &'a str,
+    pub(crate) limit: i64,
+}
+
+/// In the order of the groups, then by name; behind a distance and name.
+pub(crate) async fn nearest_first(
     pool: &PgPool,
-    groups: &[String],
+    list: &OfGroups<'_>,
     after: (i64, &str),
-    limit: i64,
 ) -> sqlx::Result<Vec<IdentityRow>> {
-    sqlx::query_as!(
-        IdentityRow,
-        r#"SELECT identity.id, identity.group_id, identity.name, identity.description, identity.configuration,
-                  identity.version, identity.created_at, identity.updated_at,
-                  above.number - 1 AS "distance!"
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, above.number - 1 AS distance
            FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
            LATERAL (
                SELECT * FROM managed_identities
                WHERE managed_identities.group_id = above.group_id AND (above.number - 1, name) > ($2, $3)
+                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0
                ORDER BY name LIMIT $4
            ) identity
-           ORDER BY above.number, identity.name LIMIT $4"#,
-        groups,
-        after.0,
-        after.1,
-        limit
-    )
+           ORDER BY above.number, identity.name LIMIT $4"
+    )))
+    .bind(list.groups)
+    .bind(after.0)
+    .bind(after.1)
+    .bind(list.limit)
+    .bind(list.kind)
+    .bind(list.name_contains)
+    .persistent(false)
     .fetch_all(pool)
     .await
 }
 
-/// The identities assigned to a workspace that lie in one of the groups, by name and id.
+/// In another order; behind a sort key and id.
+pub(crate) async fn in_order(
+    pool: &PgPool,
+    list: &OfGroups<'_>,
+    order: Order,
+    after: Option<(&str, &str)>,
+) -> sqlx::Result<Vec<IdentityRow>> {
+    let (column, direction) = (order.column(), order.direction());
+    let (key, id) = after.unzip();
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, above.number - 1 AS distance
+           FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
+           LATERAL (
+               SELECT * FROM managed_identities
+               WHERE managed_identities.group_id = above.group_id AND {behind}
+                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0
+               ORDER BY {column} {direction}, id {direction} LIMIT $4
+           ) identity
+           ORDER BY identity.{column} {direction}, identity.id {direction} LIMIT $4",
+        behind = order.behind("$2", "$3"),
+    )))
+    .bind(list.groups)
+    .bind(key)
+    .bind(id)
+    .bind(list.limit)
+    .bind(list.kind)
+    .bind(list.name_contains)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+}
+
+/// An identity that is assigned to a workspace, though its group may not be above it.
+#[derive(FromRow)]
+pub(crate) struct AssignedRow {
+    #[sqlx(flatten)]
+    pub(crate) row: IdentityRow,
+    /// Of its group.
+    pub(crate) path: String,
+    /// Whether its group is deleted.
+    pub(crate) gone: bool,
+}
+
+/// The identities assigned to a workspace, by name and id; with `unusable`, those too that lie in none of the groups: they
+/// have a distance of -1.
 pub(crate) async fn assigned(
     pool: &PgPool,
     workspace: &str,
     groups: &[String],
+    unusable: bool,
     after: (&str, &str),
     limit: i64,
-) -> sqlx::Result<Vec<IdentityRow>> {
-    sqlx::query_as!(
-        IdentityRow,
-        r#"SELECT identity.id, identity.group_id, identity.name, identity.description, identity.configuration,
-                  identity.version, identity.created_at, identity.updated_at,
-                  array_position($2::text[], identity.group_id)::bigint AS "distance!"
+) -> sqlx::Result<Vec<AssignedRow>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, coalesce(array_position($2::text[], identity.group_id), 0)::bigint - 1 AS distance,
+                  coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone
            FROM assignments
            JOIN managed_identities identity ON identity.id = assignments.managed_identity_id
-           WHERE assignments.workspace_id = $1 AND identity.group_id = ANY($2)
+           LEFT JOIN places ON places.id = identity.group_id
+           WHERE assignments.workspace_id = $1 AND ($6 OR identity.group_id = ANY($2))
              AND (identity.name, identity.id) > ($3, $4)
-           ORDER BY identity.name, identity.id LIMIT $5"#,
-        workspace,
-        groups,
-        after.0,
-        after.1,
-        limit
-    )
+           ORDER BY identity.name, identity.id LIMIT $5"
+    )))
+    .bind(workspace)
+    .bind(groups)
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .bind(unusable)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+}
+
+/// Those of the ids that there are, in any order, at a distance of 0.
+pub(crate) async fn by_ids(pool: &PgPool, ids: &[String]) -> sqlx::Result<Vec<IdentityRow>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, 0::bigint AS distance FROM managed_identities identity WHERE id = ANY($1)"
+    )))
+    .bind(ids)
     .fetch_all(pool)
     .await
 }

@@ -1,9 +1,18 @@
 //! Groups and workspaces.
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
+use super::visible::{Range, ends};
+use crate::order::Order;
+
+/// Of a [`NamespaceRow`].
+const COLUMNS: &str = "namespaces.id, namespaces.kind, namespaces.parent_id, namespaces.name, namespaces.description, \
+                       namespaces.max_job_duration, \
+                       namespaces.version, namespaces.created_at, namespaces.updated_at";
+
 /// A group or workspace.
+#[derive(FromRow)]
 pub(crate) struct NamespaceRow {
     pub(crate) id: String,
     pub(crate) kind: String,
@@ -16,44 +25,91 @@ pub(crate) struct NamespaceRow {
     pub(crate) updated_at: OffsetDateTime,
 }
 
-/// What is right below a group, by name.
+/// A group or workspace, and where it is.
+#[derive(FromRow)]
+pub(crate) struct PlacedRow {
+    #[sqlx(flatten)]
+    pub(crate) row: NamespaceRow,
+    /// With a slash behind it.
+    pub(crate) path: String,
+}
+
+/// Which of the groups and workspaces below a group are listed, and how.
+pub(crate) struct Children<'a> {
+    /// Empty for the top.
+    pub(crate) parent: &'a str,
+    /// Only those of which one of these principals is a member.
+    pub(crate) members: Option<&'a [String]>,
+    /// Empty for both.
+    pub(crate) kind: &'a str,
+    pub(crate) order: Order,
+    /// Sort key and id of the last row of the page before.
+    pub(crate) after: Option<(&'a str, &'a str)>,
+    pub(crate) limit: i64,
+}
+
 pub(crate) async fn children(
     pool: &PgPool,
-    parent: &str,
-    after: &str,
-    limit: i64,
+    children: &Children<'_>,
 ) -> sqlx::Result<Vec<NamespaceRow>> {
-    sqlx::query_as!(
-        NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, max_job_duration, version, created_at, updated_at
-         FROM namespaces WHERE parent_id = $1 AND name > $2 ORDER BY name LIMIT $3",
-        parent,
-        after,
-        limit
-    )
+    let (column, direction) = (children.order.column(), children.order.direction());
+    let query = format!(
+        "SELECT {COLUMNS} FROM namespaces
+         WHERE parent_id = $1 AND ($2 = '' OR kind = $2)
+           AND ($3::text[] IS NULL OR id IN (SELECT namespace_id FROM members WHERE principal = ANY($3)))
+           AND {behind}
+         ORDER BY {column} {direction}, id {direction} LIMIT $6",
+        behind = children.order.behind("$4", "$5"),
+    );
+    let (key, id) = children.after.unzip();
+    sqlx::query_as(AssertSqlSafe(query))
+        .bind(children.parent)
+        .bind(children.kind)
+        .bind(children.members)
+        .bind(key)
+        .bind(id)
+        .bind(children.limit)
+        .persistent(false)
+        .fetch_all(pool)
+        .await
+}
+
+/// Those of the ids that there are, in any order.
+pub(crate) async fn by_ids(pool: &PgPool, ids: &[String]) -> sqlx::Result<Vec<NamespaceRow>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS} FROM namespaces WHERE id = ANY($1)"
+    )))
+    .bind(ids)
     .fetch_all(pool)
     .await
 }
 
-/// The top-level groups of which one of the principals is a member, by name.
-pub(crate) async fn top_level_of(
+/// The workspaces to which an identity is assigned and that are visible, behind an id.
+pub(crate) async fn with_identity(
     pool: &PgPool,
-    principals: &[String],
+    identity: &str,
+    visible: &[Range],
     after: &str,
     limit: i64,
-) -> sqlx::Result<Vec<NamespaceRow>> {
-    sqlx::query_as!(
-        NamespaceRow,
-        "SELECT id, kind, parent_id, name, description, max_job_duration, version, created_at, updated_at
-         FROM namespaces
-         WHERE parent_id = '' AND name > $1
-           AND EXISTS (SELECT FROM UNNEST($2::text[]) AS of (principal)
-                       WHERE (SELECT key FROM facts WHERE key = 'member/' || id || '/' || principal) IS NOT NULL)
-         ORDER BY name LIMIT $3",
-        after,
-        principals,
-        limit
-    )
+) -> sqlx::Result<Vec<PlacedRow>> {
+    let (from_paths, to_paths) = ends(visible);
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, places.path FROM assignments
+         JOIN places ON places.id = assignments.workspace_id AND NOT places.gone
+         JOIN namespaces ON namespaces.id = places.id
+         WHERE assignments.managed_identity_id = $1 AND assignments.workspace_id > $2
+           AND EXISTS (
+               SELECT FROM UNNEST($3::text[], $4::text[]) AS visible (from_path, to_path)
+               WHERE places.path >= from_path AND places.path < to_path
+           )
+         ORDER BY assignments.workspace_id LIMIT $5"
+    )))
+    .bind(identity)
+    .bind(after)
+    .bind(from_paths)
+    .bind(to_paths)
+    .bind(limit)
+    .persistent(false)
     .fetch_all(pool)
     .await
 }

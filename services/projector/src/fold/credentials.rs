@@ -1,0 +1,178 @@
+//! Jobs and the credentials that they were given.
+
+use edge::hierarchy::node_key;
+use edge::request;
+use edge::violations::Violations;
+use eventlog::{Change, FoldError, RecordedEvent};
+use prost_types::Timestamp;
+use proto::issuer::v1::{CredentialIssued, Event, JobOpened};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use super::inapplicable;
+
+/// An event has no time, or one that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the event has no valid {0}")]
+struct MalformedTime(&'static str);
+
+/// Answers with the facts: where a job is found.
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    events: &[RecordedEvent],
+) -> Result<Vec<Change>, FoldError> {
+    let (mut jobs, mut credentials, mut facts) = (vec![], vec![], vec![]);
+    for event in events {
+        match Event::decode(&event.event_type, &event.payload).map_err(inapplicable(event))? {
+            Event::JobOpened(job) => {
+                let key = node_key(&job.job_id);
+                facts.push((key, Some(format!("{}/", job.workspace_id))));
+                let expires = time(event, "expire_time", job.expire_time.as_ref())?;
+                jobs.push((event, job, expires));
+            }
+            Event::CredentialIssued(credential) => {
+                let issued = time(event, "issue_time", credential.issue_time.as_ref())?;
+                let expires = time(event, "expire_time", credential.expire_time.as_ref())?;
+                credentials.push(Answer {
+                    event,
+                    credential,
+                    at: issued,
+                    expires: Some(expires),
+                    reasons: String::new(),
+                });
+            }
+            Event::CredentialRefused(refused) => {
+                let at = time(event, "refuse_time", refused.refuse_time.as_ref())?;
+                let credential = CredentialIssued {
+                    job_id: refused.job_id,
+                    workspace_id: refused.workspace_id,
+                    managed_identity_id: refused.managed_identity_id,
+                    ..Default::default()
+                };
+                credentials.push(Answer {
+                    event,
+                    credential,
+                    at,
+                    expires: None,
+                    reasons: refused.reasons.join(","),
+                });
+            }
+            Event::JobHeartbeatReceived(_)
+            | Event::JobFinished(_)
+            | Event::JobCancelled(_)
+            | Event::SigningKeyCreated(_)
+            | Event::SigningKeyPublished(_)
+            | Event::SigningKeyRotationRequested(_)
+            | Event::SigningKeyActivated(_)
+            | Event::SigningKeyRetired(_)
+            | Event::SigningKeyRemoved(_)
+            | Event::SigningKeyRevoked(_) => {}
+        }
+    }
+    open(connection, jobs).await?;
+    issue(connection, credentials).await?;
+    Ok(facts)
+}
+
+fn time(
+    event: &RecordedEvent,
+    field: &'static str,
+    time: Option<&Timestamp>,
+) -> Result<OffsetDateTime, FoldError> {
+    let malformed = || FoldError::Inapplicable {
+        position: event.position,
+        reason: MalformedTime(field).into(),
+    };
+    let time = time.ok_or_else(malformed)?;
+    request::time(field, time).map_err(|_: Violations| malformed())
+}
+
+async fn open(
+    connection: &mut PgConnection,
+    jobs: Vec<(&RecordedEvent, JobOpened, OffsetDateTime)>,
+) -> sqlx::Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let (mut ids, mut workspaces, mut stages, mut principals) = (vec![], vec![], vec![], vec![]);
+    let (mut created, mut expire) = (vec![], vec![]);
+    for (event, job, expires) in jobs {
+        ids.push(job.job_id);
+        workspaces.push(job.workspace_id);
+        stages.push(job.stage);
+        principals.push(job.principal);
+        created.push(event.recorded_at);
+        expire.push(expires);
+    }
+    sqlx::query!(
+        "INSERT INTO jobs (id, workspace_id, stage, principal, created_at, expires_at)
+         SELECT * FROM UNNEST
+             ($1::text[], $2::text[], $3::integer[], $4::text[], $5::timestamptz[], $6::timestamptz[])",
+        &ids,
+        &workspaces,
+        &stages,
+        &principals,
+        &created,
+        &expire
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What came of a request for a credential.
+struct Answer<'a> {
+    event: &'a RecordedEvent,
+    /// What a refused one does not have is empty.
+    credential: CredentialIssued,
+    at: OffsetDateTime,
+    expires: Option<OffsetDateTime>,
+    reasons: String,
+}
+
+async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx::Result<()> {
+    if answers.is_empty() {
+        return Ok(());
+    }
+    let (mut positions, mut tokens, mut jobs, mut workspaces, mut identities) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    let (mut subjects, mut audiences, mut kids, mut issue_times, mut expire_times) =
+        (vec![], vec![], vec![], vec![], vec![]);
+    let mut reasons = vec![];
+    for answer in answers {
+        let credential = answer.credential;
+        positions.push(answer.event.position.cast_signed());
+        tokens.push(credential.token_id);
+        jobs.push(credential.job_id);
+        workspaces.push(credential.workspace_id);
+        identities.push(credential.managed_identity_id);
+        subjects.push(credential.subject);
+        audiences.push(credential.audience);
+        kids.push(credential.kid);
+        issue_times.push(answer.at);
+        expire_times.push(answer.expires);
+        reasons.push(answer.reasons);
+    }
+    sqlx::query!(
+        "INSERT INTO credentials
+             (position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at,
+              reasons)
+         SELECT * FROM UNNEST
+             ($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+              $9::timestamptz[], $10::timestamptz[], $11::text[])",
+        &positions,
+        &tokens,
+        &jobs,
+        &workspaces,
+        &identities,
+        &subjects,
+        &audiences,
+        &kids,
+        &issue_times,
+        &expire_times as &[Option<OffsetDateTime>],
+        &reasons
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! Jobs, credentials, and everything that anyone did.
+
+use edge::layer::Call;
+use edge::violations::Violations;
+use edge::{request, status};
+use model::{Kind, Principal, ResourceId};
+use prost_types::Timestamp;
+use proto::directory::v1 as pb;
+use proto::directory::v1::audit_service_server::AuditService;
+use proto::issuer;
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tonic::{Request, Response, Status};
+
+use super::{DirectoryRpc, expect};
+use crate::page::Page;
+use crate::query::activities::{Activities, ActivityRow, Of};
+use crate::query::credentials::{self, CredentialRow, Credentials, JobRow};
+use crate::query::visible::{self, Range};
+use crate::{activity, order};
+
+/// Time, and what tells apart what happened at the same time.
+const KEYS: usize = 2;
+
+#[tonic::async_trait]
+impl AuditService for DirectoryRpc {
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = list_jobs(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_credentials(
+        &self,
+        request: Request<pb::ListCredentialsRequest>,
+    ) -> Result<Response<pb::ListCredentialsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = list_credentials(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_activities(
+        &self,
+        request: Request<pb::ListActivitiesRequest>,
+    ) -> Result<Response<pb::ListActivitiesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = list_activities(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+}
+
+async fn list_jobs(
+    pool: &PgPool,
+    call: &Call,
+    message: &pb::ListJobsRequest,
+) -> Result<pb::ListJobsResponse, Status> {
+    let place = call.place()?;
+    let workspace = expect(place, Kind::Workspace, "workspace_id")?.to_string();
+    let stage = issuer::v1::Stage::try_from(message.stage)
+        .map_err(|_| Violations::of("stage", "must be a known stage, or not set"))?;
+    let query = ("jobs", &workspace, message.stage);
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let before = before(&page, |id| Some(id.to_owned()))?;
+    let before = before.as_ref().map(|(at, id)| (*at, id.as_str()));
+    let rows = credentials::jobs(pool, &workspace, stage.into(), before, page.limit()).await;
+    let mut rows = rows.map_err(|error| status::database(&error))?;
+    let next_page_token = page.cut(&mut rows, |row| {
+        vec![order::moment(row.created_at), row.id.clone()]
+    });
+    let path = place.path();
+    Ok(pb::ListJobsResponse {
+        jobs: rows.into_iter().map(|row| job(&path, row)).collect(),
+        next_page_token,
+    })
+}
+
+async fn list_credentials(
+    pool: &PgPool,
+    call: &Call,
+    message: &pb::ListCredentialsRequest,
+) -> Result<pb::ListCredentialsResponse, Status> {
+    let mut violations = Violations::default();
+    let start = moment(&mut violations, "start_time", message.start_time.as_ref());
+    let end = moment(&mut violations, "end_time", message.end_time.as_ref());
+    if call.place.is_none() && message.token_id.is_empty() && !call.caller.administrator {
+        let wrong = "must be set, or token_id, except by an administrator";
+        violations.add("parent_id", wrong);
+    }
+    let parent = call.place.as_ref().map(edge::hierarchy::Place::id);
+    if matches!(parent, Some(id) if !PARENTS.contains(&id.kind())) {
+        violations.add(
+            "parent_id",
+            "must name a workspace, a managed identity or a job",
+        );
+    }
+    let (start, end) = violations.finish(|| Some((start?, end?)))?;
+    let unpaged = pb::ListCredentialsRequest {
+        page_size: 0,
+        page_token: String::new(),
+        consistency_token: String::new(),
+        ..message.clone()
+    };
+    let query = ("credentials", format!("{unpaged:?}"));
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let before = before(&page, |position| position.parse().ok())?;
+    // Whoever sees a workspace or job sees its credentials; an identity has some of workspaces that lie elsewhere now.
+    let whole = matches!(
+        parent.map(|id| id.kind()),
+        Some(Kind::Workspace | Kind::Job)
+    );
+    let visible = visible_to(pool, call, whole).await?;
+    let parent = parent.map(|id| (id.kind(), id.to_string()));
+    let of = |kind: Kind| match &parent {
+        Some((parent, id)) if *parent == kind => Some(id.as_str()),
+        _ => None,
+    };
+    let list = Credentials {
+        workspace: of(Kind::Workspace),
+        managed_identity: of(Kind::ManagedIdentity),
+        job: of(Kind::Job),
+        token: given(&message.token_id),
+        kid: given(&message.kid),
+        filters: [given(&message.managed_identity_id), given(&message.job_id)],
+        start,
+        end,
+        visible: visible.as_deref(),
+        before,
+        limit: page.limit(),
+    };
+    let rows = credentials::credentials(pool, &list).await;
+    let mut rows = rows.map_err(|error| status::database(&error))?;
+    let next_page_token = page.cut(&mut rows, |row| {
+        vec![order::moment(row.issued_at), row.position.to_string()]
+    });
+    Ok(pb::ListCredentialsResponse {
+        credentials: rows.into_iter().map(credential).collect(),
+        next_page_token,
+    })
+}
+
+/// What credentials are listed of.
+const PARENTS: [Kind; 3] = [Kind::Workspace, Kind::ManagedIdentity, Kind::Job];
+
+async fn list_activities(
+    pool: &PgPool,
+    call: &Call,
+    message: &pb::ListActivitiesRequest,
+) -> Result<pb::ListActivitiesResponse, Status> {
+    let mut violations = Violations::default();
+    let start = moment(&mut violations, "start_time", message.start_time.as_ref());
+    let end = moment(&mut violations, "end_time", message.end_time.as_ref());
+    if !message.actor.is_empty() {
+        violations.check("actor", message.actor.parse::<Principal>());
+    }
+    if !message.affected_id.is_empty() {
+        violations.check("affected_id", message.affected_id.parse::<ResourceId>());
+    }
+    let (start, end) = violations.finish(|| Some((start?, end?)))?;
+    let unpaged = pb::ListActivitiesRequest {
+        page_size: 0,
+        page_token: String::new(),
+        consistency_token: String::new(),
+        ..message.clone()
+    };
+    let query = ("activities", format!("{unpaged:?}"));
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let list = Activities {
+        actor: &message.actor,
+        event_type: &message.event_type,
+        affected: &message.affected_id,
+        start,
+        end,
+        before: before(&page, |number| number.parse().ok())?,
+        limit: page.limit(),
+    };
+    let mut rows = activities(pool, call, &list, message.include_descendants).await?;
+    let next_page_token = page.cut(&mut rows, |row| {
+        vec![order::moment(row.at), row.id.to_string()]
+    });
+    Ok(pb::ListActivitiesResponse {
+        activities: rows.into_iter().map(entry).collect(),
+        next_page_token,
+    })
+}
+
+async fn activities(
+    pool: &PgPool,
+    call: &Call,
+    list: &Activities<'_>,
+    descendants: bool,
+) -> Result<Vec<ActivityRow>, Status> {
+    let visible;
+    let range;
+    let id;
+    let of = match &call.place {
+        None if call.caller.administrator => Of::Everything,
+        None => {
+            visible = visible_to(pool, call, false).await?.unwrap_or_default();
+            Of::Ranges(&visible)
+        }
+        Some(place) => {
+            id = place.id().to_string();
+            match place.id().kind() {
+                Kind::Group if descendants => {
+                    range = [Range::of(place)];
+                    Of::Ranges(&range)
+                }
+                Kind::Group | Kind::Workspace => Of::Place(&id),
+                _ => {
+                    let to_caller = visible::to(pool, call).await;
+                    visible = to_caller.map_err(|error| status::database(&error))?;
+                    Of::Thing(&id, &visible)
+                }
+            }
+        }
+    };
+    let rows = list.list(pool, &of).await;
+    rows.map_err(|error| status::database(&error))
+}
+
+/// What limits the rows; none if there is no limit.
+async fn visible_to(pool: &PgPool, call: &Call, whole: bool) -> Result<Option<Vec<Range>>, Status> {
+    if whole || call.caller.administrator {
+        return Ok(None);
+    }
+    let visible = visible::to(pool, call).await;
+    visible.map(Some).map_err(|error| status::database(&error))
+}
+
+fn given(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+#[expect(
+    clippy::option_option,
+    reason = "none is a wrong one; some of none is none given"
+)]
+fn moment(
+    violations: &mut Violations,
+    field: &str,
+    time: Option<&Timestamp>,
+) -> Option<Option<OffsetDateTime>> {
+    match time {
+        None => Some(None),
+        Some(time) => violations.merge(request::time(field, time)).map(Some),
+    }
+}
+
+/// The time and the other key of a page token.
+fn before<T>(
+    page: &Page,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<(OffsetDateTime, T)>, Violations> {
+    let Some(key) = &page.after else {
+        return Ok(None);
+    };
+    match (order::time(&key[0]), read(&key[1])) {
+        (Some(at), Some(other)) => Ok(Some((at, other))),
+        _ => Err(Page::wrong_token()),
+    }
+}
+
+fn job(workspace_path: &str, row: JobRow) -> issuer::v1::Job {
+    issuer::v1::Job {
+        trn: format!("trn:job:{workspace_path}/{}", row.id),
+        id: row.id,
+        workspace_id: row.workspace_id,
+        stage: row.stage,
+        principal: row.principal,
+        create_time: Some(request::timestamp(row.created_at)),
+        expire_time: row.expires_at.map(request::timestamp),
+        ..Default::default()
+    }
+}
+
+fn credential(row: CredentialRow) -> pb::Credential {
+    pb::Credential {
+        token_id: row.token_id,
+        job_id: row.job_id,
+        workspace_id: row.workspace_id,
+        managed_identity_id: row.managed_identity_id,
+        subject: row.subject,
+        audience: row.audience,
+        kid: row.kid,
+        issue_time: Some(request::timestamp(row.issued_at)),
+        expire_time: row.expires_at.map(request::timestamp),
+        position: row.position.cast_unsigned(),
+        refusal_reasons: row
+            .reasons
+            .split(',')
+            .filter(|reason| !reason.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    }
+}
+
+fn entry(row: ActivityRow) -> pb::Activity {
+    let (log, position) = activity::event(row.id);
+    pb::Activity {
+        log: log.to_owned(),
+        position,
+        time: Some(request::timestamp(row.at)),
+        actor: row.actor,
+        event_type: row.event_type,
+        resource_id: row.resource_id,
+        namespace_id: row.place_id,
+        managed_identity_id: row.managed_identity_id.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,154 @@
+//! The order of a list, as requests ask for it (<https://google.aip.dev/132#ordering>).
+
+use time::OffsetDateTime;
+
+/// Microseconds are what PostgreSQL keeps.
+const NANOSECONDS: i128 = 1_000;
+/// From where on they are counted, and one of them, as PostgreSQL reads them.
+const EPOCH: &str = "timestamptz 'epoch'";
+const MICROSECOND: &str = "interval '1 microsecond'";
+
+/// By what, and in which direction; rows that are equal in it by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Order {
+    pub(crate) by: By,
+    pub(crate) descending: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum By {
+    Name,
+    CreateTime,
+    UpdateTime,
+}
+
+/// The text is no order.
+#[derive(Debug, thiserror::Error)]
+#[error("must be name, create_time or update_time, with or without ` desc`, or empty")]
+pub(crate) struct InvalidOrder;
+
+impl Order {
+    pub(crate) const BY_NAME: Self = Self {
+        by: By::Name,
+        descending: false,
+    };
+
+    /// `None` if the request leaves it open.
+    pub(crate) fn read(text: &str) -> Result<Option<Self>, InvalidOrder> {
+        let mut words = text.split_ascii_whitespace();
+        let by = match words.next() {
+            None => return Ok(None),
+            Some("name") => By::Name,
+            Some("create_time") => By::CreateTime,
+            Some("update_time") => By::UpdateTime,
+            Some(_) => return Err(InvalidOrder),
+        };
+        let descending = match words.next() {
+            None | Some("asc") => false,
+            Some("desc") => true,
+            Some(_) => return Err(InvalidOrder),
+        };
+        match words.next() {
+            None => Ok(Some(Self { by, descending })),
+            Some(_) => Err(InvalidOrder),
+        }
+    }
+
+    /// The column.
+    pub(crate) fn column(self) -> &'static str {
+        match self.by {
+            By::Name => "name",
+            By::CreateTime => "created_at",
+            By::UpdateTime => "updated_at",
+        }
+    }
+
+    /// How PostgreSQL is told of the direction.
+    pub(crate) fn direction(self) -> &'static str {
+        if self.descending { "DESC" } else { "ASC" }
+    }
+
+    /// The condition that a row is behind a key and id, each a parameter of type text; true where they are null.
+    pub(crate) fn behind(self, key: &str, id: &str) -> String {
+        let column = self.column();
+        let key = match self.by {
+            By::Name => format!("{key}::text"),
+            By::CreateTime | By::UpdateTime => {
+                format!("{EPOCH} + {key}::text::bigint * {MICROSECOND}")
+            }
+        };
+        let compare = if self.descending { '<' } else { '>' };
+        format!("({id}::text IS NULL OR ({column}, id) {compare} ({key}, {id}::text))")
+    }
+
+    /// Whether a text is a key of this order.
+    pub(crate) fn has_key(self, text: &str) -> bool {
+        match self.by {
+            By::Name => true,
+            By::CreateTime | By::UpdateTime => time(text).is_some(),
+        }
+    }
+
+    /// The key of a row, for a page token.
+    pub(crate) fn key(
+        self,
+        name: &str,
+        created: OffsetDateTime,
+        updated: OffsetDateTime,
+    ) -> String {
+        match self.by {
+            By::Name => name.to_owned(),
+            By::CreateTime => moment(created),
+            By::UpdateTime => moment(updated),
+        }
+    }
+}
+
+/// A time in a page token.
+pub(crate) fn moment(time: OffsetDateTime) -> String {
+    (time.unix_timestamp_nanos() / NANOSECONDS).to_string()
+}
+
+/// The time in a page token.
+pub(crate) fn time(text: &str) -> Option<OffsetDateTime> {
+    let nanoseconds = text.parse::<i128>().ok()?.checked_mul(NANOSECONDS)?;
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders() {
+        let order = |by, descending| Some(Order { by, descending });
+        for (text, expected) in [
+            ("", None),
+            ("name", order(By::Name, false)),
+            ("create_time desc", order(By::CreateTime, true)),
+            (" update_time  asc ", order(By::UpdateTime, false)),
+        ] {
+            assert_eq!(Order::read(text).ok(), Some(expected), "{text}");
+        }
+        for text in [
+            "id",
+            "name,",
+            "name desc desc",
+            "name DESC",
+            "desc",
+            "name, id",
+        ] {
+            assert!(Order::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_comes_back() {
+        for micros in [-1_500_000, 0, 1_763_900_000_123_456_i64] {
+            let found = time(&micros.to_string()).expect("a time");
+            assert_eq!(moment(found), micros.to_string());
+        }
+        assert_eq!(time("x"), None);
+        assert_eq!(time(&i128::MAX.to_string()), None);
+    }
+}

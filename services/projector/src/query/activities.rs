@@ -1,0 +1,181 @@
+//! Who did what when, the newest first.
+
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use time::OffsetDateTime;
+
+use super::credentials::within;
+use super::visible::{Range, ends};
+
+/// So many places are asked one by one for their newest; among more, the newest of all are soon those of one of them.
+const ASKED_ONE_BY_ONE: i64 = 2_000;
+
+/// Something that somebody did.
+#[derive(FromRow)]
+pub(crate) struct ActivityRow {
+    pub(crate) id: i64,
+    pub(crate) at: OffsetDateTime,
+    pub(crate) actor: String,
+    pub(crate) event_type: String,
+    pub(crate) resource_id: String,
+    pub(crate) place_id: String,
+    pub(crate) managed_identity_id: Option<String>,
+}
+
+/// What the activities are of.
+pub(crate) enum Of<'a> {
+    /// All, whoever sees them.
+    Everything,
+    /// What happened in ranges of places, which the caller may see.
+    Ranges(&'a [Range]),
+    /// What happened right in a place, which the caller may see.
+    Place(&'a str),
+    /// What happened to a thing, or a managed identity is about, where the caller may see it.
+    Thing(&'a str, &'a [Range]),
+}
+
+/// Which activities are listed; what is empty or none filters nothing.
+pub(crate) struct Activities<'a> {
+    pub(crate) actor: &'a str,
+    pub(crate) event_type: &'a str,
+    pub(crate) affected: &'a str,
+    pub(crate) start: Option<OffsetDateTime>,
+    pub(crate) end: Option<OffsetDateTime>,
+    /// Time and number of the last row of the page before.
+    pub(crate) before: Option<(OffsetDateTime, i64)>,
+    pub(crate) limit: i64,
+}
+
+const COLUMNS: &str = "activities.id, activities.at, activities.actor, activities.event_type, activities.resource_id, \
+                       activities.place_id, activities.managed_identity_id";
+
+const FILTER: &str = "($1 = '' OR activities.actor = $1)
+     AND ($2 = '' OR activities.event_type = $2)
+     AND ($3 = '' OR activities.resource_id = $3 OR activities.managed_identity_id = $3)
+     AND ($4::timestamptz IS NULL OR activities.at >= $4)
+     AND ($5::timestamptz IS NULL OR activities.at < $5)
+     AND ($6::timestamptz IS NULL OR (activities.at, activities.id) < ($6, $7))";
+
+const NEWEST: &str = "ORDER BY at DESC, id DESC LIMIT $8";
+
+impl Activities<'_> {
+    pub(crate) async fn list(&self, pool: &PgPool, of: &Of<'_>) -> sqlx::Result<Vec<ActivityRow>> {
+        match *of {
+            Of::Everything if !self.affected.is_empty() => {
+                self.of_thing(pool, self.affected, None).await
+            }
+            Of::Ranges(ranges) if !self.affected.is_empty() => {
+                self.of_thing(pool, self.affected, Some(ranges)).await
+            }
+            Of::Everything => {
+                let query = format!("SELECT {COLUMNS} FROM activities WHERE {FILTER} {NEWEST}");
+                self.ask(pool, query, &[], &[], "").await
+            }
+            Of::Ranges(ranges) => self.of_ranges(pool, ranges).await,
+            Of::Place(id) => {
+                let query = format!(
+                    "SELECT {COLUMNS} FROM activities WHERE place_id = $11 AND {FILTER} {NEWEST}"
+                );
+                self.ask(pool, query, &[], &[], id).await
+            }
+            Of::Thing(id, visible) => self.of_thing(pool, id, Some(visible)).await,
+        }
+    }
+
+    /// By the thing's own index, and by that of the identities that other things are about.
+    async fn of_thing(
+        &self,
+        pool: &PgPool,
+        id: &str,
+        visible: Option<&[Range]>,
+    ) -> sqlx::Result<Vec<ActivityRow>> {
+        let visible_only = match visible {
+            Some(_) => within("activities.place_id", "$9", "$10"),
+            None => "true".to_owned(),
+        };
+        let of = |column: &str| {
+            format!(
+                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {FILTER} AND {visible_only} {NEWEST})"
+            )
+        };
+        let query = format!(
+            "SELECT * FROM ({} UNION ALL {}) either {NEWEST}",
+            of("resource_id"),
+            of("managed_identity_id")
+        );
+        let (from_paths, to_paths) = ends(visible.unwrap_or_default());
+        self.ask(pool, query, &from_paths, &to_paths, id).await
+    }
+
+    async fn of_ranges(&self, pool: &PgPool, ranges: &[Range]) -> sqlx::Result<Vec<ActivityRow>> {
+        let (from_paths, to_paths) = ends(ranges);
+        let places = places(pool, &from_paths, &to_paths).await?;
+        let few = i64::try_from(places.len()).is_ok_and(|count| count <= ASKED_ONE_BY_ONE);
+        if few {
+            let query = format!(
+                "SELECT newest.* FROM UNNEST($9::text[]) AS place (id) CROSS JOIN LATERAL (
+                     SELECT {COLUMNS} FROM activities
+                     WHERE activities.place_id = place.id AND {FILTER} {NEWEST}
+                 ) newest
+                 {NEWEST}"
+            );
+            return self.ask(pool, query, &places, &[], "").await;
+        }
+        let visible = within("activities.place_id", "$9", "$10");
+        let query =
+            format!("SELECT {COLUMNS} FROM activities WHERE {FILTER} AND {visible} {NEWEST}");
+        self.ask(pool, query, &from_paths, &to_paths, "").await
+    }
+
+    /// The parameters of the filters, then two lists and an id, each of which a query may leave out.
+    async fn ask(
+        &self,
+        pool: &PgPool,
+        query: String,
+        first: &[String],
+        second: &[String],
+        id: &str,
+    ) -> sqlx::Result<Vec<ActivityRow>> {
+        let (at, number) = self.before.unzip();
+        // PostgreSQL wants the type of each parameter.
+        let typed =
+            format!("WITH parameters AS (SELECT $9::text[], $10::text[], $11::text) {query}");
+        sqlx::query_as(AssertSqlSafe(typed))
+            .bind(self.actor)
+            .bind(self.event_type)
+            .bind(self.affected)
+            .bind(self.start)
+            .bind(self.end)
+            .bind(at)
+            .bind(number)
+            .bind(self.limit)
+            .bind(first)
+            .bind(second)
+            .bind(id)
+            .persistent(false)
+            .fetch_all(pool)
+            .await
+    }
+}
+
+/// The places in the ranges, gone ones too; one more than are asked one by one, if there are so many.
+async fn places(
+    pool: &PgPool,
+    from_paths: &[String],
+    to_paths: &[String],
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT place.id FROM UNNEST($1::text[], $2::text[]) AS visible (from_path, to_path)
+         CROSS JOIN LATERAL (
+             (SELECT id FROM places WHERE NOT gone AND path >= from_path AND path < to_path ORDER BY path LIMIT $3)
+             UNION ALL
+             (SELECT id FROM places WHERE gone AND path >= from_path AND path < to_path ORDER BY path LIMIT $3)
+         ) place
+         LIMIT $3",
+    )
+    .bind(from_paths)
+    .bind(to_paths)
+    .bind(ASKED_ONE_BY_ONE + 1)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+}

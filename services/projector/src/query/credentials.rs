@@ -1,0 +1,135 @@
+//! Jobs and the credentials that they were given, the newest first.
+
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use time::OffsetDateTime;
+
+use super::visible::{Range, ends};
+
+/// A job.
+#[derive(FromRow)]
+pub(crate) struct JobRow {
+    pub(crate) id: String,
+    pub(crate) workspace_id: String,
+    pub(crate) stage: i32,
+    pub(crate) principal: String,
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) expires_at: Option<OffsetDateTime>,
+}
+
+/// The jobs of a workspace; of a stage, if that is not 0.
+pub(crate) async fn jobs(
+    pool: &PgPool,
+    workspace: &str,
+    stage: i32,
+    before: Option<(OffsetDateTime, &str)>,
+    limit: i64,
+) -> sqlx::Result<Vec<JobRow>> {
+    let (at, id) = before.unzip();
+    sqlx::query_as(
+        "SELECT id, workspace_id, stage, principal, created_at, expires_at FROM jobs
+         WHERE workspace_id = $1 AND ($2 = 0 OR stage = $2)
+           AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
+         ORDER BY created_at DESC, id DESC LIMIT $5",
+    )
+    .bind(workspace)
+    .bind(stage)
+    .bind(at)
+    .bind(id)
+    .bind(limit)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+}
+
+/// A credential.
+#[derive(FromRow)]
+pub(crate) struct CredentialRow {
+    pub(crate) position: i64,
+    pub(crate) token_id: String,
+    pub(crate) job_id: String,
+    pub(crate) workspace_id: String,
+    pub(crate) managed_identity_id: String,
+    pub(crate) subject: String,
+    pub(crate) audience: String,
+    pub(crate) kid: String,
+    pub(crate) issued_at: OffsetDateTime,
+    pub(crate) expires_at: Option<OffsetDateTime>,
+    /// With commas between.
+    pub(crate) reasons: String,
+}
+
+/// Which credentials are listed.
+#[derive(Default)]
+pub(crate) struct Credentials<'a> {
+    pub(crate) workspace: Option<&'a str>,
+    pub(crate) managed_identity: Option<&'a str>,
+    pub(crate) job: Option<&'a str>,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) kid: Option<&'a str>,
+    /// An identity and a job that the request asks for beside.
+    pub(crate) filters: [Option<&'a str>; 2],
+    pub(crate) start: Option<OffsetDateTime>,
+    pub(crate) end: Option<OffsetDateTime>,
+    /// Only of workspaces within these, unless everything is visible.
+    pub(crate) visible: Option<&'a [Range]>,
+    /// Time and position of the last row of the page before.
+    pub(crate) before: Option<(OffsetDateTime, i64)>,
+    pub(crate) limit: i64,
+}
+
+pub(crate) async fn credentials(
+    pool: &PgPool,
+    list: &Credentials<'_>,
+) -> sqlx::Result<Vec<CredentialRow>> {
+    let (from_paths, to_paths) = ends(list.visible.unwrap_or_default());
+    let (at, position) = list.before.unzip();
+    let [identity, job] = list.filters;
+    let query = format!(
+        "SELECT position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at, reasons
+         FROM credentials
+         WHERE ($1::text IS NULL OR workspace_id = $1)
+           AND ($2::text IS NULL OR managed_identity_id = $2)
+           AND ($3::text IS NULL OR job_id = $3)
+           AND ($4::text IS NULL OR token_id = $4)
+           AND ($5::text IS NULL OR kid = $5)
+           AND ($6::timestamptz IS NULL OR issued_at >= $6)
+           AND ($7::timestamptz IS NULL OR issued_at < $7)
+           AND ($8::timestamptz IS NULL OR (issued_at, position) < ($8, $9))
+           AND ($10::text IS NULL OR managed_identity_id = $10)
+           AND ($11::text IS NULL OR job_id = $11)
+           AND ($12 OR {})
+         ORDER BY issued_at DESC, position DESC LIMIT $15",
+        within("workspace_id", "$13", "$14"),
+    );
+    sqlx::query_as(AssertSqlSafe(query))
+        .bind(list.workspace)
+        .bind(list.managed_identity)
+        .bind(list.job)
+        .bind(list.token)
+        .bind(list.kid)
+        .bind(list.start)
+        .bind(list.end)
+        .bind(at)
+        .bind(position)
+        .bind(identity)
+        .bind(job)
+        .bind(list.visible.is_none())
+        .bind(from_paths)
+        .bind(to_paths)
+        .bind(list.limit)
+        .persistent(false)
+        .fetch_all(pool)
+        .await
+}
+
+/// The condition that a place, which may be gone, lies in one of the ranges. Asked of each row by itself: rows come in
+/// order, and only so many are wanted.
+pub(super) fn within(place: &str, from_paths: &str, to_paths: &str) -> String {
+    format!(
+        "coalesce((
+             SELECT bool_or(places.path >= from_path AND places.path < to_path)
+             FROM places, UNNEST({from_paths}::text[], {to_paths}::text[]) AS visible (from_path, to_path)
+             WHERE places.id = {place}
+         ), false)"
+    )
+}

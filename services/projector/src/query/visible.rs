@@ -1,0 +1,85 @@
+//! What a caller may see, as ranges of paths.
+
+use edge::hierarchy::{Hierarchy, Place};
+use edge::layer::Call;
+use sqlx::PgPool;
+
+/// Behind every path.
+const END: char = '\x7f';
+
+/// A place and everything below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The first path.
+    pub(crate) from: String,
+    /// Behind the last one.
+    pub(crate) to: String,
+}
+
+impl Range {
+    /// Of a place.
+    pub(crate) fn of(place: &Place) -> Self {
+        Self::below(&place.path())
+    }
+
+    fn below(path: &str) -> Self {
+        Self {
+            from: format!("{path}/"),
+            // What follows on a slash.
+            to: format!("{path}0"),
+        }
+    }
+
+    fn everything() -> Self {
+        Self {
+            from: String::new(),
+            to: END.to_string(),
+        }
+    }
+
+    /// Of whatever begins with a text.
+    pub(crate) fn beginning_with(text: &str) -> Self {
+        Self {
+            from: text.to_owned(),
+            to: format!("{text}{END}"),
+        }
+    }
+}
+
+/// The ends of ranges, as queries take them.
+pub(crate) fn ends(ranges: &[Range]) -> (Vec<String>, Vec<String>) {
+    let ends = ranges
+        .iter()
+        .map(|range| (range.from.clone(), range.to.clone()));
+    ends.unzip()
+}
+
+/// As whom the caller sees what members see: itself and its teams.
+pub(crate) async fn principals(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<String>> {
+    let hierarchy = Hierarchy::new(pool.clone());
+    let principals = hierarchy.acts_as(&call.caller.principal).await?;
+    Ok(principals.iter().map(ToString::to_string).collect())
+}
+
+/// All that the caller may see: what lies below its memberships, for each of them lets one see. In the order of the
+/// paths, none within another.
+pub(crate) async fn to(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<Range>> {
+    if call.caller.administrator {
+        return Ok(vec![Range::everything()]);
+    }
+    let paths = sqlx::query_scalar!(
+        "SELECT places.path FROM members JOIN places ON places.id = members.namespace_id
+         WHERE members.principal = ANY($1) AND NOT places.gone ORDER BY places.path",
+        &principals(pool, call).await?
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut ranges: Vec<Range> = Vec::new();
+    for path in paths {
+        let within = ranges.last().is_some_and(|last| path < last.to);
+        if !within {
+            ranges.push(Range::below(path.trim_end_matches('/')));
+        }
+    }
+    Ok(ranges)
+}

@@ -1,0 +1,288 @@
+//! With a hundred thousand groups and workspaces, an answer reads about as many rows as it has: no query goes through a
+//! whole table. What PostgreSQL counted tells so, of the very queries that the rpcs make.
+
+use bed::Database;
+use edge::caller::Caller;
+use edge::hierarchy::{Node, Place};
+use edge::layer::Call;
+use model::{GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, WorkspaceId};
+use projector::DirectoryRpc;
+use proto::directory::v1 as pb;
+use proto::directory::v1::audit_service_server::AuditService as _;
+use proto::directory::v1::directory_service_server::DirectoryService as _;
+use sqlx::{AssertSqlSafe, PgPool};
+use tonic::Request;
+use uuid::Uuid;
+
+/// What is not a hundred thousand is a thousand teams, each a group with 99 workspaces, in ten groups at the top.
+const ROWS: &str = "
+CREATE FUNCTION pg_temp.grams(name text) RETURNS integer[] LANGUAGE sql AS $$
+    SELECT array_agg(DISTINCT ascii(substr(name, at, 1))
+        + CASE WHEN long > 1 THEN ascii(substr(name, at, 1)) * 255 + ascii(substr(name, at + 1, 1)) ELSE 0 END
+        + CASE WHEN long > 2 THEN ascii(substr(name, at, 1)) * 65280 + ascii(substr(name, at + 1, 1)) * 255
+            + ascii(substr(name, at + 2, 1)) ELSE 0 END)
+    FROM generate_series(1, 3) long, generate_series(1, length(name) - long + 1) at
+$$;
+CREATE TEMP TABLE top AS SELECT n, 'grp_top' || n AS id, 'top-' || n AS name FROM generate_series(0, 9) n;
+CREATE TEMP TABLE team AS
+    SELECT n, CASE n WHEN 7 THEN '{group}' ELSE 'grp_' || n END AS id, 'team-' || n AS name, n % 10 AS top
+    FROM generate_series(0, 999) n;
+CREATE TEMP TABLE workspace AS
+    SELECT n, CASE n WHEN 7 THEN '{workspace}' ELSE 'ws_' || n END AS id, 'stage-' || n AS name, n % 1000 AS team
+    FROM generate_series(0, 98999) n;
+INSERT INTO namespaces (id, kind, parent_id, name, description, version, created_at, updated_at)
+    SELECT id, 'group', '', name, '', 1, now() + n * interval '1 s', now() FROM top
+    UNION ALL SELECT team.id, 'group', 'grp_top' || top, name, '', 1, now() + n * interval '1 s', now() FROM team
+    UNION ALL SELECT workspace.id, 'workspace', team.id, workspace.name, '', 1,
+        now() + workspace.n * interval '1 s', now() FROM workspace JOIN team ON team.n = workspace.team;
+INSERT INTO places (id, kind, name, path, grams)
+    SELECT id, 'group', name, name || '/', pg_temp.grams(name) FROM top
+    UNION ALL SELECT id, 'group', name, 'top-' || top || '/' || name || '/', pg_temp.grams(name) FROM team
+    UNION ALL SELECT workspace.id, 'workspace', workspace.name,
+        'top-' || team.top || '/' || team.name || '/' || workspace.name || '/', pg_temp.grams(workspace.name)
+        FROM workspace JOIN team ON team.n = workspace.team;
+INSERT INTO members SELECT 'mbr_' || n, id, 'user:dev/member-' || n FROM team;
+INSERT INTO members SELECT 'mbr_top' || n, id, 'user:dev/chief-' || n FROM top;
+INSERT INTO managed_identities (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams)
+    SELECT CASE WHEN n = 7 AND m = 0 THEN '{identity}' ELSE 'mi_' || n || '_' || m END, id, 'deployer-' || m || '-' || n, '', '',
+        1, now(), now(), 'aws', pg_temp.grams('deployer-' || m || '-' || n)
+    FROM team, generate_series(0, 4) m;
+INSERT INTO assignments
+    SELECT workspace.id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END FROM workspace;
+INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', now() + n * interval '1 s', now() FROM workspace;
+INSERT INTO credentials
+    SELECT n, 'jti-' || n, 'job_' || n, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
+        'kid-' || n / 1000, now() + n * interval '1 s', now(), ''
+    FROM workspace;
+INSERT INTO activities
+    SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceCreated', id, id,
+        CASE team WHEN 7 THEN '{identity}' END
+    FROM workspace;
+ANALYZE;
+";
+
+const READ: &str =
+    "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+     WHERE schemaname = 'public' AND relname = ANY($1) ORDER BY relname";
+/// Identities are only five for each team: their table is worth reading whole.
+const TABLES: [&str; 7] = [
+    "namespaces",
+    "places",
+    "members",
+    "assignments",
+    "jobs",
+    "credentials",
+    "activities",
+];
+/// Rows that an answer of fifty may read: places are looked through by the thousand, or asked one by one.
+const ENOUGH: i64 = 12_000;
+
+/// What was read of the tables so far, by this one connection.
+async fn read(pool: &PgPool) -> i64 {
+    sqlx::query("SELECT pg_stat_force_next_flush()")
+        .execute(pool)
+        .await
+        .expect("PostgreSQL counts");
+    let rows: Vec<(String, i64)> = sqlx::query_as(READ)
+        .bind(TABLES)
+        .fetch_all(pool)
+        .await
+        .expect("PostgreSQL has counted");
+    assert_eq!(rows.len(), TABLES.len());
+    rows.iter().map(|(_, count)| count).sum()
+}
+
+/// A request of a caller, at a place if it names one, as it comes out of the access layer.
+fn request<T>(message: T, caller: &str, place: Option<&Place>) -> Request<T> {
+    let mut request = Request::new(message);
+    let principal = format!("user:dev/{caller}");
+    request.extensions_mut().insert(Call {
+        caller: Caller {
+            principal: principal.parse::<Principal>().expect("a principal"),
+            administrator: caller == "admin",
+            event_reader: false,
+        },
+        place: place.cloned(),
+        permission: Permission::GroupView,
+        validate_only: false,
+        method: String::new(),
+    });
+    request
+}
+
+/// From the resource up.
+fn place(nodes: Vec<(ResourceId, &str)>) -> Place {
+    let node = |(id, name): (ResourceId, &str)| Node {
+        id,
+        name: name.to_owned(),
+    };
+    Place {
+        nodes: nodes.into_iter().map(node).collect(),
+        role: Some(Role::Viewer),
+        granted_by: vec![],
+        grants: vec![],
+    }
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
+}
+
+#[expect(clippy::too_many_lines, reason = "one request after the other")]
+#[tokio::test]
+async fn an_answer_reads_as_many_rows_as_it_needs() {
+    let (group, workspace, identity) = (
+        GroupId::from_uuid(Uuid::from_u128(7)),
+        WorkspaceId::from_uuid(Uuid::from_u128(7)),
+        ManagedIdentityId::from_uuid(Uuid::from_u128(7)),
+    );
+    let database = Database::create().await;
+    let pool = database.another_pool(1);
+    eventlog::migrate(&pool, Some(&projector::MIGRATIONS))
+        .await
+        .expect("tables");
+    let rows = ROWS
+        .replace("{group}", &group.to_string())
+        .replace("{workspace}", &workspace.to_string())
+        .replace("{identity}", &identity.to_string());
+    sqlx::raw_sql(AssertSqlSafe(rows))
+        .execute(&pool)
+        .await
+        .expect("rows");
+    let top = GroupId::from_uuid(Uuid::from_u128(8));
+    let at_top = place(vec![(top.into(), "top-7")]);
+    let at_group = place(vec![(group.into(), "team-7"), (top.into(), "top-7")]);
+    let at_workspace = place(vec![
+        (workspace.into(), "stage-7"),
+        (group.into(), "team-7"),
+        (top.into(), "top-7"),
+    ]);
+    let at_identity = place(vec![
+        (identity.into(), "deployer-0-7"),
+        (group.into(), "team-7"),
+        (top.into(), "top-7"),
+    ]);
+    let rpc = DirectoryRpc::new(pool.clone());
+    let mut much = Vec::new();
+    macro_rules! reads_little {
+        ($method:ident $message:expr, $caller:expr, $place:expr, $field:ident $found:expr) => {{
+            let before = read(&pool).await;
+            let (message, caller) = ($message, $caller);
+            let asked = format!("{caller} {message:?}");
+            let answer = rpc.$method(request(message, caller, $place)).await;
+            let found = answer.expect("an answer").into_inner().$field.len();
+            let rows = read(&pool).await - before;
+            eprintln!("{rows} rows for {found}: {asked}");
+            assert_eq!(found, $found, "{asked}");
+            if rows > ENOUGH {
+                much.push(format!("{rows} rows for {found}: {asked}"));
+            }
+        }};
+    }
+    for order_by in ["", "name desc", "create_time", "update_time desc"] {
+        let order_by = text(order_by);
+        let children = pb::ListChildrenRequest {
+            order_by,
+            ..Default::default()
+        };
+        reads_little!(list_children children.clone(), "admin", Some(&at_group), children 50);
+        reads_little!(list_children children.clone(), "admin", None, children 10);
+        reads_little!(list_children children, "chief-3", None, children 1);
+    }
+    for order_by in ["", "name", "create_time desc"] {
+        let list = pb::ListManagedIdentitiesRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_managed_identities list, "admin", Some(&at_group), managed_identities 5);
+    }
+    let assigned = pb::ListWorkspaceManagedIdentitiesRequest {
+        include_unusable: true,
+        ..Default::default()
+    };
+    reads_little!(list_workspace_managed_identities assigned, "admin", Some(&at_workspace), managed_identities 1);
+    let workspaces = pb::ListManagedIdentityWorkspacesRequest::default();
+    reads_little!(list_managed_identity_workspaces workspaces.clone(), "admin", Some(&at_identity), workspaces 50);
+    reads_little!(list_managed_identity_workspaces workspaces, "member-7", Some(&at_identity), workspaces 50);
+    for (query, prefix, caller, found) in [
+        ("", false, "admin", 50),
+        ("stage", false, "admin", 50),
+        ("team-77/stage", false, "admin", 50),
+        ("stage-98765", false, "admin", 1),
+        ("-98765", false, "admin", 1),
+        ("zz", false, "admin", 0),
+        ("stage-9876", true, "admin", 11),
+        ("top-7/team-7/", true, "admin", 50),
+        ("", false, "member-7", 50),
+        ("stage-98765", false, "member-7", 0),
+        ("stage-98007", false, "member-7", 1),
+        ("", false, "chief-7", 50),
+        ("stage-98007", false, "chief-7", 1),
+    ] {
+        let r#match = if prefix {
+            pb::Match::Prefix
+        } else {
+            pb::Match::Substring
+        };
+        let search = pb::SearchNamespacesRequest {
+            query: text(query),
+            r#match: r#match.into(),
+            ..Default::default()
+        };
+        reads_little!(search_namespaces search, caller, None, namespaces found);
+    }
+    for (query, caller, found) in [
+        ("", "admin", 50),
+        ("deployer", "admin", 50),
+        ("deployer-3-977", "admin", 1),
+        ("team-977/dep", "admin", 5),
+        ("", "member-7", 5),
+        ("deployer-3", "chief-7", 50),
+        ("deployer-3-977", "chief-7", 1),
+        ("deployer-3-977", "chief-3", 0),
+    ] {
+        let search = pb::SearchManagedIdentitiesRequest {
+            query: text(query),
+            ..Default::default()
+        };
+        reads_little!(search_managed_identities search, caller, None, managed_identities found);
+    }
+    reads_little!(list_jobs pb::ListJobsRequest::default(), "member-7", Some(&at_workspace), jobs 1);
+    let credentials = pb::ListCredentialsRequest::default;
+    reads_little!(list_credentials credentials(), "admin", None, credentials 50);
+    reads_little!(list_credentials credentials(), "member-7", Some(&at_workspace), credentials 1);
+    reads_little!(list_credentials credentials(), "member-7", Some(&at_identity), credentials 50);
+    let by_token = pb::ListCredentialsRequest {
+        token_id: text("jti-1007"),
+        ..credentials()
+    };
+    reads_little!(list_credentials by_token, "member-7", None, credentials 1);
+    let by_key = pb::ListCredentialsRequest {
+        kid: text("kid-17"),
+        ..credentials()
+    };
+    reads_little!(list_credentials by_key, "admin", None, credentials 50);
+    let by_job = pb::ListCredentialsRequest {
+        job_id: text("job_17"),
+        ..credentials()
+    };
+    reads_little!(list_credentials by_job, "admin", None, credentials 1);
+    let activities = pb::ListActivitiesRequest::default;
+    reads_little!(list_activities activities(), "admin", None, activities 50);
+    reads_little!(list_activities activities(), "member-7", None, activities 50);
+    reads_little!(list_activities activities(), "chief-7", None, activities 50);
+    reads_little!(list_activities activities(), "member-7", Some(&at_workspace), activities 1);
+    reads_little!(list_activities activities(), "member-7", Some(&at_identity), activities 50);
+    let by_actor = pb::ListActivitiesRequest {
+        actor: text("user:dev/actor-17"),
+        ..activities()
+    };
+    reads_little!(list_activities by_actor, "admin", None, activities 50);
+    let below = pb::ListActivitiesRequest {
+        include_descendants: true,
+        ..activities()
+    };
+    reads_little!(list_activities below.clone(), "admin", Some(&at_group), activities 50);
+    reads_little!(list_activities below, "admin", Some(&at_top), activities 50);
+    assert!(much.is_empty(), "read too much:\n{}", much.join("\n"));
+}
