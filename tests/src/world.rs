@@ -397,6 +397,13 @@ impl World {
         rows.iter().map(event).collect()
     }
 
+    /// Those that callers have asked for, and not what the service did by itself because of others.
+    pub async fn asked_for(&self, service: Service) -> Vec<Event> {
+        let mut events = self.log(service).await;
+        events.retain(|event| !event.metadata.contains(r#""service:"#));
+        events
+    }
+
     /// The message at each sequence of a service's stream, once it holds as many as the log.
     pub async fn stream(&self, service: Service) -> Vec<jetstream::message::StreamMessage> {
         let client = async_nats::connect(self.nats_url())

@@ -21,7 +21,7 @@ async fn is_carried_out_once<R: Rpc>(
     request: R,
     events: usize,
 ) -> R::Answer {
-    let before = world.log(R::SERVICE).await.len();
+    let before = world.asked_for(R::SERVICE).await.len();
     let outcomes = join_all((0..10).map(|_| user.asks(request.clone()))).await;
     let mut answers: Vec<R::Answer> = outcomes
         .into_iter()
@@ -34,7 +34,7 @@ async fn is_carried_out_once<R: Rpc>(
         "{answers:#?}"
     );
     assert_eq!(
-        world.log(R::SERVICE).await.len() - before,
+        world.asked_for(R::SERVICE).await.len() - before,
         events,
         "{}",
         R::PATH
@@ -294,7 +294,7 @@ async fn a_request_id_is_for_one_request_of_one_caller() {
     assert!(world.user("eve").asks(with_id("acme/a")).await.is_err());
     assert_eq!(
         world
-            .log(Service::Namespace)
+            .asked_for(Service::Namespace)
             .await
             .last()
             .expect("events")
