@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use edge::hierarchy::{Place, identity_audience, identity_type};
 use edge::status;
 use proto::identity::v1 as pb;
-use proto::identity::v1::claim_condition::Condition::Equals;
+use proto::identity::v1::claim_condition::Condition::{Equals, Glob};
 use proto::identity::v1::setup_instructions::Cloud;
 use serde::Serialize;
 use tonic::Status;
@@ -24,7 +24,10 @@ use crate::wire;
 struct Expected {
     issuer_url: String,
     audience: String,
-    subject: String,
+    /// One, or one for each stage.
+    subjects: Vec<String>,
+    /// Of the identity, among others in one text.
+    name: String,
 }
 
 /// What to enter in the identity's cloud; `account` is where the service account is, if it stands for one.
@@ -38,7 +41,8 @@ pub(crate) fn instructions(
     let expected = Expected {
         issuer_url: issuer_url.to_owned(),
         audience: identity_audience(Some(&configuration)).unwrap_or_else(|| kind.to_owned()),
-        subject: identity.id.to_string(),
+        subjects: identity.token_settings.subjects(identity.id),
+        name: identity.id.to_string(),
     };
     let (cloud, terraform) = match &identity.configuration {
         Configuration::Aws { role } => {
@@ -54,8 +58,7 @@ pub(crate) fn instructions(
             let setup = pb::AzureSetup {
                 client_id: client.to_string(),
                 tenant_id: tenant.to_string(),
-                credential_name: expected.subject.clone(),
-                federated_credential: federated_credential(&expected)?,
+                federated_credentials: federated_credentials(&expected)?,
             };
             (Cloud::Azure(setup), terraform::azure(client, &expected))
         }
@@ -69,9 +72,9 @@ pub(crate) fn instructions(
         }
         Configuration::Kubernetes { .. } => {
             let setup = pb::KubernetesSetup {
-                user_name: user_name(&expected.subject),
+                user_names: expected.subjects.iter().map(|it| user_name(it)).collect(),
                 authentication_configuration: authentication_configuration(&expected),
-                role_binding: role_binding(&expected),
+                role_binding: role_bindings(&expected),
             };
             (Cloud::Kubernetes(setup), terraform::kubernetes(&expected))
         }
@@ -90,7 +93,7 @@ pub(crate) fn instructions(
     Ok(pb::SetupInstructions {
         issuer_url: expected.issuer_url,
         audience: expected.audience,
-        subject: expected.subject,
+        subjects: expected.subjects,
         cloud: Some(cloud),
         terraform,
         warnings: vec![],
@@ -123,11 +126,23 @@ struct Federated<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Condition<'a> {
-    string_equals: BTreeMap<String, &'a str>,
+    string_equals: BTreeMap<String, OneOrMany<'a>>,
+}
+
+/// What a policy compares with: a list matches if one of it does.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OneOrMany<'a> {
+    One(&'a str),
+    Many(&'a [String]),
 }
 
 fn trust_policy(provider: &str, expected: &Expected) -> Result<String, Status> {
     let issuer = without_scheme(&expected.issuer_url);
+    let subject = match expected.subjects.as_slice() {
+        [subject] => OneOrMany::One(subject),
+        subjects => OneOrMany::Many(subjects),
+    };
     json(&Policy {
         version: "2012-10-17",
         statement: [Statement {
@@ -138,8 +153,8 @@ fn trust_policy(provider: &str, expected: &Expected) -> Result<String, Status> {
             action: "sts:AssumeRoleWithWebIdentity",
             condition: Condition {
                 string_equals: BTreeMap::from([
-                    (format!("{issuer}:aud"), expected.audience.as_str()),
-                    (format!("{issuer}:sub"), expected.subject.as_str()),
+                    (format!("{issuer}:aud"), OneOrMany::One(&expected.audience)),
+                    (format!("{issuer}:sub"), subject),
                 ]),
             },
         }],
@@ -155,13 +170,27 @@ struct FederatedCredential<'a> {
     audiences: [&'a str; 1],
 }
 
-fn federated_credential(expected: &Expected) -> Result<String, Status> {
-    json(&FederatedCredential {
-        name: &expected.subject,
-        issuer: &expected.issuer_url,
-        subject: &expected.subject,
-        audiences: [&expected.audience],
-    })
+fn federated_credentials(expected: &Expected) -> Result<Vec<pb::AzureFederatedCredential>, Status> {
+    let credential = |subject: &String| {
+        let name = resource_name(subject);
+        let parameters = json(&FederatedCredential {
+            name: &name,
+            issuer: &expected.issuer_url,
+            subject,
+            audiences: [&expected.audience],
+        })?;
+        Ok(pb::AzureFederatedCredential {
+            name,
+            subject: subject.clone(),
+            parameters,
+        })
+    };
+    expected.subjects.iter().map(credential).collect()
+}
+
+/// A subject as a name in Azure, Kubernetes and Terraform: none of them takes a colon.
+fn resource_name(subject: &str) -> String {
+    subject.replace(':', "-")
 }
 
 fn json(value: &impl Serialize) -> Result<String, Status> {
@@ -175,12 +204,22 @@ fn policy(expected: &Expected) -> pb::TrustPolicy {
         audience: expected.audience.clone(),
         claims: vec![pb::ClaimCondition {
             claim: SUBJECT.to_owned(),
-            condition: Some(Equals(expected.subject.clone())),
+            condition: Some(match expected.subjects.as_slice() {
+                [subject] => Equals(subject.clone()),
+                _ => Glob(expected.any_stage()),
+            }),
         }],
     }
 }
 
 const SUBJECT: &str = "sub";
+
+impl Expected {
+    /// Every subject of the identity, where there is one for each stage.
+    fn any_stage(&self) -> String {
+        format!("{}:*", self.name)
+    }
+}
 
 /// [`pb::TrustPolicy`] as JSON has it.
 #[derive(Serialize)]
@@ -193,7 +232,15 @@ struct PolicyJson<'a> {
 #[derive(Serialize)]
 struct ClaimJson<'a> {
     claim: &'a str,
-    equals: &'a str,
+    #[serde(flatten)]
+    condition: ConditionJson,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum ConditionJson {
+    Equals(String),
+    Glob(String),
 }
 
 impl<'a> PolicyJson<'a> {
@@ -203,7 +250,10 @@ impl<'a> PolicyJson<'a> {
             audience: &expected.audience,
             claims: [ClaimJson {
                 claim: SUBJECT,
-                equals: &expected.subject,
+                condition: match expected.subjects.as_slice() {
+                    [subject] => ConditionJson::Equals(subject.clone()),
+                    _ => ConditionJson::Glob(expected.any_stage()),
+                },
             }],
         }
     }
@@ -229,8 +279,12 @@ fn google(
         pool: provider.pool().to_owned(),
         provider: provider.id().to_owned(),
         attribute_mapping: HashMap::from([(attribute.to_owned(), claim.to_owned())]),
-        attribute_condition: pool_condition(&expected.subject),
-        principal: pool_principal(provider, &expected.subject),
+        attribute_condition: pool_condition(&expected.subjects),
+        principals: expected
+            .subjects
+            .iter()
+            .map(|subject| pool_principal(provider, subject))
+            .collect(),
         service_account,
         role: role.to_owned(),
         commands: String::new(),
@@ -260,14 +314,18 @@ fn gcloud(setup: &pb::GoogleSetup, expected: &Expected) -> String {
     if setup.service_account.is_empty() {
         return provider;
     }
-    format!(
-        "{provider}gcloud iam service-accounts add-iam-policy-binding {account} \\\n    \
-             --role={role} \\\n    \
-             --member={member}\n",
-        account = shell(&setup.service_account),
-        role = shell(&setup.role),
-        member = shell(&setup.principal),
-    )
+    let binding = |principal: &String| {
+        format!(
+            "gcloud iam service-accounts add-iam-policy-binding {account} \\\n    \
+                 --role={role} \\\n    \
+                 --member={member}\n",
+            account = shell(&setup.service_account),
+            role = shell(&setup.role),
+            member = shell(principal),
+        )
+    };
+    let bindings: String = setup.principals.iter().map(binding).collect();
+    format!("{provider}{bindings}")
 }
 
 /// In the quotes of a POSIX shell.
@@ -304,8 +362,13 @@ fn authentication_configuration(expected: &Expected) -> String {
 /// What a binding gives, until somebody chooses.
 const EXAMPLE_ROLE: &str = "edit";
 
-fn role_binding(expected: &Expected) -> String {
-    let user = yaml(&user_name(&expected.subject));
+fn role_bindings(expected: &Expected) -> String {
+    let bindings = expected.subjects.iter().map(|it| role_binding(it));
+    bindings.collect::<Vec<_>>().join("---\n")
+}
+
+fn role_binding(subject: &str) -> String {
+    let user = yaml(&user_name(subject));
     format!(
         "apiVersion: rbac.authorization.k8s.io/v1\n\
          kind: ClusterRoleBinding\n\
@@ -328,17 +391,24 @@ mod tests {
     use std::fmt::Write as _;
     use std::path::Path;
 
+    use model::TokenSettings;
+    use model::token_settings::SubjectMode;
+
     use super::*;
 
     const ISSUER: &str = "https://tharsis.example.com/oidc";
 
-    fn identity(configuration: Configuration) -> ManagedIdentity {
+    fn identity(configuration: Configuration, subject: SubjectMode) -> ManagedIdentity {
         ManagedIdentity {
             id: model::ManagedIdentityId::from_uuid(uuid::Uuid::from_u128(1)),
             group: model::GroupId::from_uuid(uuid::Uuid::from_u128(2)),
             name: "deployer".parse().expect("a name"),
             description: model::Description::default(),
             configuration,
+            token_settings: TokenSettings {
+                subject,
+                ..TokenSettings::default()
+            },
         }
     }
 
@@ -371,9 +441,21 @@ mod tests {
         model::ServiceAccountId::from_uuid(uuid::Uuid::from_u128(3))
     }
 
-    fn said(configuration: Configuration) -> pb::SetupInstructions {
+    fn said(configuration: Configuration, subject: SubjectMode) -> pb::SetupInstructions {
         let account = account();
-        instructions(ISSUER, &identity(configuration), Some(&account)).expect("instructions")
+        let identity = identity(configuration, subject);
+        instructions(ISSUER, &identity, Some(&account)).expect("instructions")
+    }
+
+    /// Each configuration with each way to name the subject.
+    fn all() -> Vec<(String, pb::SetupInstructions)> {
+        let mut all = Vec::new();
+        for (name, configuration) in configurations() {
+            let by_stage = said(configuration.clone(), SubjectMode::IdentityAndStage);
+            all.push((format!("{name}_by_stage"), by_stage));
+            all.push((name.to_owned(), said(configuration, SubjectMode::Identity)));
+        }
+        all
     }
 
     fn configurations() -> [(&'static str, Configuration); 6] {
@@ -421,8 +503,10 @@ mod tests {
     /// Every field, the ready texts under headings.
     fn shown(instructions: &pb::SetupInstructions) -> String {
         let mut text = format!(
-            "issuer_url: {}\naudience: {}\nsubject: {}\n",
-            instructions.issuer_url, instructions.audience, instructions.subject
+            "issuer_url: {}\naudience: {}\nsubjects: {}\n",
+            instructions.issuer_url,
+            instructions.audience,
+            instructions.subjects.join(", ")
         );
         let mut show = |fields: &[(&str, &str)]| {
             for (name, value) in fields {
@@ -437,12 +521,19 @@ mod tests {
                 ("role_arn", &aws.role_arn),
                 ("trust_policy", &aws.trust_policy),
             ]),
-            Cloud::Azure(azure) => show(&[
-                ("client_id", &azure.client_id),
-                ("tenant_id", &azure.tenant_id),
-                ("credential_name", &azure.credential_name),
-                ("federated_credential", &azure.federated_credential),
-            ]),
+            Cloud::Azure(azure) => {
+                show(&[
+                    ("client_id", &azure.client_id),
+                    ("tenant_id", &azure.tenant_id),
+                ]);
+                for credential in &azure.federated_credentials {
+                    show(&[
+                        ("name", &credential.name),
+                        ("subject", &credential.subject),
+                        ("parameters", &credential.parameters),
+                    ]);
+                }
+            }
             Cloud::Google(google) => show(&[
                 ("project", &google.project),
                 ("pool", &google.pool),
@@ -452,13 +543,13 @@ mod tests {
                     &format!("{:?}", google.attribute_mapping),
                 ),
                 ("attribute_condition", &google.attribute_condition),
-                ("principal", &google.principal),
+                ("principals", &google.principals.join("\n")),
                 ("service_account", &google.service_account),
                 ("role", &google.role),
                 ("commands", &google.commands),
             ]),
             Cloud::Kubernetes(kubernetes) => show(&[
-                ("user_name", &kubernetes.user_name),
+                ("user_names", &kubernetes.user_names.join("\n")),
                 (
                     "authentication_configuration",
                     &kubernetes.authentication_configuration,
@@ -479,8 +570,8 @@ mod tests {
     #[test]
     fn what_is_said_for_each_cloud_is_as_the_golden_files_say() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/setup");
-        for (name, configuration) in configurations() {
-            let said = shown(&said(configuration));
+        for (name, said) in all() {
+            let said = shown(&said);
             let path = folder.join(format!("{name}.txt"));
             if std::env::var_os("UPDATE_GOLDEN").is_some() {
                 std::fs::write(&path, &said).expect("the golden file can be written");
@@ -492,15 +583,19 @@ mod tests {
 
     #[test]
     fn the_json_reads_as_json() {
-        for (name, configuration) in configurations() {
-            let documents = match said(configuration).cloud.expect("a cloud") {
+        for (name, said) in all() {
+            let documents = match said.cloud.expect("a cloud") {
                 Cloud::Aws(aws) => vec![aws.trust_policy],
-                Cloud::Azure(azure) => vec![azure.federated_credential],
+                Cloud::Azure(azure) => azure
+                    .federated_credentials
+                    .into_iter()
+                    .map(|credential| credential.parameters)
+                    .collect(),
                 Cloud::Tharsis(tharsis) => vec![tharsis.trust_policy_json],
                 Cloud::Google(_) | Cloud::Kubernetes(_) => vec![],
             };
             for document in documents {
-                let read: serde_json::Value = serde_json::from_str(&document).expect(name);
+                let read: serde_json::Value = serde_json::from_str(&document).expect(&name);
                 assert!(read.is_object(), "{name}");
             }
         }

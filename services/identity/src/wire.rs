@@ -3,9 +3,11 @@
 pub(crate) mod access_rule;
 pub(crate) mod service_account;
 
+use edge::hierarchy::token_settings;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
-use model::{Description, Kind, Name, Reference};
+use model::token_settings::SubjectMode;
+use model::{Description, Kind, Name, Reference, TokenSettings};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
@@ -37,6 +39,9 @@ pub(crate) fn read_identity(
             .and_then(|configuration| read_configuration(&configuration.r#type?).ok())
             .ok_or(Unreadable::Field("configuration"))
     };
+    let tokens = |given: Option<pb::TokenSettings>| {
+        token_settings(given.as_ref()).map_err(|_| Unreadable::Field("token settings"))
+    };
     match Event::decode(&recorded.event_type, &recorded.payload)? {
         Event::ManagedIdentityCreated(event) => {
             Ok(managed_identity::Event::Created(ManagedIdentity {
@@ -45,12 +50,14 @@ pub(crate) fn read_identity(
                 name: parse("name", &event.name)?,
                 description: parse("description", &event.description)?,
                 configuration: configuration(event.configuration)?,
+                token_settings: tokens(event.token_settings)?,
             }))
         }
         Event::ManagedIdentityUpdated(event) => Ok(managed_identity::Event::Updated {
             id: parse("managed identity id", &event.managed_identity_id)?,
             description: parse("description", &event.description)?,
             configuration: configuration(event.configuration)?,
+            token_settings: tokens(event.token_settings)?,
         }),
         Event::ManagedIdentityMoved(event) => Ok(managed_identity::Event::Moved {
             id: parse("managed identity id", &event.managed_identity_id)?,
@@ -76,16 +83,19 @@ pub(crate) fn write_identity(event: &managed_identity::Event) -> Event {
                 name: identity.name.to_string(),
                 description: identity.description.to_string(),
                 configuration: Some(write_configuration(&identity.configuration)),
+                token_settings: Some(write_token_settings(identity.token_settings)),
             })
         }
         managed_identity::Event::Updated {
             id,
             description,
             configuration,
+            token_settings,
         } => Event::ManagedIdentityUpdated(pb::ManagedIdentityUpdated {
             managed_identity_id: id.to_string(),
             description: description.to_string(),
             configuration: Some(write_configuration(configuration)),
+            token_settings: Some(write_token_settings(*token_settings)),
         }),
         managed_identity::Event::Moved { id, from, to, name } => {
             Event::ManagedIdentityMoved(pb::ManagedIdentityMoved {
@@ -223,6 +233,36 @@ pub(crate) fn write_configuration(configuration: &Configuration) -> pb::Configur
     }
 }
 
+fn write_token_settings(settings: TokenSettings) -> pb::TokenSettings {
+    let mode = match settings.subject {
+        SubjectMode::Identity => pb::SubjectMode::Identity,
+        SubjectMode::IdentityAndStage => pb::SubjectMode::IdentityAndStage,
+    };
+    let lifetime = prost_types::Duration {
+        seconds: settings.lifetime.seconds(),
+        nanos: 0,
+    };
+    pb::TokenSettings {
+        lifetime: Some(lifetime),
+        subject_mode: mode.into(),
+    }
+}
+
+/// What a request says of the tokens; the default, where it says nothing.
+pub(crate) fn wanted_tokens(
+    identity: &pb::ManagedIdentity,
+    violations: &mut Violations,
+) -> Option<TokenSettings> {
+    const FIELD: &str = "managed_identity.token_settings";
+    let given = identity.token_settings.as_ref();
+    let mode = given.map(|given| pb::SubjectMode::try_from(given.subject_mode));
+    if matches!(mode, Some(Err(_))) {
+        let wrong = "must be a known mode, or not set";
+        violations.add(&format!("{FIELD}.subject_mode"), wrong);
+    }
+    violations.check(&format!("{FIELD}.lifetime"), token_settings(given))
+}
+
 /// Where a configuration names its service account.
 const ACCOUNT: &str = "tharsis.service_account_id";
 
@@ -274,6 +314,7 @@ pub(crate) struct Wanted {
     pub(crate) name: Name,
     pub(crate) description: Description,
     pub(crate) configuration: Given,
+    pub(crate) token_settings: TokenSettings,
 }
 
 fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Violations> {
@@ -282,11 +323,13 @@ fn wanted(identity: &pb::ManagedIdentity) -> Result<Wanted, Violations> {
     let description =
         violations.check("managed_identity.description", identity.description.parse());
     let configuration = configuration(identity, &mut violations);
+    let token_settings = wanted_tokens(identity, &mut violations);
     violations.finish(|| {
         Some(Wanted {
             name: name?,
             description: description?,
             configuration: configuration?,
+            token_settings: token_settings?,
         })
     })
 }
@@ -319,6 +362,7 @@ pub(crate) fn message(group_path: &str, identity: &ManagedIdentity) -> pb::Manag
         name: identity.name.to_string(),
         description: identity.description.to_string(),
         configuration: Some(write_configuration(&identity.configuration)),
+        token_settings: Some(write_token_settings(identity.token_settings)),
         ..pb::ManagedIdentity::default()
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -
         workspace_id: grant.workspace.to_string(),
         managed_identity_id: grant.identity.to_string(),
         token_id: token_id.to_string(),
-        subject: grant.identity.to_string(),
+        subject: grant.subject.clone(),
         audience: grant.audience.clone(),
         kid: kid.to_owned(),
         revision: revision.to_owned(),
@@ -77,7 +77,7 @@ pub(crate) fn credential_claims<'a>(
     CredentialClaims {
         registered: Registered {
             iss: issuer,
-            sub: grant.identity.to_string(),
+            sub: grant.subject.clone(),
             aud: &grant.audience,
             iat: grant.issued.unix_timestamp(),
             nbf: grant.issued.unix_timestamp(),

@@ -22,6 +22,8 @@ CREATE TABLE managed_identities (
     description   text   NOT NULL,
     -- `tharsis.identity.v1.Configuration`.
     configuration bytea  NOT NULL,
+    -- `tharsis.identity.v1.TokenSettings`.
+    token_settings bytea NOT NULL,
     -- `aws`, …: which configuration it has.
     type          text   NOT NULL COLLATE "C",
     -- Of the name, as those of places.

@@ -444,6 +444,7 @@ impl History {
             name,
             description: String::new(),
             configuration: Some(aws("first")),
+            token_settings: None,
         };
         self.identity("managed_identity", &id, event);
     }
@@ -456,6 +457,10 @@ impl History {
             managed_identity_id: id.clone(),
             description: format!("change {}", self.identity.len()),
             configuration: Some(aws("other")),
+            token_settings: Some(identity::TokenSettings {
+                subject_mode: identity::SubjectMode::IdentityAndStage.into(),
+                ..Default::default()
+            }),
         };
         self.identity("managed_identity", &id, event);
     }

@@ -30,6 +30,7 @@ mod search;
 mod service_accounts;
 mod teams;
 mod tharsis_type;
+mod token_settings;
 mod tree;
 mod trial;
 mod types;

@@ -96,7 +96,7 @@ async fn the_account_admits_the_tokens_that_it_is_told_to_trust() {
 
     let said = setup(&alice, &as_ci).await;
     assert_eq!(said.audience, "tharsis");
-    assert_eq!(said.subject, as_ci.id);
+    assert_eq!(said.subjects, [as_ci.id.as_str()]);
     assert!(said.warnings.is_empty(), "{:?}", said.warnings);
     let Some(Cloud::Tharsis(tharsis)) = said.cloud else {
         panic!("instructions for a service account: {said:?}")

@@ -200,7 +200,7 @@ async fn the_setup_says_what_the_tokens_say() {
         let said = alice.asks(request).await.expect("instructions");
         let said = said.setup_instructions.expect("instructions");
         assert_eq!(said.issuer_url, world.issuer_url());
-        assert_eq!(said.subject, identity.id);
+        assert_eq!(said.subjects, [identity.id.as_str()]);
         trusts(&world, &job, &identity, &said.audience).await;
         // No cloud reaches this issuer, and whoever makes an identity is told.
         assert!(said.warnings[0].contains("https"), "{:?}", said.warnings);

@@ -1,6 +1,6 @@
 //! A managed identity.
 
-use model::{Description, GroupId, ManagedIdentityId, Name, ServiceAccountId};
+use model::{Description, GroupId, ManagedIdentityId, Name, ServiceAccountId, TokenSettings};
 
 use super::aws::RoleArn;
 use super::azure::{AzureAudience, Guid};
@@ -32,6 +32,8 @@ pub struct ManagedIdentity {
     pub description: Description,
     /// What it stands for.
     pub configuration: Configuration,
+    /// What its tokens are like.
+    pub token_settings: TokenSettings,
 }
 
 /// What a managed identity stands for in its cloud, or here.
@@ -98,6 +100,8 @@ pub enum Command {
         description: Option<Description>,
         /// The new configuration, if it changes.
         configuration: Option<Configuration>,
+        /// What its tokens are to be like, if that changes.
+        token_settings: Option<TokenSettings>,
     },
     /// Take it to another group.
     Move {
@@ -128,7 +132,7 @@ pub enum Command {
 pub enum Event {
     /// It was made.
     Created(ManagedIdentity),
-    /// Its description or configuration changed.
+    /// Its description, its configuration or what its tokens are like changed.
     Updated {
         /// Which.
         id: ManagedIdentityId,
@@ -136,6 +140,8 @@ pub enum Event {
         description: Description,
         /// As it is now.
         configuration: Configuration,
+        /// As they are now.
+        token_settings: TokenSettings,
     },
     /// It is of another group.
     Moved {
@@ -216,8 +222,9 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             Command::Update {
                 description,
                 configuration,
+                token_settings,
             },
-        ) => update(identity, description, configuration),
+        ) => update(identity, description, configuration, token_settings),
         (State::Live(identity), Command::Move { to, .. }) if to == identity.group => {
             Err(Rejection::SameGroup)
         }
@@ -270,19 +277,27 @@ fn update(
     identity: &ManagedIdentity,
     description: Option<Description>,
     configuration: Option<Configuration>,
+    token_settings: Option<TokenSettings>,
 ) -> Result<Vec<Event>, Rejection> {
     let description = description.unwrap_or_else(|| identity.description.clone());
     let configuration = configuration.unwrap_or_else(|| identity.configuration.clone());
     if !configuration.same_type(&identity.configuration) {
         return Err(Rejection::OtherType);
     }
-    if description == identity.description && configuration == identity.configuration {
+    let after = ManagedIdentity {
+        description,
+        configuration,
+        token_settings: token_settings.unwrap_or(identity.token_settings),
+        ..identity.clone()
+    };
+    if after == *identity {
         return Ok(vec![]);
     }
     Ok(vec![Event::Updated {
-        id: identity.id,
-        description,
-        configuration,
+        id: after.id,
+        description: after.description,
+        configuration: after.configuration,
+        token_settings: after.token_settings,
     }])
 }
 
@@ -293,11 +308,13 @@ pub fn evolve(state: &mut State, event: &Event) {
         Event::Updated {
             description,
             configuration,
+            token_settings,
             ..
         } => {
             if let State::Live(identity) = state {
                 identity.description = description.clone();
                 identity.configuration = configuration.clone();
+                identity.token_settings = *token_settings;
             }
         }
         Event::Moved { to, .. } => {
@@ -320,6 +337,7 @@ mod tests {
             name: "deployer".parse().expect("a name"),
             description: Description::default(),
             configuration: aws("arn:aws:iam::123456789012:role/deployer"),
+            token_settings: TokenSettings::default(),
         }
     }
 
@@ -364,6 +382,7 @@ mod tests {
         let update = |configuration| Command::Update {
             description: None,
             configuration,
+            token_settings: None,
         };
         let events = decide(&live(), update(Some(other.clone()))).expect("allowed");
         let mut state = live();

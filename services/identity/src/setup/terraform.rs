@@ -3,7 +3,7 @@
 
 use proto::identity::v1 as pb;
 
-use super::{EXAMPLE_ROLE, Expected, SUBJECT_MAPPING};
+use super::{EXAMPLE_ROLE, Expected, SUBJECT_MAPPING, resource_name};
 use crate::domain::aws::RoleArn;
 use crate::domain::azure::Guid;
 use crate::domain::setup::{user_name, without_scheme};
@@ -13,6 +13,11 @@ use crate::domain::setup::{user_name, without_scheme};
 fn quoted(text: &str) -> String {
     let text = serde_json::Value::from(text).to_string();
     text.replace("${", "$${").replace("%{", "%%{")
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
 }
 
 pub(super) fn aws(role: &RoleArn, expected: &Expected) -> String {
@@ -43,7 +48,7 @@ data "aws_iam_policy_document" "{subject}" {{
     condition {{
       test     = "StringEquals"
       variable = {sub}
-      values   = ["{subject}"]
+      values   = {subjects}
     }}
   }}
 }}
@@ -56,7 +61,8 @@ resource "aws_iam_role" "{subject}" {{
 "#,
         url = quoted(&expected.issuer_url),
         audience = quoted(&expected.audience),
-        subject = expected.subject,
+        subject = expected.name,
+        subjects = list(&expected.subjects),
         aud = quoted(&format!("{issuer}:aud")),
         sub = quoted(&format!("{issuer}:sub")),
         path = quoted(path),
@@ -65,24 +71,33 @@ resource "aws_iam_role" "{subject}" {{
 }
 
 pub(super) fn azure(client: &Guid, expected: &Expected) -> String {
-    format!(
-        r#"data "azuread_application" "{subject}" {{
+    let application = format!(
+        r#"data "azuread_application" "{name}" {{
   client_id = {client}
 }}
-
-resource "azuread_application_federated_identity_credential" "{subject}" {{
-  application_id = data.azuread_application.{subject}.id
-  display_name   = "{subject}"
+"#,
+        name = expected.name,
+        client = quoted(&client.to_string()),
+    );
+    let credential = |subject: &String| {
+        format!(
+            r#"
+resource "azuread_application_federated_identity_credential" "{name}" {{
+  application_id = data.azuread_application.{application}.id
+  display_name   = "{name}"
   issuer         = {issuer}
   subject        = "{subject}"
   audiences      = [{audience}]
 }}
 "#,
-        client = quoted(&client.to_string()),
-        issuer = quoted(&expected.issuer_url),
-        subject = expected.subject,
-        audience = quoted(&expected.audience),
-    )
+            name = resource_name(subject),
+            application = expected.name,
+            issuer = quoted(&expected.issuer_url),
+            audience = quoted(&expected.audience),
+        )
+    };
+    let credentials: String = expected.subjects.iter().map(credential).collect();
+    format!("{application}{credentials}")
 }
 
 pub(super) fn google(setup: &pb::GoogleSetup, expected: &Expected) -> String {
@@ -102,7 +117,7 @@ resource "google_iam_workload_identity_pool_provider" "{subject}" {{
   }}
 }}
 "#,
-        subject = expected.subject,
+        subject = expected.name,
         project = quoted(&setup.project),
         pool = quoted(&setup.pool),
         id = quoted(&setup.provider),
@@ -112,32 +127,51 @@ resource "google_iam_workload_identity_pool_provider" "{subject}" {{
         issuer = quoted(&expected.issuer_url),
         audience = quoted(&expected.audience),
     );
-    let member = quoted(&setup.principal);
-    let binding = if setup.service_account.is_empty() {
-        format!("# Give the roles that the jobs need to:\n# member = {member}\n")
+    let bound = expected.subjects.iter().zip(&setup.principals);
+    let bindings: Vec<String> = bound
+        .map(|(subject, principal)| binding(setup, subject, principal))
+        .collect();
+    let bindings = bindings.join("\n");
+    if setup.service_account.is_empty() {
+        format!("{provider}\n# Give the roles that the jobs need to:\n{bindings}")
     } else {
-        format!(
-            r#"resource "google_service_account_iam_member" "{subject}" {{
+        format!("{provider}\n{bindings}")
+    }
+}
+
+fn binding(setup: &pb::GoogleSetup, subject: &str, principal: &str) -> String {
+    let member = quoted(principal);
+    if setup.service_account.is_empty() {
+        return format!("# member = {member}\n");
+    }
+    format!(
+        r#"resource "google_service_account_iam_member" "{name}" {{
   service_account_id = {account}
   role               = {role}
   member             = {member}
 }}
 "#,
-            subject = expected.subject,
-            account = quoted(&format!(
-                "projects/-/serviceAccounts/{}",
-                setup.service_account
-            )),
-            role = quoted(&setup.role),
-        )
-    };
-    format!("{provider}\n{binding}")
+        name = resource_name(subject),
+        account = quoted(&format!(
+            "projects/-/serviceAccounts/{}",
+            setup.service_account
+        )),
+        role = quoted(&setup.role),
+    )
 }
 
 pub(super) fn kubernetes(expected: &Expected) -> String {
+    let bindings = expected.subjects.iter().map(|it| cluster_role_binding(it));
+    let bindings: Vec<String> = bindings.collect();
     format!(
-        r#"# The API server's authentication configuration is a file beside it; this is the binding.
-resource "kubernetes_cluster_role_binding_v1" "{subject}" {{
+        "# The API server's authentication configuration is a file beside it; this is the binding.\n{}",
+        bindings.join("\n")
+    )
+}
+
+fn cluster_role_binding(subject: &str) -> String {
+    format!(
+        r#"resource "kubernetes_cluster_role_binding_v1" "{name}" {{
   metadata {{
     name = {user}
   }}
@@ -156,13 +190,17 @@ resource "kubernetes_cluster_role_binding_v1" "{subject}" {{
   }}
 }}
 "#,
-        subject = expected.subject,
-        user = quoted(&user_name(&expected.subject)),
+        name = resource_name(subject),
+        user = quoted(&user_name(subject)),
     )
 }
 
 pub(super) fn tharsis(account_path: &str, expected: &Expected) -> String {
     let (group, name) = account_path.rsplit_once('/').unwrap_or(("", account_path));
+    let sub = match expected.subjects.as_slice() {
+        [subject] => subject.clone(),
+        _ => expected.any_stage(),
+    };
     format!(
         r#"# One for each service account: where it is managed already, add the policy to its list.
 resource "tharsis_service_account" "{subject}" {{
@@ -174,13 +212,14 @@ resource "tharsis_service_account" "{subject}" {{
       issuer       = {issuer}
       bound_claims = {{
         aud = {audience}
-        sub = "{subject}"
+        sub = {sub}
       }}
     }}
   ]
 }}
 "#,
-        subject = expected.subject,
+        subject = expected.name,
+        sub = quoted(&sub),
         group = quoted(group),
         name = quoted(name),
         issuer = quoted(&expected.issuer_url),

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use model::access_rule::RuleType;
-use model::{JobId, ManagedIdentityId, WorkspaceId};
+use model::token_settings::TokenLifetime;
+use model::{JobId, ManagedIdentityId, Stage, TokenSettings, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::job::{Life, Over};
 
-/// A token's life. Short, because nobody can call it back: the cloud that got it does not ask us again.
-pub const LIFETIME: Duration = Duration::minutes(15);
 /// The longest life of a token.
-pub const MAX_LIFETIME: Duration = Duration::hours(1);
+pub const MAX_LIFETIME: Duration = Duration::seconds(TokenLifetime::LONGEST.seconds());
 
 /// What is known when a job asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +33,10 @@ pub struct Question {
     pub refusing: BTreeSet<RuleType>,
     /// What the identity's cloud expects as audience.
     pub audience: String,
+    /// What the job does.
+    pub stage: Stage,
+    /// What the identity's tokens are like.
+    pub token_settings: TokenSettings,
     /// The time.
     pub now: OffsetDateTime,
 }
@@ -45,8 +48,10 @@ pub struct Grant {
     pub job: JobId,
     /// Where it runs.
     pub workspace: WorkspaceId,
-    /// Which identity: the token's subject.
+    /// Which identity.
     pub identity: ManagedIdentityId,
+    /// Whom the token is about.
+    pub subject: String,
     /// Who is to accept the token.
     pub audience: String,
     /// From when it is valid.
@@ -134,13 +139,17 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
     }
     // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and a job's end is one.
     let issued = question.now.replace_nanosecond(0).unwrap_or(question.now);
+    let lifetime = Duration::seconds(question.token_settings.lifetime.seconds());
     Ok(Grant {
+        subject: question
+            .token_settings
+            .subject_at(question.identity, question.stage),
         job: question.job,
         workspace: question.workspace,
         identity: question.identity,
         audience: question.audience,
         issued,
-        expires: (issued + LIFETIME).min(question.job_life.expires),
+        expires: (issued + lifetime).min(question.job_life.expires),
     })
 }
 
@@ -148,6 +157,7 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
 mod tests {
     use super::*;
     use crate::domain::job::End;
+    use model::token_settings::SubjectMode;
     use uuid::Uuid;
 
     const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -171,6 +181,8 @@ mod tests {
             inherited: true,
             refusing: BTreeSet::new(),
             audience: "aws".to_owned(),
+            stage: Stage::Plan,
+            token_settings: TokenSettings::default(),
             now: NOON,
         }
     }
@@ -179,7 +191,7 @@ mod tests {
     fn a_token_lives_a_quarter_of_an_hour_and_never_past_its_job() {
         assert_eq!(
             decide(question()).map(|grant| grant.expires),
-            Ok(NOON + LIFETIME)
+            Ok(NOON + Duration::minutes(15))
         );
         let near = NOON + Duration::minutes(3);
         assert_eq!(
@@ -190,6 +202,26 @@ mod tests {
             .map(|grant| grant.expires),
             Ok(near)
         );
+    }
+
+    #[test]
+    fn a_token_is_as_the_identity_says() {
+        let token_settings = TokenSettings {
+            lifetime: TokenLifetime::LONGEST,
+            subject: SubjectMode::IdentityAndStage,
+        };
+        for stage in Stage::ALL {
+            let asked = Question {
+                stage,
+                token_settings,
+                ..question()
+            };
+            let grant = decide(asked).expect("granted");
+            assert_eq!(grant.expires, NOON + MAX_LIFETIME);
+            assert_eq!(grant.subject, format!("{}:{stage}", grant.identity));
+        }
+        let grant = decide(question()).expect("granted");
+        assert_eq!(grant.subject, grant.identity.to_string());
     }
 
     #[test]

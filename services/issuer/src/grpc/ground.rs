@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
 use edge::caller::Caller;
-use edge::hierarchy::{Place, assignment_key, identity_audience_key, identity_type_key, node_key};
+use edge::hierarchy::{
+    Place, assignment_key, identity_audience_key, identity_type_key, node_key, token_settings_key,
+};
 use edge::roles::team_of_key;
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::{Facts, Guard};
 use model::access_rule::{AccessRule, InvalidAccessRule, Run, refusing};
+use model::token_settings::InvalidTokenSettings;
 use model::{
     JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, TeamId, WorkspaceId,
 };
@@ -177,13 +180,14 @@ impl IssuerRpc {
         identity_place: &Place,
     ) -> Result<(Question, Vec<Guard>), Status> {
         let Subject { job, life, place } = subject;
-        let (assignment, kind, audience, revision) = (
+        let (assignment, kind, audience, tokens, revision) = (
             assignment_key(job.workspace, identity),
             identity_type_key(identity),
             identity_audience_key(identity),
+            token_settings_key(identity),
             access_rules::revision_key(identity),
         );
-        let keys = [&assignment, &kind, &audience, &revision].map(String::clone);
+        let keys = [&assignment, &kind, &audience, &tokens, &revision].map(String::clone);
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let inherited = |group| place.is_within(group);
@@ -191,6 +195,9 @@ impl IssuerRpc {
             Some(_) => self.access_rules(identity).await?,
             None => vec![],
         };
+        let token_settings = facts.get(&tokens).map(str::parse).transpose();
+        let token_settings =
+            token_settings.map_err(|error: InvalidTokenSettings| status::internal(&error))?;
         let (principals, of_teams) = self.run_as(&job.principal, &rules).await?;
         let run = Run {
             stage: job.stage,
@@ -210,6 +217,8 @@ impl IssuerRpc {
                 .or_else(|| facts.get(&kind))
                 .unwrap_or_default()
                 .to_owned(),
+            stage: job.stage,
+            token_settings: token_settings.unwrap_or_default(),
             now: OffsetDateTime::UNIX_EPOCH,
         };
         let mut guards = still(&facts, keys);

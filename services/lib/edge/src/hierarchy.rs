@@ -6,7 +6,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
-use model::{Kind, Limit, Principal, Reference, ResourceId, Role, TeamId, Trn, trn::Last};
+use model::token_settings::{InvalidTokenLifetime, SubjectMode, TokenLifetime};
+use model::{
+    Kind, Limit, Principal, Reference, ResourceId, Role, TeamId, TokenSettings, Trn, trn::Last,
+};
 use prost::Message as _;
 use proto::access::v1 as access;
 use proto::{identity, namespace};
@@ -67,6 +70,12 @@ pub fn identity_type_key(id: impl std::fmt::Display) -> String {
 #[must_use]
 pub fn identity_audience_key(id: impl std::fmt::Display) -> String {
     format!("identity-audience/{id}")
+}
+
+/// The key of what a managed identity's tokens are like, where that is not the default.
+#[must_use]
+pub fn token_settings_key(id: impl std::fmt::Display) -> String {
+    format!("token-settings/{id}")
 }
 
 /// The key of a managed identity's configuration: the message, encoded, in base64.
@@ -141,6 +150,9 @@ pub enum MalformedEvent {
     /// The configuration is missing.
     #[error("the event has no configuration")]
     Configuration,
+    /// The token settings are out of bounds.
+    #[error("the event has no valid token settings")]
+    TokenSettings,
     /// The limit is none of ours, or its value is no value of it.
     #[error("the event has no valid limit")]
     Limit,
@@ -320,10 +332,12 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
             ),
             audience(&event.managed_identity_id, event.configuration.as_ref()),
             configuration(&event.managed_identity_id, event.configuration.as_ref()),
+            tokens(&event.managed_identity_id, event.token_settings.as_ref())?,
         ],
         Event::ManagedIdentityUpdated(event) => vec![
             audience(&event.managed_identity_id, event.configuration.as_ref()),
             configuration(&event.managed_identity_id, event.configuration.as_ref()),
+            tokens(&event.managed_identity_id, event.token_settings.as_ref())?,
         ],
         Event::ManagedIdentityMoved(event) => vec![
             node(&event.managed_identity_id, &event.new_group_id, &event.name),
@@ -339,6 +353,7 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
             (identity_type_key(&event.managed_identity_id), None),
             (identity_audience_key(&event.managed_identity_id), None),
             (identity_configuration_key(&event.managed_identity_id), None),
+            (token_settings_key(&event.managed_identity_id), None),
         ],
         Event::ManagedIdentityAssigned(event) => {
             vec![(
@@ -420,6 +435,32 @@ pub fn identity_audience(configuration: Option<&identity::v1::Configuration>) ->
         )),
         Type::Kubernetes(kubernetes) => Some(kubernetes.audience.clone()),
     })
+}
+
+fn tokens(id: &str, given: Option<&identity::v1::TokenSettings>) -> Result<Change, MalformedEvent> {
+    let settings = token_settings(given).map_err(|_| MalformedEvent::TokenSettings)?;
+    let told = (settings != TokenSettings::default()).then(|| settings.to_string());
+    Ok((token_settings_key(id), told))
+}
+
+/// What a message says of tokens; the default, where it says nothing.
+pub fn token_settings(
+    given: Option<&identity::v1::TokenSettings>,
+) -> Result<TokenSettings, InvalidTokenLifetime> {
+    use identity::v1::SubjectMode as Mode;
+    let Some(given) = given else {
+        return Ok(TokenSettings::default());
+    };
+    let lifetime = match given.lifetime {
+        None => TokenLifetime::default(),
+        Some(lifetime) if lifetime.nanos == 0 => TokenLifetime::from_seconds(lifetime.seconds)?,
+        Some(_) => return Err(InvalidTokenLifetime),
+    };
+    let subject = match given.subject_mode() {
+        Mode::Unspecified | Mode::Identity => SubjectMode::Identity,
+        Mode::IdentityAndStage => SubjectMode::IdentityAndStage,
+    };
+    Ok(TokenSettings { lifetime, subject })
 }
 
 fn configuration(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {

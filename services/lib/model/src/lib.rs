@@ -10,6 +10,7 @@ pub mod limit;
 pub mod name;
 pub mod principal;
 pub mod stage;
+pub mod token_settings;
 pub mod trn;
 pub mod trust;
 
@@ -24,4 +25,5 @@ pub use limit::Limit;
 pub use name::{Description, Name};
 pub use principal::Principal;
 pub use stage::Stage;
+pub use token_settings::TokenSettings;
 pub use trn::{InvalidReference, Reference, Trn};

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use edge::hierarchy;
 use eventlog::{FoldError, RecordedEvent};
-use prost::Message as _;
-use proto::identity::v1::{Configuration, Event};
+use proto::identity::v1::Event;
 use sqlx::PgConnection;
 
 use super::{Stamps, inapplicable, places};
@@ -24,6 +23,7 @@ struct Identity<'a> {
     made: Option<Made<'a>>,
     description: String,
     configuration: Vec<u8>,
+    token_settings: Vec<u8>,
     last: &'a RecordedEvent,
 }
 
@@ -62,9 +62,6 @@ pub(super) async fn apply(
 
 impl<'a> Changes<'a> {
     fn add(&mut self, event: &'a RecordedEvent, decoded: Event) -> Result<(), FoldError> {
-        let bytes = |configuration: Option<Configuration>| {
-            configuration.unwrap_or_default().encode_to_vec()
-        };
         match decoded {
             Event::ManagedIdentityCreated(identity) => {
                 let kind = hierarchy::identity_type(identity.configuration.as_ref());
@@ -78,12 +75,11 @@ impl<'a> Changes<'a> {
                     kind,
                     event,
                 });
-                let (description, configuration) =
-                    (identity.description, bytes(identity.configuration));
                 let row = Identity {
                     made,
-                    description,
-                    configuration,
+                    description: identity.description,
+                    configuration: bytes(identity.configuration),
+                    token_settings: bytes(identity.token_settings),
                     last: event,
                 };
                 self.identities.insert(identity.managed_identity_id, row);
@@ -91,12 +87,11 @@ impl<'a> Changes<'a> {
             Event::ManagedIdentityUpdated(identity) => {
                 let before = self.identities.remove(&identity.managed_identity_id);
                 let made = before.and_then(|before| before.made);
-                let (description, configuration) =
-                    (identity.description, bytes(identity.configuration));
                 let row = Identity {
                     made,
-                    description,
-                    configuration,
+                    description: identity.description,
+                    configuration: bytes(identity.configuration),
+                    token_settings: bytes(identity.token_settings),
                     last: event,
                 };
                 self.identities.insert(identity.managed_identity_id, row);
@@ -151,13 +146,17 @@ impl<'a> Changes<'a> {
     }
 }
 
+fn bytes<M: prost::Message + Default>(message: Option<M>) -> Vec<u8> {
+    message.unwrap_or_default().encode_to_vec()
+}
+
 async fn insert(
     connection: &mut PgConnection,
     made: Vec<(String, Identity<'_>)>,
 ) -> sqlx::Result<()> {
     let (mut ids, mut groups, mut names, mut descriptions, mut configurations) =
         (vec![], vec![], vec![], vec![], vec![]);
-    let (mut types, mut grams) = (vec![], vec![]);
+    let (mut types, mut grams, mut tokens) = (vec![], vec![], vec![]);
     let mut stamps = Stamps {
         versions: vec![],
         created: vec![],
@@ -172,6 +171,7 @@ async fn insert(
         names.push(made.name);
         descriptions.push(identity.description);
         configurations.push(identity.configuration);
+        tokens.push(identity.token_settings);
         stamps.versions.push(identity.last.version.cast_signed());
         stamps.created.push(made.event.recorded_at);
         stamps.updated.push(identity.last.recorded_at);
@@ -181,12 +181,14 @@ async fn insert(
     }
     sqlx::query!(
         "INSERT INTO managed_identities
-             (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams)
-         SELECT id, group_id, name, description, configuration, version, created_at, updated_at, type, grams::integer[]
+             (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams, token_settings)
+         SELECT id, group_id, name, description, configuration, version, created_at, updated_at, type, grams::integer[],
+                token_settings
          FROM UNNEST
              ($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::timestamptz[],
-              $8::timestamptz[], $9::text[], $10::text[])
-             AS made (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams)",
+              $8::timestamptz[], $9::text[], $10::text[], $11::bytea[])
+             AS made (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams,
+                      token_settings)",
         &ids,
         &groups,
         &names,
@@ -196,7 +198,8 @@ async fn insert(
         &stamps.created,
         &stamps.updated,
         &types,
-        &grams
+        &grams,
+        &tokens
     )
     .execute(connection)
     .await?;
@@ -210,27 +213,30 @@ async fn update(
     if updated.is_empty() {
         return Ok(());
     }
-    let (mut ids, mut descriptions, mut configurations, mut versions, mut times) =
-        (vec![], vec![], vec![], vec![], vec![]);
+    let (mut ids, mut descriptions, mut configurations, mut tokens) =
+        (vec![], vec![], vec![], vec![]);
+    let (mut versions, mut times) = (vec![], vec![]);
     for (id, identity) in updated {
         ids.push(id);
         descriptions.push(identity.description);
         configurations.push(identity.configuration);
+        tokens.push(identity.token_settings);
         versions.push(identity.last.version.cast_signed());
         times.push(identity.last.recorded_at);
     }
     sqlx::query!(
         "UPDATE managed_identities identity
          SET description = new.description, configuration = new.configuration, version = new.version,
-             updated_at = new.updated_at
-         FROM UNNEST($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::timestamptz[])
-             AS new (id, description, configuration, version, updated_at)
+             updated_at = new.updated_at, token_settings = new.token_settings
+         FROM UNNEST($1::text[], $2::text[], $3::bytea[], $4::bigint[], $5::timestamptz[], $6::bytea[])
+             AS new (id, description, configuration, version, updated_at, token_settings)
          WHERE identity.id = new.id",
         &ids,
         &descriptions,
         &configurations,
         &versions,
-        &times
+        &times,
+        &tokens
     )
     .execute(connection)
     .await?;

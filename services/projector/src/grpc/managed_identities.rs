@@ -159,6 +159,7 @@ pub(super) fn identity(
     row: IdentityRow,
 ) -> Result<identity::v1::ManagedIdentity, Status> {
     let configuration = identity::v1::Configuration::decode(row.configuration.as_slice());
+    let tokens = identity::v1::TokenSettings::decode(row.token_settings.as_slice());
     Ok(identity::v1::ManagedIdentity {
         trn: format!("trn:managed_identity:{group_path}/{}", row.name),
         id: row.id,
@@ -166,6 +167,7 @@ pub(super) fn identity(
         name: row.name,
         description: row.description,
         configuration: Some(configuration.map_err(|error| status::internal(&error))?),
+        token_settings: Some(tokens.map_err(|error| status::internal(&error))?),
         etag: request::etag(row.version.cast_unsigned()),
         create_time: Some(request::timestamp(row.created_at)),
         update_time: Some(request::timestamp(row.updated_at)),

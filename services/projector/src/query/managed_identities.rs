@@ -13,6 +13,7 @@ pub(crate) struct IdentityRow {
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) configuration: Vec<u8>,
+    pub(crate) token_settings: Vec<u8>,
     pub(crate) version: i64,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) updated_at: OffsetDateTime,
@@ -22,7 +23,7 @@ pub(crate) struct IdentityRow {
 
 /// Of an [`IdentityRow`], but its distance.
 const COLUMNS: &str = "identity.id, identity.group_id, identity.name, identity.description, identity.configuration, \
-                       identity.version, identity.created_at, identity.updated_at";
+                       identity.token_settings, identity.version, identity.created_at, identity.updated_at";
 
 /// Which of the identities of groups are listed, and how.
 pub(crate) struct OfGroups<'a> {

@@ -243,12 +243,14 @@ impl Team {
                 group_id: self.group.to_string(),
                 name: format!("deployer-{number}"),
                 description: String::new(),
+                token_settings: None,
                 configuration: role("deployer"),
             })];
             if number == 0 {
                 events.push(event!(identity::ManagedIdentityUpdated {
                     managed_identity_id: identity.to_string(),
                     description: "for production".to_owned(),
+                    token_settings: None,
                     configuration: role("production"),
                 }));
             }
