@@ -67,6 +67,10 @@ rpcs! {
     Identity "/tharsis.identity.v1.AccessRuleService/UpdateAccessRule" identity UpdateAccessRuleRequest UpdateAccessRuleResponse;
     Identity "/tharsis.identity.v1.AccessRuleService/DeleteAccessRule" identity DeleteAccessRuleRequest DeleteAccessRuleResponse;
     Identity "/tharsis.identity.v1.AccessRuleService/ListAccessRules" identity ListAccessRulesRequest ListAccessRulesResponse;
+    Identity "/tharsis.identity.v1.MaskService/CreateMask" identity CreateMaskRequest CreateMaskResponse;
+    Identity "/tharsis.identity.v1.MaskService/GetMask" identity GetMaskRequest GetMaskResponse;
+    Identity "/tharsis.identity.v1.MaskService/DeleteMask" identity DeleteMaskRequest DeleteMaskResponse;
+    Identity "/tharsis.identity.v1.MaskService/ListMasks" identity ListMasksRequest ListMasksResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/MoveManagedIdentity" identity MoveManagedIdentityRequest MoveManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;

@@ -244,6 +244,12 @@ impl User {
             .expect("the rule")
     }
 
+    /// Hides everything inherited from a group or workspace down.
+    pub async fn masks(&self, namespace: &str) -> identity::Mask {
+        let made = self.asks(mask(namespace)).await;
+        made.expect("the mask is made").mask.expect("a mask")
+    }
+
     /// Opens a job in a workspace.
     pub async fn opens_job(&self, workspace: &str) -> OpenedJob {
         let opened = self.asks(job(workspace)).await.expect("a job is opened");
@@ -412,6 +418,20 @@ pub fn aws(role_arn: &str) -> identity::Configuration {
     };
     identity::Configuration {
         r#type: Some(identity::configuration::Type::Aws(aws)),
+    }
+}
+
+/// A mask that hides everything inherited.
+#[must_use]
+pub fn mask(namespace: &str) -> identity::CreateMaskRequest {
+    let mask = identity::Mask {
+        namespace_id: namespace.to_owned(),
+        hidden: Some(identity::mask::Hidden::Everything(true)),
+        ..Default::default()
+    };
+    identity::CreateMaskRequest {
+        mask: Some(mask),
+        ..Default::default()
     }
 }
 

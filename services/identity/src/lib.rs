@@ -1,4 +1,4 @@
-//! Managed identities and their assignments to workspaces; service accounts.
+//! Managed identities, their access rules, and their assignments to workspaces; masks; service accounts.
 
 pub mod domain;
 mod grpc;
@@ -16,6 +16,7 @@ use edge::settings::{self, Environment, Settings};
 use eventlog::{Noting, Reactions};
 use proto::identity::v1::access_rule_service_server::AccessRuleServiceServer;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
+use proto::identity::v1::mask_service_server::MaskServiceServer;
 use proto::identity::v1::service_account_service_server::ServiceAccountServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,7 @@ pub async fn run(
         Services::default()
             .with(ManagedIdentityServiceServer::new(rpc.clone()))
             .with(AccessRuleServiceServer::new(rpc.clone()))
+            .with(MaskServiceServer::new(rpc.clone()))
             .with(ServiceAccountServiceServer::new(rpc)),
     )
     .await

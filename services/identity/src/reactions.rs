@@ -1,6 +1,7 @@
 //! Whoever is moved away from an identity loses it, and what is deleted takes along what hangs on it.
 
 use edge::hierarchy::{ASSIGNMENTS, IDENTITY_NAMES, SERVICE_ACCOUNT_NAMES};
+use edge::masks::MASKS;
 use edge::status;
 use eventlog::{Noted, React, ReactError, RecordedEvent};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -25,6 +26,7 @@ enum Dependant {
     Identity(ManagedIdentityId),
     ServiceAccount(model::ServiceAccountId),
     AccessRules(ManagedIdentityId),
+    Mask(model::MaskId),
 }
 
 impl React for Dependants {
@@ -70,15 +72,17 @@ fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
     }
 }
 
-/// What an event of our own has deleted, of that on which something hangs here. A move of an identity is refused while
-/// a workspace would lose it.
+/// What an event of our own has deleted, moved or hidden, of that on which something hangs here.
 fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
     use proto::identity::v1::Event;
     match event {
         Event::ManagedIdentityDeleted(event) => Some(event.managed_identity_id),
+        // No workspace loses its way to it, for that is refused; but a mask may lie between now.
+        Event::ManagedIdentityMoved(event) => Some(event.managed_identity_id),
+        Event::MaskCreated(event) => Some(event.namespace_id),
         Event::ManagedIdentityCreated(_)
         | Event::ManagedIdentityUpdated(_)
-        | Event::ManagedIdentityMoved(_)
+        | Event::MaskDeleted(_)
         | Event::ManagedIdentityAssigned(_)
         | Event::ManagedIdentityUnassigned(_)
         | Event::AccessRuleCreated(_)
@@ -97,12 +101,15 @@ impl Dependants {
                 let assignments = self.below(resource, ASSIGNMENTS).await?;
                 let identities = self.below(resource, IDENTITY_NAMES).await?;
                 let accounts = self.below(resource, SERVICE_ACCOUNT_NAMES).await?;
+                let masks = self.below(resource, MASKS).await?;
                 let assignments = assignments.iter().filter_map(|(key, _)| assignment(key));
+                let masks = masks.iter().filter_map(|(key, _)| mask(key));
                 let identities = identities.iter().filter_map(|(_, id)| id.parse().ok());
                 let accounts = accounts.iter().filter_map(|(_, id)| id.parse().ok());
                 Ok(assignments
                     .chain(identities.map(Dependant::Identity))
                     .chain(accounts.map(Dependant::ServiceAccount))
+                    .chain(masks)
                     .collect())
             }
             ResourceId::ManagedIdentity(identity) => {
@@ -149,6 +156,10 @@ impl Dependants {
                 let decide = || rpc.decide_delete_account_with_group(id);
                 commands.react(noted.event, &id.to_string(), decide).await
             }
+            Dependant::Mask(id) => {
+                let decide = || rpc.decide_delete_mask_with_namespace(id);
+                commands.react(noted.event, &id.to_string(), decide).await
+            }
             Dependant::AccessRules(identity) => {
                 let decide = || rpc.decide_delete_rules(identity);
                 commands.react(noted.event, "access rules", decide).await
@@ -164,4 +175,10 @@ fn assignment(key: &str) -> Option<Dependant> {
         workspace.parse().ok()?,
         identity.parse().ok()?,
     ))
+}
+
+/// The mask of such a key.
+fn mask(key: &str) -> Option<Dependant> {
+    let (_, id) = key.strip_prefix(MASKS)?.split_once('/')?;
+    Some(Dependant::Mask(id.parse().ok()?))
 }

@@ -1,6 +1,7 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
 pub(crate) mod access_rule;
+pub(crate) mod mask;
 pub(crate) mod service_account;
 
 use edge::hierarchy::token_settings;

@@ -50,6 +50,8 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
         | Event::ManagedIdentityAssigned(_)
         | Event::ManagedIdentityUnassigned(_)
         | Event::AccessRuleCreated(_)
+        | Event::MaskCreated(_)
+        | Event::MaskDeleted(_)
         | Event::AccessRuleUpdated(_)
         | Event::AccessRuleDeleted(_)
         | Event::ServiceAccountCreated(_)

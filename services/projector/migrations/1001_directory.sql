@@ -34,6 +34,17 @@ CREATE TABLE managed_identities (
 );
 CREATE UNIQUE INDEX managed_identities_by_group ON managed_identities (group_id, name);
 
+-- What is hidden of what a group or workspace inherits, from there down.
+CREATE TABLE masks (
+    id           text PRIMARY KEY COLLATE "C",
+    namespace_id text NOT NULL COLLATE "C",
+    -- The id of an identity, a type of identities, or `*` for all.
+    hides        text NOT NULL COLLATE "C",
+    -- Ids of identities that are not hidden, each with a space before it.
+    exceptions   text NOT NULL COLLATE "C"
+);
+CREATE INDEX masks_by_namespace ON masks (namespace_id, id);
+
 CREATE TABLE assignments (
     workspace_id        text NOT NULL COLLATE "C",
     managed_identity_id text NOT NULL COLLATE "C",

@@ -3,6 +3,7 @@
 mod activities;
 mod credentials;
 mod identities;
+mod masks;
 mod namespaces;
 mod places;
 
@@ -30,7 +31,10 @@ impl Fold for Directory {
                 namespaces::apply(connection, events).await?;
                 places::apply(connection, events).await?;
             }
-            "identity" => identities::apply(connection, events).await?,
+            "identity" => {
+                identities::apply(connection, events).await?;
+                masks::apply(connection, events).await?;
+            }
             "issuer" => facts.append(&mut credentials::apply(connection, events).await?),
             _ => {}
         }

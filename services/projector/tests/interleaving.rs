@@ -14,10 +14,11 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "namespaces",
     "managed_identities",
     "assignments",
+    "masks",
     "facts",
     "places",
     "members",
@@ -55,6 +56,8 @@ enum Deed {
     MoveIdentity(usize, usize),
     MakeRule(usize),
     DeleteRule(usize),
+    MakeMask(usize, usize),
+    DeleteMask(usize),
     MakeTeam(usize),
     JoinTeam(usize, usize),
     DeleteTeam(usize),
@@ -87,6 +90,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (number(), number()).prop_map(|(a, b)| MoveIdentity(a, b)),
         1 => number().prop_map(MakeRule),
         1 => number().prop_map(DeleteRule),
+        2 => (number(), number()).prop_map(|(a, b)| Deed::MakeMask(a, b)),
+        1 => number().prop_map(Deed::DeleteMask),
         1 => number().prop_map(Deed::MakeTeam),
         2 => (number(), number()).prop_map(|(a, b)| Deed::JoinTeam(a, b)),
         1 => number().prop_map(Deed::DeleteTeam),
@@ -108,6 +113,8 @@ struct History {
     assignments: Vec<(String, String)>,
     /// The identity, by id.
     rules: BTreeMap<String, String>,
+    /// The group or workspace, by id.
+    masks: BTreeMap<String, String>,
     /// Name and members, by id.
     teams: BTreeMap<String, (String, Vec<String>)>,
     /// Group and name, by id.
@@ -196,6 +203,8 @@ impl History {
             Deed::MoveIdentity(identity, to) => self.move_identity(identity, to),
             Deed::MakeRule(identity) => self.make_rule(identity),
             Deed::DeleteRule(number) => self.delete_rule(number),
+            Deed::MakeMask(at, what) => self.make_mask(at, what),
+            Deed::DeleteMask(number) => self.delete_mask(number),
             Deed::MakeTeam(name) => self.make_team(name),
             Deed::JoinTeam(team, user) => self.join_team(team, user),
             Deed::DeleteTeam(number) => self.delete_team(number),
@@ -599,6 +608,39 @@ impl History {
             member: Some(principal(member)),
         };
         self.namespace("team", &team_id, event);
+    }
+
+    fn make_mask(&mut self, at: usize, what: usize) {
+        let both = self.groups.keys().chain(self.workspaces.keys());
+        let places: Vec<String> = both.cloned().collect();
+        let Some(at) = at.checked_rem(places.len()) else {
+            return;
+        };
+        let (id, namespace_id) = (self.id("mask"), places[at].clone());
+        self.masks.insert(id.clone(), namespace_id.clone());
+        let hidden = match what % 2 {
+            0 => identity::mask_created::Hidden::Everything(true),
+            _ => identity::mask_created::Hidden::Type("aws".to_owned()),
+        };
+        let event = identity::MaskCreated {
+            mask_id: id.clone(),
+            namespace_id,
+            hidden: Some(hidden),
+            exception_ids: vec![],
+        };
+        self.identity("mask", &id, event);
+    }
+
+    fn delete_mask(&mut self, number: usize) {
+        let Some(id) = pick(&self.masks, number) else {
+            return;
+        };
+        let namespace_id = self.masks.remove(&id).expect("it was picked");
+        let event = identity::MaskDeleted {
+            mask_id: id.clone(),
+            namespace_id,
+        };
+        self.identity("mask", &id, event);
     }
 
     fn delete_team(&mut self, number: usize) {

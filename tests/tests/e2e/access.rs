@@ -35,6 +35,7 @@ struct Target {
     account: identity::ServiceAccount,
     identity: identity::ManagedIdentity,
     rule: identity::AccessRule,
+    mask: identity::Mask,
     job: user::OpenedJob,
 }
 
@@ -61,6 +62,7 @@ fn rows(target: &Target) -> Vec<Row> {
     rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
     rows.extend(access_rule_rows(target));
+    rows.extend(mask_rows(target));
     rows.extend(service_account_rows(target));
     rows.extend(issuer_rows(target));
     rows.extend(directory_rows(target));
@@ -307,6 +309,34 @@ fn identity_rows(target: &Target) -> Vec<Row> {
         ),
         row("", user::assignment("?", &target.workspace.id)),
         row("", user::unassignment("?", &target.workspace.id)),
+    ]
+}
+
+fn mask_rows(target: &Target) -> Vec<Row> {
+    vec![
+        row("", user::mask(&target.group.id)),
+        row(
+            "",
+            identity::GetMaskRequest {
+                id: text(&target.mask.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::DeleteMaskRequest {
+                id: text(&target.mask.id),
+                validate_only: true,
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            identity::ListMasksRequest {
+                namespace_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
     ]
 }
 
@@ -582,6 +612,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let identity = admin.creates_identity("acme/team/deployer").await;
     admin.assigns(&identity.id, &workspace.id).await;
     let rule = admin.restricts(&identity.id, &[admin.principal()]).await;
+    let mask = admin.masks(&group.id).await;
     let membership = admin
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
@@ -617,6 +648,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         account,
         identity,
         rule,
+        mask,
         job,
     };
     (target, callers)

@@ -113,6 +113,19 @@ async fn make_keys_live(admin: &User) {
     admin.asks(revoke).await.expect("revoked");
 }
 
+async fn masks_happen(admin: &User, workspace: &str, identity: &str) {
+    let mut request = e2e::user::mask(workspace);
+    let mask = request.mask.get_or_insert_default();
+    mask.hidden = Some(identity::v1::mask::Hidden::Type("azure".to_owned()));
+    mask.exception_ids.push(identity.to_owned());
+    let mask = admin.asks(request).await.expect("made").mask;
+    let delete = identity::v1::DeleteMaskRequest {
+        id: mask.expect("the mask").id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+}
+
 /// Each with every field set.
 async fn make_each_happen(admin: &User, bob: &User) {
     make_teams_happen(admin, bob).await;
@@ -170,6 +183,7 @@ async fn make_each_happen(admin: &User, bob: &User) {
     admin.asks(change).await.expect("changed");
     rules_happen(admin, bob, &deployer.id).await;
     admin.assigns(&deployer.id, &web.id).await;
+    masks_happen(admin, &web.id, &deployer.id).await;
     let opened = admin.opens_job(&web.id).await;
     admin
         .asks_as(&opened.token, &deployer.id)

@@ -92,6 +92,7 @@ async fn each_check_is_explained() {
         (Check::Role, ""),
         (Check::Assignment, ""),
         (Check::Path, ""),
+        (Check::Mask, ""),
         (Check::Rules, ""),
     ];
     assert_eq!(verdicts(&bobs), all_hold);
@@ -103,6 +104,7 @@ async fn each_check_is_explained() {
             (Check::Role, "PRINCIPAL_NOT_MEMBER"),
             (Check::Assignment, ""),
             (Check::Path, ""),
+            (Check::Mask, ""),
             (Check::Rules, ""),
         ]
     );
@@ -163,6 +165,7 @@ async fn what_is_said_of_a_job_is_what_it_is_told() {
             (Check::Role, ""),
             (Check::Assignment, "NOT_ASSIGNED"),
             (Check::Path, ""),
+            (Check::Mask, ""),
             (Check::Rules, ""),
         ]
     );
@@ -197,6 +200,7 @@ async fn what_may_not_be_known_is_not_explained() {
             (Check::Role, ""),
             (Check::Assignment, "NOT_ASSIGNED"),
             (Check::Path, "NOT_INHERITED"),
+            (Check::Mask, ""),
             (Check::Rules, ""),
         ]
     );

@@ -24,6 +24,7 @@ mod layout;
 mod limits;
 mod load;
 mod main_job;
+mod masks;
 mod moves;
 mod reactions;
 mod search;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{ManagedIdentityId, WorkspaceId};
+use model::{ManagedIdentityId, MaskId, WorkspaceId};
 
 /// What is assigned, whether it can still be used or not.
 pub type State = BTreeSet<ManagedIdentityId>;
@@ -18,6 +18,8 @@ pub enum Command {
         identity: ManagedIdentityId,
         /// Whether the workspace lies below the identity's group.
         inherited: bool,
+        /// What hides it from the workspace, if something does.
+        masked: Option<MaskId>,
         /// Those assigned of the same type.
         same_type: Vec<Rival>,
     },
@@ -27,7 +29,7 @@ pub enum Command {
         workspace: WorkspaceId,
         /// The identity.
         identity: ManagedIdentityId,
-        /// Whether both exist, and the workspace lies below the identity's group.
+        /// Whether both exist, the workspace lies below the identity's group, and nothing between hides it.
         inherited: bool,
     },
     /// Take an identity away.
@@ -44,7 +46,7 @@ pub enum Command {
 pub struct Rival {
     /// Which.
     pub id: ManagedIdentityId,
-    /// Whether it exists, and is inherited by the workspace.
+    /// Whether it exists, and is inherited by the workspace and not hidden from it.
     pub usable: bool,
 }
 
@@ -65,6 +67,9 @@ pub enum Rejection {
         "the workspace does not lie below the managed identity's group; only inherited identities can be assigned"
     )]
     NotInherited,
+    /// It is hidden there.
+    #[error("the mask {0} hides the managed identity from the workspace; its owner can delete it")]
+    Masked(MaskId),
     /// One of a type is all that a workspace may have.
     #[error(
         "the workspace has a managed identity of this type already, {0}; unassign that one first"
@@ -81,6 +86,9 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
         Command::Assign {
             inherited: false, ..
         } => Err(Rejection::NotInherited),
+        Command::Assign {
+            masked: Some(mask), ..
+        } => Err(Rejection::Masked(mask)),
         Command::Assign { identity, .. } if state.contains(&identity) => Ok(vec![]),
         Command::Assign {
             workspace,
@@ -138,8 +146,23 @@ mod tests {
             workspace: web(),
             identity: identity(number),
             inherited,
+            masked: None,
             same_type,
         }
+    }
+
+    #[test]
+    fn what_a_mask_hides_is_not_assigned() {
+        let mask = MaskId::from_uuid(uuid::Uuid::from_u128(7));
+        let hidden = Command::Assign {
+            workspace: web(),
+            identity: identity(2),
+            inherited: true,
+            masked: Some(mask),
+            same_type: vec![],
+        };
+        let refused = Err(Rejection::Masked(mask));
+        assert_eq!(decide(&State::default(), hidden), refused);
     }
 
     #[test]

@@ -8,5 +8,6 @@ pub mod azure;
 pub mod google;
 pub mod kubernetes;
 pub mod managed_identity;
+pub mod mask;
 pub mod service_account;
 pub mod setup;

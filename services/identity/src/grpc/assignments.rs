@@ -29,6 +29,7 @@ impl From<Rejection> for Status {
         };
         match &rejection {
             Rejection::NotInherited => refused("NOT_INHERITED", "managed_identity"),
+            Rejection::Masked(mask) => refused("MASKED", &mask.to_string()),
             Rejection::TypeTaken(id) => refused("TYPE_TAKEN", &id.to_string()),
             Rejection::NotAssigned => refused("NOT_ASSIGNED", "managed_identity"),
         }
@@ -95,14 +96,16 @@ impl IdentityRpc {
         }
         let loaded = self.load_assignments(workspace).await?;
         let same_type = self.rivals(call, &place, identity, &loaded.state).await?;
+        let (masked, masks) = self.hiding(&place, &identity_place).await?;
         let command = assignment::Command::Assign {
             workspace,
             identity,
             inherited,
+            masked,
             same_type,
         };
         let events = assignment::decide(&loaded.state, command)?;
-        let mut guards = place.guards();
+        let mut guards = [place.guards(), masks].concat();
         guards.extend(identity_place.guards());
         decision(
             workspace,
@@ -143,7 +146,7 @@ impl IdentityRpc {
         decision(workspace, expected, &events, place.guards(), reply)
     }
 
-    /// Ends an assignment whose workspace or identity is gone, or no longer inherits it. Decided on the facts alone:
+    /// Ends an assignment whose workspace or identity is gone, or which is not inherited any more, or hidden. Decided on the facts alone:
     /// whatever else of the workspace changes at the same moment does not stand in the way.
     pub(crate) async fn decide_end(
         &self,
@@ -161,7 +164,9 @@ impl IdentityRpc {
             (Some(place), Some(identity_place)) => {
                 guards.extend(place.guards());
                 guards.extend(identity_place.guards());
-                inherits(&place, &identity_place)
+                let (masked, masks) = self.hiding(&place, &identity_place).await?;
+                guards.extend(masks);
+                inherits(&place, &identity_place) && masked.is_none()
             }
             (None, _) | (_, None) => false,
         };
@@ -227,7 +232,10 @@ impl IdentityRpc {
             // One that was deleted has no type any more; it is cleared away whichever it had.
             if kind.is_none() || kind == wanted {
                 let place = locate(&self.hierarchy, other.into(), &call.caller).await?;
-                let usable = place.is_some_and(|place| inherits(workspace, &place));
+                let usable = match place.filter(|place| inherits(workspace, place)) {
+                    Some(place) => self.hiding(workspace, &place).await?.0.is_none(),
+                    None => false,
+                };
                 rivals.push(Rival { id: other, usable });
             }
         }

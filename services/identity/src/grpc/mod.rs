@@ -4,6 +4,7 @@ mod access_rules;
 mod assignments;
 mod configuration;
 mod managed_identities;
+mod masks;
 mod moves;
 mod service_accounts;
 mod setup;

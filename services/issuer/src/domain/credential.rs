@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use model::access_rule::RuleType;
 use model::token_settings::TokenLifetime;
-use model::{JobId, ManagedIdentityId, Stage, TokenSettings, WorkspaceId};
+use model::{JobId, ManagedIdentityId, MaskId, Stage, TokenSettings, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::job::{Life, Over};
@@ -29,6 +29,8 @@ pub struct Question {
     pub assigned: bool,
     /// Whether the workspace lies below the identity's group.
     pub inherited: bool,
+    /// What hides it from the workspace, if something does.
+    pub masked: Option<MaskId>,
     /// The types of the identity's access rules that refuse the job.
     pub refusing: BTreeSet<RuleType>,
     /// What the identity's cloud expects as audience.
@@ -78,6 +80,9 @@ pub enum Refusal {
     /// The workspace lies elsewhere.
     #[error("the managed identity is not inherited by the job's workspace any more")]
     NotInherited,
+    /// It is hidden there.
+    #[error("the mask {0} hides the managed identity from the job's workspace")]
+    Masked(MaskId),
     /// Its access rules don't let the job have it.
     #[error("the managed identity's access rules refuse the job: {}", named(.0))]
     RulesRefused(BTreeSet<RuleType>),
@@ -99,6 +104,8 @@ pub enum Check {
     Assignment,
     /// The workspace lies below the identity's group.
     Path,
+    /// No mask hides the identity from the workspace.
+    Mask,
     /// The identity's access rules let the job have it.
     Rules,
 }
@@ -122,6 +129,7 @@ pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
             Check::Path,
             (!question.inherited).then_some(Refusal::NotInherited),
         ),
+        (Check::Mask, question.masked.map(Refusal::Masked)),
         (
             Check::Rules,
             (!refusing.is_empty()).then(|| Refusal::RulesRefused(refusing.clone())),
@@ -179,6 +187,7 @@ mod tests {
             identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             assigned: true,
             inherited: true,
+            masked: None,
             refusing: BTreeSet::new(),
             audience: "aws".to_owned(),
             stage: Stage::Plan,
@@ -264,6 +273,14 @@ mod tests {
                 ..question()
             }),
             Err(Refusal::NotInherited)
+        );
+        let mask = MaskId::from_uuid(Uuid::from_u128(9));
+        assert_eq!(
+            decide(Question {
+                masked: Some(mask),
+                ..question()
+            }),
+            Err(Refusal::Masked(mask))
         );
         let refusing = BTreeSet::from([RuleType::EligiblePrincipals]);
         assert_eq!(

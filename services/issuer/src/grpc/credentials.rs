@@ -38,6 +38,7 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
         Refusal::PrincipalNotMember => "PRINCIPAL_NOT_MEMBER",
         Refusal::NotAssigned => "NOT_ASSIGNED",
         Refusal::NotInherited => "NOT_INHERITED",
+        Refusal::Masked(_) => "MASKED",
         Refusal::RulesRefused(_) => "RULES_REFUSED",
     }
 }

@@ -151,6 +151,7 @@ fn wire_check(check: Check) -> pb::Check {
         Check::Role => pb::Check::Role,
         Check::Assignment => pb::Check::Assignment,
         Check::Path => pb::Check::Path,
+        Check::Mask => pb::Check::Mask,
         Check::Rules => pb::Check::Rules,
     }
 }
@@ -168,6 +169,7 @@ fn holds(check: Check, subject: &Subject, identity: &str) -> String {
         }
         Check::Assignment => format!("{identity} is assigned to the workspace"),
         Check::Path => format!("{workspace} lies below the group of {identity}"),
+        Check::Mask => format!("no mask hides {identity} from {workspace}"),
         Check::Rules => format!("the access rules of {identity} let it"),
     }
 }

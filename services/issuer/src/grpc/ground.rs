@@ -11,6 +11,7 @@ use edge::caller::Caller;
 use edge::hierarchy::{
     Place, assignment_key, identity_audience_key, identity_type_key, node_key, token_settings_key,
 };
+use edge::masks::{self, Inherited};
 use edge::roles::team_of_key;
 use edge::violations::Violations;
 use edge::{authorization, status};
@@ -198,6 +199,17 @@ impl IssuerRpc {
         let token_settings = facts.get(&tokens).map(str::parse).transpose();
         let token_settings =
             token_settings.map_err(|error: InvalidTokenSettings| status::internal(&error))?;
+        let (masked, masks) = match identity_place.parent() {
+            Some(group) => {
+                let inherited = Inherited {
+                    id: identity,
+                    identity_type: facts.get(&kind).unwrap_or_default(),
+                    group,
+                };
+                masks::hiding(self.shared.commands.log(), place, inherited).await?
+            }
+            None => (None, vec![]),
+        };
         let (principals, of_teams) = self.run_as(&job.principal, &rules).await?;
         let run = Run {
             stage: job.stage,
@@ -211,6 +223,7 @@ impl IssuerRpc {
             identity,
             assigned: facts.get(&assignment).is_some(),
             inherited: identity_place.parent().is_some_and(inherited),
+            masked,
             refusing: refusing(&rules, &run),
             audience: facts
                 .get(&audience)
@@ -223,6 +236,7 @@ impl IssuerRpc {
         };
         let mut guards = still(&facts, keys);
         guards.extend(of_teams);
+        guards.extend(masks);
         Ok((question, guards))
     }
 

@@ -16,6 +16,7 @@ use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
 use crate::access_rules;
+use crate::masks;
 use crate::roles::{Found, Grant, team_of_key, teams_of};
 
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
@@ -156,6 +157,9 @@ pub enum MalformedEvent {
     /// The limit is none of ours, or its value is no value of it.
     #[error("the event has no valid limit")]
     Limit,
+    /// The mask is malformed.
+    #[error("the event has no valid mask")]
+    Mask,
     /// The access rule is malformed.
     #[error("the event has no valid access rule")]
     AccessRule,
@@ -198,7 +202,7 @@ pub fn wire_principal(principal: &Principal) -> access::Principal {
     access::Principal { kind }
 }
 
-fn node(id: &str, parent: &str, name: &str) -> Change {
+pub(crate) fn node(id: &str, parent: &str, name: &str) -> Change {
     (node_key(id), Some(format!("{parent}/{name}")))
 }
 
@@ -379,6 +383,8 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 None,
             )]
         }
+        Event::MaskCreated(event) => masks::is_made(event)?,
+        Event::MaskDeleted(event) => masks::is_gone(event),
         Event::AccessRuleCreated(event) => {
             let (identity, id) = (&event.managed_identity_id, &event.access_rule_id);
             let rule = access_rules::created(event);
@@ -401,7 +407,10 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
     })
 }
 
-/// The word for a managed identity's type.
+/// The words for the types that there are.
+pub const IDENTITY_TYPES: [&str; 5] = ["aws", "azure", "google", "kubernetes", "tharsis"];
+
+/// The word for a managed identity's type, one of [`IDENTITY_TYPES`].
 pub fn identity_type(
     configuration: Option<&identity::v1::Configuration>,
 ) -> Result<&'static str, MalformedEvent> {
@@ -571,7 +580,11 @@ impl Place {
     #[must_use]
     pub fn trn(&self) -> String {
         match self.id().kind() {
-            kind @ (Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule) => {
+            kind @ (Kind::Membership
+            | Kind::Job
+            | Kind::SigningKey
+            | Kind::AccessRule
+            | Kind::Mask) => {
                 format!("trn:{kind}:{}/{}", self.path(), self.id())
             }
             kind => format!("trn:{kind}:{}", self.path()),

@@ -16,6 +16,7 @@ pub mod holder;
 pub mod host;
 pub mod layer;
 pub mod limits;
+pub mod masks;
 pub mod metrics;
 pub mod rate;
 pub mod request;

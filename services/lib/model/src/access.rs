@@ -72,6 +72,9 @@ pub enum Permission {
     JobOpen,
     JobView,
     JobUpdate,
+    MaskView,
+    MaskCreate,
+    MaskDelete,
     ServiceAccountView,
     ServiceAccountCreate,
     ServiceAccountUpdate,
@@ -109,6 +112,7 @@ impl Permission {
             | Self::WorkspaceView
             | Self::MembershipView
             | Self::ManagedIdentityView
+            | Self::MaskView
             | Self::ServiceAccountView
             | Self::JobView
             | Self::ActivityView
@@ -127,6 +131,8 @@ impl Permission {
             | Self::MembershipCreate
             | Self::MembershipUpdate
             | Self::MembershipDelete
+            | Self::MaskCreate
+            | Self::MaskDelete
             | Self::ServiceAccountCreate
             | Self::ServiceAccountUpdate
             | Self::ServiceAccountDelete => Requirement::Role(Role::Owner),

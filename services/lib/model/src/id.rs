@@ -116,6 +116,7 @@ ids! {
     Job JobId "job" "job";
     AccessRule AccessRuleId "rule" "access_rule";
     Team TeamId "team" "team";
+    Mask MaskId "mask" "mask";
     ServiceAccount ServiceAccountId "sa" "service_account";
 }
 

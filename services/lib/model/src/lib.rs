@@ -7,6 +7,7 @@ pub mod access_rule;
 pub mod id;
 pub mod job_duration;
 pub mod limit;
+pub mod mask;
 pub mod name;
 pub mod principal;
 pub mod stage;
@@ -17,11 +18,12 @@ pub mod trust;
 pub use access::{Permission, Requirement, Role};
 pub use access_rule::AccessRule;
 pub use id::{
-    AccessRuleId, GroupId, JobId, Kind, ManagedIdentityId, MembershipId, NamespaceId, ResourceId,
-    ServiceAccountId, SigningKeyId, TeamId, WorkspaceId,
+    AccessRuleId, GroupId, JobId, Kind, ManagedIdentityId, MaskId, MembershipId, NamespaceId,
+    ResourceId, ServiceAccountId, SigningKeyId, TeamId, WorkspaceId,
 };
 pub use job_duration::JobDuration;
 pub use limit::Limit;
+pub use mask::Mask;
 pub use name::{Description, Name};
 pub use principal::Principal;
 pub use stage::Stage;

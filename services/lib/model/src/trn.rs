@@ -63,7 +63,7 @@ impl FromStr for Trn {
             | Kind::ManagedIdentity
             | Kind::ServiceAccount
             | Kind::Team => Last::Name(last.parse().map_err(|_| InvalidReference)?),
-            Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule => {
+            Kind::Membership | Kind::Job | Kind::SigningKey | Kind::AccessRule | Kind::Mask => {
                 let id: ResourceId = last.parse().map_err(|InvalidId| InvalidReference)?;
                 if id.kind() != kind {
                     return Err(InvalidReference);

@@ -70,14 +70,18 @@ pub(super) async fn apply(
             .split_once('/')
             .map_or("", |(_, id)| id)
             .to_owned();
-        let place = PLACES.iter().find_map(|field| text(field));
+        let mut place = PLACES.iter().find_map(|field| text(field));
         let identity = text(IDENTITY);
         let thing = owned(log).and_then(text);
         match (thing, &place) {
             (Some(thing), Some(place)) if thing == resource => {
                 known.insert(thing, place.clone());
             }
-            (Some(thing), None) => unknown.push((rows.ids.len(), thing)),
+            // As it was when this happened: later in the batch it may be elsewhere.
+            (Some(thing), None) => match known.get(&thing) {
+                Some(known) => place = Some(known.clone()),
+                None => unknown.push((rows.ids.len(), thing)),
+            },
             _ => {}
         }
         rows.ids.push(id);
@@ -89,16 +93,14 @@ pub(super) async fn apply(
         rows.resources.push(resource);
         rows.places.push(place.unwrap_or_default());
     }
-    if !unknown.is_empty() {
-        let ids: Vec<String> = unknown
-            .iter()
-            .map(|(_, id)| id.clone())
-            .filter(|id| !known.contains_key(id))
-            .collect();
-        known.extend(places(connection, &ids).await?);
-    }
+    let ids: Vec<String> = unknown.iter().map(|(_, id)| id.clone()).collect();
+    let earlier: HashMap<_, _> = if ids.is_empty() {
+        HashMap::new()
+    } else {
+        places(connection, &ids).await?.into_iter().collect()
+    };
     for (row, thing) in unknown {
-        if let (Some(place), Some(found)) = (rows.places.get_mut(row), known.get(&thing)) {
+        if let (Some(place), Some(found)) = (rows.places.get_mut(row), earlier.get(&thing)) {
             place.clone_from(found);
         }
     }

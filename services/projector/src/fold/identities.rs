@@ -114,8 +114,10 @@ impl<'a> Changes<'a> {
                     false,
                 );
             }
-            // A move is written by itself; the service that owns rules and service accounts lists them.
+            // A move is written by itself, and so are masks; the service that owns rules and service accounts lists them.
             Event::ManagedIdentityMoved(_)
+            | Event::MaskCreated(_)
+            | Event::MaskDeleted(_)
             | Event::AccessRuleCreated(_)
             | Event::AccessRuleUpdated(_)
             | Event::AccessRuleDeleted(_)

@@ -95,9 +95,8 @@ pub(super) async fn assigned(
         .as_ref()
         .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
     let database = |error| status::database(&error);
-    let groups = groups(place);
-    let rows =
-        managed_identities::assigned(pool, &id, &groups, unusable, after, page.limit()).await;
+    let nodes: Vec<String> = place.nodes.iter().map(|node| node.id.to_string()).collect();
+    let rows = managed_identities::assigned(pool, &id, &nodes, unusable, after, page.limit()).await;
     let mut rows = rows.map_err(database)?;
     let next_page_token = page.cut(&mut rows, |assigned| {
         vec![assigned.row.name.clone(), assigned.row.id.clone()]
@@ -113,7 +112,8 @@ pub(super) async fn assigned(
             if assigned.row.distance < 0 {
                 self::unusable(assigned, &visible)
             } else {
-                listed(place, assigned.row)
+                let masked_by = assigned.masked_by;
+                listed(place, assigned.row).map(|listed| hidden(listed, masked_by))
             }
         })
         .collect::<Result<_, _>>()?;
@@ -195,7 +195,23 @@ fn listed(place: &Place, row: IdentityRow) -> Result<pb::DirectoryManagedIdentit
         inherited,
         group_path,
         unusable_reason: pb::UnusableReason::Unspecified.into(),
+        mask_id: String::new(),
     })
+}
+
+/// The same, if a mask hides it.
+fn hidden(
+    listed: pb::DirectoryManagedIdentity,
+    mask: Option<String>,
+) -> pb::DirectoryManagedIdentity {
+    match mask {
+        None => listed,
+        Some(mask_id) => pb::DirectoryManagedIdentity {
+            unusable_reason: pb::UnusableReason::Masked.into(),
+            mask_id,
+            ..listed
+        },
+    }
 }
 
 /// An identity that is assigned, but not above: its id, and more only where the caller may see its group.
@@ -203,7 +219,9 @@ fn unusable(
     assigned: AssignedRow,
     visible: &[Range],
 ) -> Result<pb::DirectoryManagedIdentity, Status> {
-    let AssignedRow { row, path, gone } = assigned;
+    let AssignedRow {
+        row, path, gone, ..
+    } = assigned;
     let seen = visible
         .iter()
         .any(|range| range.from <= path && path < range.to);
@@ -227,5 +245,6 @@ fn unusable(
         inherited: true,
         group_path,
         unusable_reason: reason.into(),
+        mask_id: String::new(),
     })
 }

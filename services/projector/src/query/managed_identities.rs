@@ -25,6 +25,18 @@ pub(crate) struct IdentityRow {
 const COLUMNS: &str = "identity.id, identity.group_id, identity.name, identity.description, identity.configuration, \
                        identity.token_settings, identity.version, identity.created_at, identity.updated_at";
 
+/// The nearest mask that hides an identity where it is inherited, by the place's ids from there up and where the
+/// identity's group is among them, from 1. The same rule as `model::Mask::hides`.
+fn hiding(nodes: &str, group: &str) -> String {
+    format!(
+        "(SELECT masks.id FROM UNNEST({nodes}::text[]) WITH ORDINALITY AS below (id, number)
+          JOIN masks ON masks.namespace_id = below.id
+          WHERE below.number < {group} AND masks.hides IN (identity.id, identity.type, '*')
+            AND strpos(masks.exceptions, ' ' || identity.id) = 0
+          ORDER BY below.number, masks.id LIMIT 1)"
+    )
+}
+
 /// Which of the identities of groups are listed, and how.
 pub(crate) struct OfGroups<'a> {
     /// The nearest first.
@@ -46,12 +58,13 @@ pub(crate) async fn nearest_first(
         "SELECT {COLUMNS}, above.number - 1 AS distance
            FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
            LATERAL (
-               SELECT * FROM managed_identities
-               WHERE managed_identities.group_id = above.group_id AND (above.number - 1, name) > ($2, $3)
-                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0
+               SELECT * FROM managed_identities identity
+               WHERE identity.group_id = above.group_id AND (above.number - 1, name) > ($2, $3)
+                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL
                ORDER BY name LIMIT $4
            ) identity
-           ORDER BY above.number, identity.name LIMIT $4"
+           ORDER BY above.number, identity.name LIMIT $4",
+        hiding = hiding("$1", "above.number"),
     )))
     .bind(list.groups)
     .bind(after.0)
@@ -77,13 +90,14 @@ pub(crate) async fn in_order(
         "SELECT {COLUMNS}, above.number - 1 AS distance
            FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
            LATERAL (
-               SELECT * FROM managed_identities
-               WHERE managed_identities.group_id = above.group_id AND {behind}
-                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0
+               SELECT * FROM managed_identities identity
+               WHERE identity.group_id = above.group_id AND {behind}
+                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL
                ORDER BY {column} {direction}, id {direction} LIMIT $4
            ) identity
            ORDER BY identity.{column} {direction}, identity.id {direction} LIMIT $4",
         behind = order.behind("$2", "$3"),
+        hiding = hiding("$1", "above.number"),
     )))
     .bind(list.groups)
     .bind(key)
@@ -105,30 +119,33 @@ pub(crate) struct AssignedRow {
     pub(crate) path: String,
     /// Whether its group is deleted.
     pub(crate) gone: bool,
+    /// What hides it from the workspace; none if its group is not above.
+    pub(crate) masked_by: Option<String>,
 }
 
-/// The identities assigned to a workspace, by name and id; with `unusable`, those too that lie in none of the groups: they
-/// have a distance of -1.
+/// The identities assigned to a workspace, by name and id; with `unusable`, those too that are hidden, and those that lie
+/// in none of the nodes above, which have a distance of -1. The first of the nodes is the workspace itself.
 pub(crate) async fn assigned(
     pool: &PgPool,
     workspace: &str,
-    groups: &[String],
+    nodes: &[String],
     unusable: bool,
     after: (&str, &str),
     limit: i64,
 ) -> sqlx::Result<Vec<AssignedRow>> {
     sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS}, coalesce(array_position($2::text[], identity.group_id), 0)::bigint - 1 AS distance,
-                  coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone
+        "SELECT {COLUMNS}, coalesce(array_position($2::text[], identity.group_id), 1)::bigint - 2 AS distance,
+                  coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone, {hiding} AS masked_by
            FROM assignments
            JOIN managed_identities identity ON identity.id = assignments.managed_identity_id
            LEFT JOIN places ON places.id = identity.group_id
-           WHERE assignments.workspace_id = $1 AND ($6 OR identity.group_id = ANY($2))
+           WHERE assignments.workspace_id = $1 AND ($6 OR identity.group_id = ANY($2) AND {hiding} IS NULL)
              AND (identity.name, identity.id) > ($3, $4)
-           ORDER BY identity.name, identity.id LIMIT $5"
+           ORDER BY identity.name, identity.id LIMIT $5",
+        hiding = hiding("$2", "array_position($2::text[], identity.group_id)"),
     )))
     .bind(workspace)
-    .bind(groups)
+    .bind(nodes)
     .bind(after.0)
     .bind(after.1)
     .bind(limit)
