@@ -113,6 +113,22 @@ async fn make_keys_live(admin: &User) {
     admin.asks(revoke).await.expect("revoked");
 }
 
+async fn membership_happens(admin: &User, made: namespace::v1::Membership) {
+    let change = namespace::v1::UpdateMembershipRequest {
+        membership: Some(namespace::v1::Membership {
+            role: Role::Deployer.into(),
+            ..made.clone()
+        }),
+        ..Default::default()
+    };
+    admin.asks(change).await.expect("changed");
+    let delete = namespace::v1::DeleteMembershipRequest {
+        id: made.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+}
+
 async fn masks_happen(admin: &User, workspace: &str, identity: &str) {
     let mut request = e2e::user::mask(workspace);
     let mask = request.mask.get_or_insert_default();
@@ -152,19 +168,7 @@ async fn make_each_happen(admin: &User, bob: &User) {
         .workspace
         .expect("a workspace");
     let bobs = admin.grants(bob, Role::Viewer, &team.id).await;
-    let change = namespace::v1::UpdateMembershipRequest {
-        membership: Some(namespace::v1::Membership {
-            role: Role::Deployer.into(),
-            ..bobs.clone()
-        }),
-        ..Default::default()
-    };
-    admin.asks(change).await.expect("changed");
-    let delete = namespace::v1::DeleteMembershipRequest {
-        id: bobs.id,
-        ..Default::default()
-    };
-    admin.asks(delete).await.expect("deleted");
+    membership_happens(admin, bobs).await;
     let mut request = e2e::user::aws_identity("acme/team/deployer");
     "Deploys".clone_into(&mut request.managed_identity.get_or_insert_default().description);
     let deployer = admin
