@@ -1,6 +1,6 @@
 //! Who may call what: every rpc by every role in every relation, against the golden file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use e2e::refusal::{invalid, not_found, refused};
@@ -8,6 +8,7 @@ use e2e::rpc::Rpc;
 use e2e::user::{self, membership};
 use e2e::{Service, User, World};
 use futures::future::BoxFuture;
+use model::ResourceId;
 use prost_reflect::DescriptorPool;
 use proto::access::v1::Role;
 use proto::directory::v1 as directory;
@@ -16,9 +17,10 @@ use proto::eventlog::v1::event_log_service_client::EventLogServiceClient;
 use proto::identity::v1 as identity;
 use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
+use serde_json::Value;
 use tonic::{Code, Status};
 
-use crate::golden;
+use crate::{golden, reference};
 
 const GOLDEN: &str = "access.txt";
 const NOT_COVERED: &str = "access_not_covered.txt";
@@ -36,28 +38,90 @@ struct Target {
     identity: identity::ManagedIdentity,
     rule: identity::AccessRule,
     mask: identity::Mask,
+    /// The id of the one that signs.
+    key: String,
     job: user::OpenedJob,
 }
 
 /// One rpc, and what comes of it for a caller.
 struct Row {
-    name: String,
-    ask: Box<dyn Fn(User) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>,
+    path: &'static str,
+    note: &'static str,
+    /// The request.
+    example: Value,
+    ask: Ask,
 }
 
-fn row<R: Rpc>(note: &str, request: R) -> Row {
+type Ask = Box<dyn Fn(User, &Value) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
+
+#[expect(clippy::needless_pass_by_value, reason = "each is made for its row")]
+fn row<R: Rpc>(note: &'static str, request: R) -> Row {
     Row {
-        name: format!("{}{note}", R::PATH),
-        ask: Box::new(move |user| {
-            let request = request.clone();
+        path: R::PATH,
+        note,
+        example: reference::json(R::PATH, &request),
+        ask: Box::new(move |user, example| {
+            let request: R = reference::request(R::PATH, example);
             Box::pin(async move { user.asks(request).await.map(drop) })
         }),
+    }
+}
+
+impl Target {
+    /// A request with names for its ids.
+    fn named(&self, example: &Value) -> Value {
+        let mut text = example.to_string();
+        for (id, trn) in [
+            (&self.group.id, &self.group.trn),
+            (&self.workspace.id, &self.workspace.trn),
+            (&self.team.id, &self.team.trn),
+            (&self.account.id, &self.account.trn),
+            (&self.identity.id, &self.identity.trn),
+        ] {
+            text = text.replace(id.as_str(), trn);
+        }
+        serde_json::from_str(&text).expect("it is JSON still")
+    }
+
+    /// The same for the reference: with names for what has none, and without what keeps it from being done.
+    fn shown(&self, example: &Value) -> String {
+        let mut example = self.named(example);
+        make_readable(&mut example);
+        let text = example.to_string();
+        text.replace("\":", "\": ").replace(",\"", ", \"")
+    }
+}
+
+/// The name for which a thing is not made.
+const NO_NAME: &str = "_";
+
+fn make_readable(example: &mut Value) {
+    match example {
+        Value::Object(fields) => {
+            fields.remove("etag");
+            fields.remove("validate_only");
+            // Into a workspace, and so refused; without it, to the top.
+            let into_workspace =
+                |to: &Value| to.as_str().is_some_and(|to| to.contains("workspace"));
+            if fields.get("new_parent_id").is_some_and(into_workspace) {
+                fields.remove("new_parent_id");
+            }
+            fields.values_mut().for_each(make_readable);
+        }
+        Value::Array(values) => values.iter_mut().for_each(make_readable),
+        Value::String(text) if text == NO_NAME => "new".clone_into(text),
+        Value::String(text) if text.parse::<ResourceId>().is_ok() => {
+            let kind = text.split('_').next().unwrap_or_default();
+            *text = format!("{kind}_…");
+        }
+        _ => {}
     }
 }
 
 /// Every rpc on the target. Where it would change something, the request is one that is refused after the permission.
 fn rows(target: &Target) -> Vec<Row> {
     let mut rows = namespace_rows(target);
+    rows.extend(membership_rows(target));
     rows.extend(move_rows(target));
     rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
@@ -81,10 +145,6 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
     create_top.group.get_or_insert_default().parent_id = String::new();
     let mut create_workspace = user::workspace("_");
     create_workspace.workspace.get_or_insert_default().group_id = text(&target.group.id);
-    let changed_membership = namespace::Membership {
-        etag: OTHER_ETAG.to_owned(),
-        ..target.membership.clone()
-    };
     vec![
         row(" (top level)", create_top),
         row("", create_group),
@@ -139,13 +199,28 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+    ]
+}
+
+fn membership_rows(target: &Target) -> Vec<Row> {
+    let changed_membership = namespace::Membership {
+        etag: OTHER_ETAG.to_owned(),
+        ..target.membership.clone()
+    };
+    vec![
         row(
             "",
-            membership("dev/somebody", Role::Unspecified, &target.group.id),
+            namespace::CreateMembershipRequest {
+                validate_only: true,
+                ..membership("dev/alice", Role::Viewer, &target.group.id)
+            },
         ),
         row(
             " (workspace)",
-            membership("dev/somebody", Role::Unspecified, &target.workspace.id),
+            namespace::CreateMembershipRequest {
+                validate_only: true,
+                ..membership("dev/alice", Role::Viewer, &target.workspace.id)
+            },
         ),
         row(
             "",
@@ -190,8 +265,8 @@ fn move_rows(target: &Target) -> Vec<Row> {
         row(
             "",
             namespace::MoveWorkspaceRequest {
-                etag: OTHER_ETAG.to_owned(),
-                ..workspace_into("?")
+                validate_only: true,
+                ..workspace_into("trn:group:acme/team/below")
             },
         ),
         row(
@@ -199,7 +274,13 @@ fn move_rows(target: &Target) -> Vec<Row> {
             workspace_into(&target.workspace.id),
         ),
         row("", namespace::ListLimitsRequest::default()),
-        row("", user::limit_update("namespace_depth", 0)),
+        row(
+            "",
+            namespace::UpdateLimitRequest {
+                validate_only: true,
+                ..user::limit_update("namespace_depth", 15)
+            },
+        ),
     ]
 }
 
@@ -244,6 +325,8 @@ fn team_rows(target: &Target) -> Vec<Row> {
             "",
             namespace::AddTeamMemberRequest {
                 team_id: of(&target.team.id),
+                user: text("dev/alice"),
+                validate_only: true,
                 ..Default::default()
             },
         ),
@@ -251,6 +334,8 @@ fn team_rows(target: &Target) -> Vec<Row> {
             "",
             namespace::RemoveTeamMemberRequest {
                 team_id: of(&target.team.id),
+                user: text("dev/somebody-else"),
+                validate_only: true,
                 ..Default::default()
             },
         ),
@@ -307,8 +392,20 @@ fn identity_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
-        row("", user::assignment("?", &target.workspace.id)),
-        row("", user::unassignment("?", &target.workspace.id)),
+        row(
+            "",
+            identity::AssignManagedIdentityRequest {
+                validate_only: true,
+                ..user::assignment(&target.identity.id, &target.workspace.id)
+            },
+        ),
+        row(
+            "",
+            identity::UnassignManagedIdentityRequest {
+                validate_only: true,
+                ..user::unassignment(&target.identity.id, &target.workspace.id)
+            },
+        ),
     ]
 }
 
@@ -346,7 +443,13 @@ fn access_rule_rows(target: &Target) -> Vec<Row> {
         ..target.rule.clone()
     };
     vec![
-        row("", user::access_rule(&target.identity.id, &[])),
+        row(
+            "",
+            identity::CreateAccessRuleRequest {
+                validate_only: true,
+                ..user::access_rule(&target.identity.id, &["dev/alice"])
+            },
+        ),
         row(
             "",
             identity::GetAccessRuleRequest {
@@ -414,8 +517,10 @@ fn service_account_rows(target: &Target) -> Vec<Row> {
 }
 
 fn issuer_rows(target: &Target) -> Vec<Row> {
-    let mut open_job = user::job(&target.workspace.id);
-    open_job.job.get_or_insert_default().stage = 0;
+    let open_job = issuer::OpenJobRequest {
+        validate_only: true,
+        ..user::job(&target.workspace.id)
+    };
     vec![
         row("", open_job),
         row(
@@ -454,13 +559,15 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
             "",
             issuer::ExplainCredentialRequest {
                 workspace_id: text(&target.workspace.id),
+                managed_identity_id: text(&target.identity.id),
+                stage: issuer::Stage::Apply.into(),
                 ..Default::default()
             },
         ),
         row(
             "",
             issuer::GetSigningKeyRequest {
-                id: text("?"),
+                id: text(&target.key),
                 ..Default::default()
             },
         ),
@@ -471,14 +578,16 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
         row(
             "",
             issuer::RevokeSigningKeyRequest {
-                id: text("?"),
+                id: text(&target.key),
+                reason: text("somebody has it"),
+                validate_only: true,
                 ..Default::default()
             },
         ),
         row(
             "",
             issuer::ListLiveTokensRequest {
-                signing_key_id: text("?"),
+                signing_key_id: text(&target.key),
                 ..Default::default()
             },
         ),
@@ -591,8 +700,10 @@ fn audit_rows(target: &Target) -> Vec<Row> {
         row("", eventlog::GetHeadRequest::default()),
         row("", eventlog::AwaitRequest::default()),
         Row {
-            name: READ_EVENTS.to_owned(),
-            ask: Box::new(|user| {
+            path: READ_EVENTS,
+            note: "",
+            example: reference::json(READ_EVENTS, &eventlog::ReadEventsRequest::default()),
+            ask: Box::new(|user, _| {
                 Box::pin(async move {
                     let mut client = EventLogServiceClient::new(user.channel(Service::Namespace));
                     let request = user.request(eventlog::ReadEventsRequest::default());
@@ -618,7 +729,10 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let membership = admin
         .grants(&world.user("somebody-else"), Role::Viewer, &group.id)
         .await;
-    let team = admin.creates_team("somebody", &[]).await;
+    let somebody = world.user("somebody-else");
+    let team = admin.creates_team("platform", &[&somebody]).await;
+    let keys = admin.asks(issuer::ListSigningKeysRequest::default()).await;
+    let key = keys.expect("the keys").signing_keys[0].id.clone();
     let account = admin.creates_service_account("acme/team/ci").await;
     let job = admin.opens_job(&workspace.id).await;
     let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
@@ -651,6 +765,7 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         identity,
         rule,
         mask,
+        key,
         job,
     };
     (target, callers)
@@ -675,15 +790,25 @@ async fn who_may_call_what_is_as_the_golden_file_says() {
         "# yes: the caller may; hidden: NOT_FOUND; denied: PERMISSION_DENIED; unknown: UNAUTHENTICATED.\n\
          # The resource is in acme/team; callers hold their role above it, there, below it, or elsewhere.\n",
     );
+    let (mut examples, mut plain) = (BTreeMap::new(), BTreeSet::new());
     for row in rows(&target) {
-        writeln!(table, "\n{}", row.name).expect("a string takes text");
+        writeln!(table, "\n{}{}", row.path, row.note).expect("a string takes text");
+        let example = target.named(&row.example);
         let mut by_verdict: Vec<(&str, Vec<&str>)> = Vec::new();
         for (caller, user) in &callers {
-            let verdict = verdict((row.ask)(user.clone()).await);
+            let verdict = verdict((row.ask)(user.clone(), &example).await);
             match by_verdict.iter_mut().find(|(seen, _)| *seen == verdict) {
                 Some((_, callers)) => callers.push(caller),
                 None => by_verdict.push((verdict, vec![caller])),
             }
+        }
+        let shown = target.shown(&row.example);
+        // The one that needs no note is the plain one.
+        if row.note.is_empty() && !plain.contains(row.path) {
+            plain.insert(row.path);
+            examples.insert(row.path, shown);
+        } else {
+            examples.entry(row.path).or_insert(shown);
         }
         by_verdict.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
         for (verdict, callers) in by_verdict {
@@ -691,6 +816,7 @@ async fn who_may_call_what_is_as_the_golden_file_says() {
         }
     }
     golden::compare(GOLDEN, &table);
+    reference::compare(&examples);
 }
 
 #[test]

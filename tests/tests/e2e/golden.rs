@@ -1,6 +1,6 @@
 //! Files that say what is meant, and change only on purpose: `UPDATE_GOLDEN=1 cargo test …` writes them anew.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where a golden file is.
 pub(crate) fn path(name: &str) -> PathBuf {
@@ -22,10 +22,17 @@ pub(crate) fn read(name: &str) -> String {
 /// The text must be what the file says.
 #[track_caller]
 pub(crate) fn compare(name: &str, actual: &str) {
+    compare_file(&path(name), actual);
+}
+
+/// The same of a file that is elsewhere.
+#[track_caller]
+pub(crate) fn compare_file(file: &Path, actual: &str) {
     if is_updated() {
-        std::fs::write(path(name), actual).expect("the golden file can be written");
+        std::fs::write(file, actual).expect("the golden file can be written");
     }
-    let meant = read(name);
+    let meant = std::fs::read_to_string(file).unwrap_or_default();
+    let name = file.display();
     let differs = |(meant, actual): &(&str, &str)| meant != actual;
     let lines = meant.lines().zip(actual.lines()).find(differs);
     assert!(

@@ -28,6 +28,7 @@ mod main_job;
 mod masks;
 mod moves;
 mod reactions;
+mod reference;
 mod search;
 mod service_accounts;
 mod teams;
