@@ -571,8 +571,14 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
-        // Without a token it is refused for what it asks.
-        row("", issuer::ExchangeTokenRequest::default()),
+        // Without a token to exchange it is refused for what it asks, and not for who asks.
+        row(
+            "",
+            issuer::ExchangeTokenRequest {
+                service_account_id: text(&target.account.id),
+                ..Default::default()
+            },
+        ),
         row("", issuer::ListSigningKeysRequest::default()),
         row("", issuer::RotateSigningKeyRequest::default()),
         row(
