@@ -20,6 +20,8 @@ export_addresses() {
   export THARSIS_NAMESPACE_URL=http://127.0.0.1:$namespace_port THARSIS_IDENTITY_URL=http://127.0.0.1:$identity_port
   export THARSIS_ISSUER_GRPC_URL=http://127.0.0.1:$issuer_port THARSIS_PROJECTOR_URL=http://127.0.0.1:$projector_port
   export THARSIS_ISSUER_URL=http://127.0.0.1:$issuer_http_port THARSIS_NATS_URL=nats://127.0.0.1:$nats_port
+  # A trust policy may name the callers' issuer, which is on this machine.
+  export THARSIS_TRUSTED_ISSUER_NETWORKS=127.0.0.1/32
   export THARSIS_DEV_IDP_URL=http://127.0.0.1:$idp_port THARSIS_DEV_IDP_LISTEN=127.0.0.1:$idp_port
   export THARSIS_DEV_IDP_KEY_FILE=$bed/secrets/idp-key THARSIS_DEV_AUDIENCE=tharsis
   export THARSIS_OIDC_ISSUERS='[{"name":"dev","url":"'$THARSIS_DEV_IDP_URL'","audience":"tharsis"}]'

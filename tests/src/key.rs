@@ -70,11 +70,21 @@ impl SigningKey {
         &self.jwk
     }
 
+    /// The header of a good token.
+    #[must_use]
+    pub fn header(&self) -> Value {
+        json!({"alg": "RS256", "typ": "JWT", "kid": self.jwk.common.key_id})
+    }
+
     /// A JWT with these claims.
     pub fn sign(&self, claims: &Value) -> Result<String> {
+        self.sign_as(&self.header(), claims)
+    }
+
+    /// A JWT with this header, whatever it says; the signature is of RS256.
+    pub fn sign_as(&self, header: &Value, claims: &Value) -> Result<String> {
         let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let header = json!({"alg": "RS256", "typ": "JWT", "kid": self.jwk.common.key_id});
-        let message = format!("{}.{}", encode(&header), encode(claims));
+        let message = format!("{}.{}", encode(header), encode(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair.sign(
             &RSA_PKCS1_SHA256,

@@ -9,6 +9,7 @@
 )]
 
 pub mod clouds;
+pub mod foreign;
 pub mod issuer;
 pub mod key;
 pub mod refusal;

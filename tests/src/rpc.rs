@@ -94,6 +94,7 @@ rpcs! {
     Issuer "/tharsis.issuer.v1.SigningKeyService/RotateSigningKey" issuer RotateSigningKeyRequest RotateSigningKeyResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/RevokeSigningKey" issuer RevokeSigningKeyRequest RevokeSigningKeyResponse;
     Issuer "/tharsis.issuer.v1.SigningKeyService/ListLiveTokens" issuer ListLiveTokensRequest ListLiveTokensResponse;
+    Issuer "/tharsis.issuer.v1.TokenService/ExchangeToken" issuer ExchangeTokenRequest ExchangeTokenResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListChildren" directory ListChildrenRequest ListChildrenResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;

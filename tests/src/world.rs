@@ -72,7 +72,7 @@ pub struct Event {
 }
 
 /// All that a service may be told.
-const VARIABLES: [&str; 19] = [
+const VARIABLES: [&str; 20] = [
     "THARSIS_DATABASE_URL",
     "THARSIS_NATS_URL",
     "THARSIS_NATS_PREFIX",
@@ -92,6 +92,7 @@ const VARIABLES: [&str; 19] = [
     "THARSIS_CLOCK_SKEW_SECONDS",
     "THARSIS_KEY_ROTATION_SECONDS",
     "THARSIS_STALENESS_BOUND_SECONDS",
+    "THARSIS_TRUSTED_ISSUER_NETWORKS",
 ];
 
 /// How a world differs from the usual one.
@@ -506,6 +507,8 @@ impl World {
             "THARSIS_PROJECTOR_URL" => peer(Service::Projector),
             "THARSIS_HTTP_LISTEN" => Some(format!("127.0.0.1:{}", self.issuer_port)),
             "THARSIS_ISSUER_URL" => Some(self.issuer_url()),
+            // Where the tests' issuers are.
+            "THARSIS_TRUSTED_ISSUER_NETWORKS" => Some("127.0.0.1/32".to_owned()),
             "THARSIS_KEY_ENCRYPTION_KEY_FILE" => file("key-encryption-key"),
             "THARSIS_STALENESS_BOUND_SECONDS" => {
                 self.setup.staleness_bound.map(|bound| bound.to_string())

@@ -12,7 +12,7 @@ use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
 use edge::server::Services;
-use edge::settings::{self, Environment, Settings};
+use edge::settings::{Environment, Settings};
 use eventlog::{Noting, Reactions};
 use proto::identity::v1::access_rule_service_server::AccessRuleServiceServer;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityServiceServer;
@@ -29,18 +29,13 @@ use crate::reactions::Dependants;
 pub struct Config {
     /// What every service is told.
     pub settings: Settings,
-    /// `THARSIS_ISSUER_URL`: the `iss` of the tokens, for which clouds have to be set up.
-    pub issuer_url: String,
 }
 
 impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
-        let settings = Settings::read(environment);
-        let issuer_url = settings::issuer_url(environment);
         Some(Self {
-            settings: settings?,
-            issuer_url: issuer_url?,
+            settings: Settings::read(environment)?,
         })
     }
 }
@@ -51,13 +46,14 @@ pub async fn run(
     listener: TcpListener,
     stop: CancellationToken,
 ) -> Result<(), HostError> {
+    let issuer_url = config.settings.issuer_url.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("identity").await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace]);
     let rpc = IdentityRpc::new(
         Commands::new(log.clone(), visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
-        config.issuer_url,
+        issuer_url,
     );
     let dependants = Arc::new(Dependants(rpc.clone()));
     let noting = Arc::new(Noting::new(Replica, Arc::clone(&dependants)));

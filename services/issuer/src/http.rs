@@ -1,15 +1,21 @@
-//! What relying parties read over HTTP: `OpenID` discovery and the key set. From memory, so the database may be away.
+//! What relying parties read over HTTP: `OpenID` discovery and the key set. From memory, so the database may be away. And
+//! where tokens are exchanged.
+
+mod token;
+
+use std::net::SocketAddr;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::IssuerRpc;
 use crate::keys::Keys;
 use crate::signing::entity_tag;
 
@@ -24,16 +30,23 @@ pub async fn serve(
     listener: TcpListener,
     issuer: &str,
     keys: Keys,
+    rpc: IssuerRpc,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     tracing::info!(address = ?listener.local_addr().ok(), issuer, "serving discovery");
+    let exchange = Router::new()
+        .route("/token", post(token::exchange))
+        .layer(DefaultBodyLimit::max(token::MAX_REQUEST))
+        .with_state(rpc);
     let app = Router::new()
         .route("/.well-known/openid-configuration", get(discovery))
         .route("/oauth/discovery/keys", get(key_set))
         .with_state(Published {
             discovery: document(issuer).to_string().into(),
             keys,
-        });
+        })
+        .merge(exchange)
+        .into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -44,6 +57,9 @@ fn document(issuer: &str) -> serde_json::Value {
     serde_json::json!({
         "issuer": issuer,
         "jwks_uri": format!("{}/oauth/discovery/keys", issuer.trim_end_matches('/')),
+        "token_endpoint": format!("{}/token", issuer.trim_end_matches('/')),
+        "token_endpoint_auth_methods_supported": ["none"],
+        "grant_types_supported": [token::GRANT_TYPE],
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],

@@ -15,15 +15,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edge::authentication::JobTokens;
+use edge::authentication::{ClientError, Networks, OwnKeys, TrustedIssuers};
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
+use edge::rate::Rates;
 use edge::server::Services;
-use edge::settings::{self, Environment, Secret, Settings};
+use edge::settings::{Environment, Secret, Settings};
 use proto::issuer::v1::credential_service_server::CredentialServiceServer;
 use proto::issuer::v1::job_service_server::JobServiceServer;
 use proto::issuer::v1::signing_key_service_server::SigningKeyServiceServer;
+use proto::issuer::v1::token_service_server::TokenServiceServer;
 use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,14 +44,14 @@ pub struct Config {
     pub settings: Settings,
     /// `THARSIS_HTTP_LISTEN`: discovery and keys.
     pub http_listen: SocketAddr,
-    /// `THARSIS_ISSUER_URL`: the `iss` of every token, byte for byte.
-    pub issuer_url: String,
     /// The key-encryption keys.
     pub key_encryption_keys: KeyEncryptionKeys,
     /// `THARSIS_KEY_SET_MAX_AGE_SECONDS`, `THARSIS_CLOCK_SKEW_SECONDS`, `THARSIS_KEY_ROTATION_SECONDS`.
     pub key_policy: Policy,
     /// `THARSIS_STALENESS_BOUND_SECONDS`: how old the replica may be for a credential to be issued on it.
     pub staleness_bound: Duration,
+    /// `THARSIS_TRUSTED_ISSUER_NETWORKS`: where issuers may be that trust policies name, besides public addresses.
+    pub trusted_issuer_networks: Networks,
 }
 
 /// Where the key-encryption keys are.
@@ -73,6 +75,9 @@ pub enum IssuerError {
     /// The signing keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The HTTP client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// The HTTP server.
     #[error("discovery can't be served")]
     Http(#[source] std::io::Error),
@@ -87,7 +92,6 @@ impl Config {
             "an address and port, such as 127.0.0.1:7105",
             str::parse,
         );
-        let issuer_url = settings::issuer_url(environment);
         let key_encryption_keys = key_encryption_keys(environment);
         let key_policy = key_policy(environment);
         // A follower asks for the log's end every second: a bound of one would be passed now and then while all is well.
@@ -97,13 +101,19 @@ impl Config {
             seconds(2..=300),
             || Duration::from_secs(10),
         );
+        let trusted_issuer_networks = environment.or(
+            "THARSIS_TRUSTED_ISSUER_NETWORKS",
+            Networks::SETTING,
+            str::parse,
+            Networks::default,
+        );
         Some(Self {
             settings: settings?,
             http_listen: http_listen?,
-            issuer_url: issuer_url?,
             key_encryption_keys: key_encryption_keys?,
             key_policy: key_policy?,
             staleness_bound: staleness_bound?,
+            trusted_issuer_networks: trusted_issuer_networks?,
         })
     }
 }
@@ -182,6 +192,8 @@ pub async fn run(
 ) -> Result<(), IssuerError> {
     let sealer = config.key_encryption_keys.read()?;
     let administrators = config.settings.administrators.clone();
+    let issuer_url = config.settings.issuer_url.clone();
+    let requests_per_second = config.settings.requests_per_second;
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
     let log = host.open_log("issuer").await?;
     let keys = Keys::open(&log, sealer, config.key_policy).await?;
@@ -192,10 +204,12 @@ pub async fn run(
     let identity = host
         .follow(Peer::Identity, Readiness::OnceBegun, fold)
         .await?;
-    host.accept_job_tokens(JobTokens {
-        issuer: config.issuer_url.clone(),
+    let own_keys = OwnKeys {
+        issuer: issuer_url.clone(),
         keys: keys.of_jobs(),
-    });
+    };
+    host.signs_with(own_keys.clone());
+    let trusted = TrustedIssuers::new(config.trusted_issuer_networks, own_keys)?;
     let rpc = IssuerRpc::new(Shared {
         commands: Commands::new(
             log,
@@ -205,20 +219,18 @@ pub async fn run(
         hierarchy: Hierarchy::new(host.pool().clone()),
         keys: keys.clone(),
         administrators,
-        issuer: config.issuer_url.clone(),
+        issuer: issuer_url.clone(),
         replica: vec![("namespace", namespace), ("identity", identity)],
         staleness_bound: config.staleness_bound,
+        trusted,
+        peer_rates: requests_per_second.map(Rates::new),
     });
     let services = Services::default()
         .with(JobServiceServer::new(rpc.clone()))
         .with(SigningKeyServiceServer::new(rpc.clone()))
-        .with(CredentialServiceServer::new(rpc));
-    let http = http::serve(
-        http_listener,
-        &config.issuer_url,
-        keys.clone(),
-        stop.clone(),
-    );
+        .with(CredentialServiceServer::new(rpc.clone()))
+        .with(TokenServiceServer::new(rpc.clone()));
+    let http = http::serve(http_listener, &issuer_url, keys.clone(), rpc, stop.clone());
     let health = host.health();
     let (grpc, http, ()) = tokio::join!(
         async {

@@ -1,6 +1,6 @@
-//! Which credentials of a signing key a cloud may still accept, read from the log.
+//! Which tokens of a signing key a cloud, or a service of ours, may still accept, read from the log.
 //!
-//! No credential lives longer than an hour, so the log's last hour has them all.
+//! None lives longer than an hour, so the log's last hour has them all.
 
 use edge::{clock, request};
 use eventlog::{EventLog, LogError, RecordedEvent};
@@ -54,14 +54,14 @@ pub(crate) async fn list(
         }
         for event in &events {
             after = event.position;
-            let alive = |token: &pb::CredentialIssued| expiry(token).is_some_and(|end| end > now);
+            let alive = |token: &pb::LiveToken| expiry(token).is_some_and(|end| end > now);
             let Some(token) = issued(event, kid).filter(alive) else {
                 continue;
             };
             if found.len() == limit {
                 return Ok((found, Some(event.position - 1)));
             }
-            found.push(live(token));
+            found.push(token);
         }
     }
 }
@@ -87,25 +87,32 @@ async fn first_alive(log: &EventLog, now: OffsetDateTime) -> Result<u64, LogErro
     Ok(low)
 }
 
-fn issued(recorded: &RecordedEvent, kid: &str) -> Option<pb::CredentialIssued> {
-    match Event::decode(&recorded.event_type, &recorded.payload) {
-        Ok(Event::CredentialIssued(event)) if event.kid == kid => Some(event),
+/// A token of the key. Those of jobs are not events of their own.
+fn issued(recorded: &RecordedEvent, kid: &str) -> Option<pb::LiveToken> {
+    let event = Event::decode(&recorded.event_type, &recorded.payload).ok()?;
+    match event {
+        Event::CredentialIssued(event) if event.kid == kid => Some(pb::LiveToken {
+            token_id: event.token_id,
+            managed_identity_id: event.managed_identity_id,
+            workspace_id: event.workspace_id,
+            job_id: event.job_id,
+            audience: event.audience,
+            issue_time: event.issue_time,
+            expire_time: event.expire_time,
+            ..pb::LiveToken::default()
+        }),
+        Event::ServiceAccountTokenIssued(event) if event.kid == kid => Some(pb::LiveToken {
+            token_id: event.token_id,
+            service_account_id: event.service_account_id,
+            audience: event.audience,
+            issue_time: event.issue_time,
+            expire_time: event.expire_time,
+            ..pb::LiveToken::default()
+        }),
         _ => None,
     }
 }
 
-fn expiry(token: &pb::CredentialIssued) -> Option<OffsetDateTime> {
+fn expiry(token: &pb::LiveToken) -> Option<OffsetDateTime> {
     request::time("expire_time", token.expire_time.as_ref()?).ok()
-}
-
-fn live(token: pb::CredentialIssued) -> pb::LiveToken {
-    pb::LiveToken {
-        token_id: token.token_id,
-        managed_identity_id: token.managed_identity_id,
-        workspace_id: token.workspace_id,
-        job_id: token.job_id,
-        audience: token.audience,
-        issue_time: token.issue_time,
-        expire_time: token.expire_time,
-    }
 }

@@ -45,8 +45,10 @@ impl From<Unspecified> for SigningError {
 pub enum TokenType {
     /// For a cloud.
     Credential,
-    /// For our own rpcs (RFC 9068): no cloud's token ever passes for one.
+    /// For our own rpcs (RFC 9068), of a job: no cloud's token ever passes for one.
     Access,
+    /// For our own rpcs, of a service account: neither passes for the other.
+    ServiceAccount,
 }
 
 #[derive(Serialize)]
@@ -120,6 +122,7 @@ impl SigningKey {
         let typ = match token_type {
             TokenType::Credential => "JWT",
             TokenType::Access => "at+jwt",
+            TokenType::ServiceAccount => "sa+jwt",
         };
         let header = serde_json::to_vec(&Header {
             alg: "RS256",

@@ -3,6 +3,8 @@
 pub(crate) mod job;
 pub(crate) mod signing_key;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use edge::authentication::Verified;
 use edge::request;
 use model::Stage;
 use proto::EventError;
@@ -11,6 +13,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::domain::credential::Grant;
+use crate::domain::service_account_token;
 
 /// A recorded event of ours does not read as one.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,51 @@ pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -
         revision: revision.to_owned(),
         issue_time: Some(request::timestamp(grant.issued)),
         expire_time: Some(request::timestamp(grant.expires)),
+    })
+}
+
+/// What the event of a token that was exchanged is made of.
+pub(crate) struct Exchange<'a> {
+    /// Where the service account is.
+    pub(crate) group: String,
+    pub(crate) token_id: Uuid,
+    pub(crate) audience: String,
+    pub(crate) kid: &'a str,
+    pub(crate) revision: String,
+    /// The token that was shown.
+    pub(crate) verified: &'a Verified,
+    pub(crate) grant: &'a service_account_token::Grant,
+}
+
+/// The audit of a service account's token.
+pub(crate) fn exchanged(exchange: Exchange<'_>) -> Event {
+    let Exchange {
+        verified, grant, ..
+    } = exchange;
+    let claims = grant.claims.iter();
+    let claims = claims.map(|(claim, value)| pb::AdmittedClaim {
+        claim: claim.clone(),
+        value: value.clone(),
+    });
+    let digits = |byte: &u8| format!("{byte:02x}");
+    let hashed = |id: &String| -> String {
+        let hash = digest(&SHA256, id.as_bytes());
+        hash.as_ref().iter().map(digits).collect()
+    };
+    Event::ServiceAccountTokenIssued(pb::ServiceAccountTokenIssued {
+        service_account_id: grant.account.to_string(),
+        group_id: exchange.group,
+        token_id: exchange.token_id.to_string(),
+        audience: exchange.audience,
+        kid: exchange.kid.to_owned(),
+        issue_time: Some(request::timestamp(grant.issued)),
+        expire_time: Some(request::timestamp(grant.expires)),
+        subject_issuer: verified.issuer.clone(),
+        subject: verified.subject.clone(),
+        subject_audience: grant.policy.audience.to_string(),
+        subject_token_id_sha256: verified.token_id.as_ref().map(hashed).unwrap_or_default(),
+        claims: claims.collect(),
+        revision: exchange.revision,
     })
 }
 
@@ -95,21 +143,21 @@ pub(crate) fn credential_claims<'a>(
     }
 }
 
-/// The token that a job calls us with: for us, and made of nothing but the job, so that a repeated request gets the
-/// same one.
+/// The token that someone calls us with.
 #[derive(Serialize)]
-pub(crate) struct JobClaims<'a> {
+pub(crate) struct CallerClaims<'a> {
     #[serde(flatten)]
     registered: Registered<'a>,
 }
 
+/// A job's: made of nothing but the job, so that a repeated request gets the same one.
 pub(crate) fn job_claims<'a>(
     issuer: &'a str,
     job_id: &str,
     opened: i64,
     expires: i64,
-) -> JobClaims<'a> {
-    JobClaims {
+) -> CallerClaims<'a> {
+    CallerClaims {
         registered: Registered {
             iss: issuer,
             sub: job_id.to_owned(),
@@ -118,6 +166,26 @@ pub(crate) fn job_claims<'a>(
             nbf: opened,
             exp: expires,
             jti: job_id.to_owned(),
+        },
+    }
+}
+
+/// A service account's.
+pub(crate) fn service_account_claims<'a>(
+    issuer: &'a str,
+    audience: &'a str,
+    grant: &service_account_token::Grant,
+    token_id: Uuid,
+) -> CallerClaims<'a> {
+    CallerClaims {
+        registered: Registered {
+            iss: issuer,
+            sub: grant.account.to_string(),
+            aud: audience,
+            iat: grant.issued.unix_timestamp(),
+            nbf: grant.issued.unix_timestamp(),
+            exp: grant.expires.unix_timestamp(),
+            jti: token_id.to_string(),
         },
     }
 }

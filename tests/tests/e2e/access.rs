@@ -571,6 +571,8 @@ fn issuer_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+        // Without a token it is refused for what it asks.
+        row("", issuer::ExchangeTokenRequest::default()),
         row("", issuer::ListSigningKeysRequest::default()),
         row("", issuer::RotateSigningKeyRequest::default()),
         row(

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use e2e::Service;
+use e2e::foreign::ForeignIssuer;
 use e2e::user::{User, unassignment};
 use e2e::world::{KeyTimes, Setup};
 use proto::access::v1::Role;
@@ -316,6 +317,7 @@ async fn make_service_accounts_happen(admin: &User) {
         });
     let made = admin.asks(request).await.expect("made");
     let account = made.service_account.expect("a service account");
+    tokens_are_exchanged(admin).await;
     let change = identity::v1::UpdateServiceAccountRequest {
         service_account: Some(identity::v1::ServiceAccount {
             description: "Builds it all".to_owned(),
@@ -330,4 +332,16 @@ async fn make_service_accounts_happen(admin: &User) {
     };
     admin.asks(delete).await.expect("deleted");
     admin.deletes_group(&group.id).await;
+}
+
+async fn tokens_are_exchanged(admin: &User) {
+    let ci = ForeignIssuer::start().await;
+    let made = admin.asks(ci.trusted_by("builders/other", "repo:*")).await;
+    let account = made.expect("made").service_account.expect("it");
+    let exchange = issuer::v1::ExchangeTokenRequest {
+        service_account_id: account.id,
+        subject_token: ci.token("repo:acme/web"),
+        ..Default::default()
+    };
+    admin.asks(exchange).await.expect("exchanged");
 }

@@ -1,10 +1,11 @@
 //! Identities that stand for a service account of ours: which one, and that it can be told to trust them.
 
 use e2e::refusal::{invalid, not_found, refused};
-use e2e::user::{aws, aws_identity, credential};
+use e2e::user::{self, aws, aws_identity, credential};
 use e2e::{User, World, relying_party};
 use model::trust::Claims;
-use proto::access::v1::Role;
+use proto::access::v1::principal::Kind;
+use proto::access::v1::{Principal, Role};
 use proto::identity::v1::configuration::Type;
 use proto::identity::v1::setup_instructions::Cloud;
 use proto::identity::v1::{
@@ -13,6 +14,7 @@ use proto::identity::v1::{
     SetupInstructions, TharsisConfiguration, UpdateManagedIdentityRequest,
     UpdateServiceAccountRequest,
 };
+use proto::issuer::v1::ExchangeTokenRequest;
 use tonic::{Code, Status};
 
 const FIELD: &str = "managed_identity.configuration.tharsis.service_account_id";
@@ -131,6 +133,24 @@ async fn the_account_admits_the_tokens_that_it_is_told_to_trust() {
     assert!(admits(token["sub"].as_str().expect("a subject")));
     // No other identity of ours gets in, not even one that stands for the same account.
     assert!(!admits(&other.id));
+    // The credential is exchanged for a token with which the job's Terraform calls us as the account.
+    let exchange = |account: &str| ExchangeTokenRequest {
+        service_account_id: account.to_owned(),
+        subject_token: issued.token.clone(),
+        ..Default::default()
+    };
+    let exchanged = world.stranger().asks(exchange(&account.trn)).await;
+    let as_account = alice.with_token(&exchanged.expect("exchanged").token);
+    not_found(as_account.asks(user::workspace("acme/team/x")).await);
+    let mut member = user::membership("", Role::Deployer, "trn:group:acme/team");
+    member.membership.get_or_insert_default().principal = Some(Principal {
+        kind: Some(Kind::ServiceAccount(account.id.clone())),
+    });
+    alice.asks(member).await.expect("a member");
+    as_account.creates_workspace("acme/team/x").await;
+    // Its subject is that of one identity: no other account takes it.
+    let elsewhere = alice.creates_service_account("acme/elsewhere").await;
+    not_found(world.stranger().asks(exchange(&elsewhere.id)).await);
 
     alice.asks(deletion(&account)).await.expect("deleted");
     let said = setup(&alice, &as_ci).await;

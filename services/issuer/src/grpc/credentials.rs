@@ -384,7 +384,7 @@ impl IssuerRpc {
         known.collect::<Vec<_>>().join(",")
     }
 
-    fn reached(&self, own: Option<Head>) -> String {
+    pub(super) fn reached(&self, own: Option<Head>) -> String {
         let name = self.shared.commands.log().name();
         let mut reached = own.map_or_else(ConsistencyToken::default, |head| {
             ConsistencyToken::of(name, head)

@@ -1,6 +1,7 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod credentials;
+pub(crate) mod exchange;
 mod explain;
 mod ground;
 mod job_facts;
@@ -10,11 +11,14 @@ mod refusals;
 mod signing_keys;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edge::authentication::TrustedIssuers;
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
+use edge::rate::Rates;
 use eventlog::Progress;
 use model::Principal;
 use tokio::sync::watch;
@@ -23,7 +27,7 @@ use self::ground::Grounds;
 use self::refusals::Recorded;
 use crate::keys::Keys;
 
-/// Serves jobs, credentials and signing keys.
+/// Serves jobs, credentials, signing keys, and tokens of service accounts.
 #[derive(Clone)]
 pub struct IssuerRpc {
     shared: Arc<Shared>,
@@ -47,6 +51,10 @@ pub struct Shared {
     pub replica: Vec<(&'static str, watch::Receiver<Progress>)>,
     /// How old the replica may be for a credential to be issued on it.
     pub staleness_bound: Duration,
+    /// Whose tokens service accounts stand for.
+    pub trusted: TrustedIssuers,
+    /// How often those may ask who have no token of ours.
+    pub peer_rates: Option<Rates<IpAddr>>,
 }
 
 impl IssuerRpc {

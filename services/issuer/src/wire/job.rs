@@ -61,6 +61,7 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unrea
         ))),
         Event::CredentialIssued(_)
         | Event::CredentialRefused(_)
+        | Event::ServiceAccountTokenIssued(_)
         | Event::SigningKeyCreated(_)
         | Event::SigningKeyPublished(_)
         | Event::SigningKeyRotationRequested(_)

@@ -60,7 +60,8 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
             | Event::JobFinished(_)
             | Event::JobCancelled(_)
             | Event::CredentialIssued(_)
-            | Event::CredentialRefused(_) => return Ok(None),
+            | Event::CredentialRefused(_)
+            | Event::ServiceAccountTokenIssued(_) => return Ok(None),
         },
     ))
 }

@@ -1,43 +1,38 @@
-//! Who calls, by the bearer JWT of a configured OIDC issuer, or, at the issuer service, of one of its own jobs. What
-//! callers may do is not decided here.
+//! Who calls, by the bearer JWT of a configured OIDC issuer, of a service account, or, at the issuer service, of one of its
+//! own jobs. What callers may do is not decided here.
 
 mod issuer;
 mod keys;
+mod networks;
+mod outbound;
+mod own;
 mod remote;
 #[cfg(test)]
 mod tests;
+mod token;
+mod trusted;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, Validation};
 use model::Principal;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use tokio::sync::watch;
 use tonic::Status;
 
 pub use self::issuer::{InvalidIssuer, Issuer};
-pub use self::remote::ClientError;
+pub use self::networks::{InvalidNetwork, Networks};
+pub use self::outbound::ClientError;
+pub use self::own::{OwnKeys, service_audience};
+pub use self::trusted::{TrustedIssuers, Verified};
 
-use self::keys::{KeySet, NoKey};
+use self::keys::NoKey;
+use self::outbound::Outbound;
+use self::own::{JOB_TOKEN, Own, SERVICE_ACCOUNT_TOKEN};
 use self::remote::RemoteKeys;
+use self::token::MAX_TOKEN;
 use crate::caller::Caller;
 use crate::status;
-
-/// Bytes of a token; larger ones are not looked at.
-const MAX_TOKEN: usize = 16 << 10;
-/// Seconds by which clocks may differ.
-const LEEWAY: u64 = 30;
-/// The `typ` of a job token (RFC 9068, section 2.1). It tells one from the credentials that the issuer signs with the
-/// same keys for clouds.
-const JOB_TOKEN_TYPE: &str = "at+jwt";
 
 /// Why a caller is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,21 +82,26 @@ pub enum AuthenticationError {
     /// A claim is missing or not usable.
     #[error("the token's claim {0} is missing or malformed; get a token that has it")]
     ClaimInvalid(&'static str),
-    /// A token of the issuer's that is not for calling it.
+    /// A token that is for something else.
     #[error(
-        "the token is of type other than {JOB_TOKEN_TYPE}; send the job token, not a credential"
+        "the token's type is not taken here; to call, send a job's token ({JOB_TOKEN}) or a service account's \
+         ({SERVICE_ACCOUNT_TOKEN}), to exchange, one that says who you are (JWT)"
     )]
     TypeRefused,
-    /// The issuer's keys were never seen.
-    #[error("the keys of the issuer {issuer} can't be fetched at the moment; try again")]
+    /// The issuer's keys were never seen, or too long ago.
+    #[error("the keys of the issuer {issuer} can't be fetched: {why}; try again")]
     IssuerUnavailable {
-        /// The configured name.
+        /// The configured name; the URL of one that is not configured.
         issuer: String,
+        /// What is the matter with it.
+        why: String,
     },
 }
 
 impl AuthenticationError {
-    fn reason(&self) -> &'static str {
+    /// The word for it, which stays the same.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "TOKEN_MISSING",
             Self::HeaderInvalid => "AUTHORIZATION_HEADER_INVALID",
@@ -142,55 +142,18 @@ impl From<NoKey> for AuthenticationError {
     }
 }
 
-/// The tokens of an issuer service's own jobs: `typ` is `at+jwt`, `aud` the issuer's URL, `sub` the job's id.
-#[derive(Clone, Debug)]
-pub struct JobTokens {
-    /// The URL of the issuer: `iss` and `aud`, byte for byte.
-    pub issuer: String,
-    /// The public keys, as they are now.
-    pub keys: watch::Receiver<JwkSet>,
-}
-
 /// Knows callers by their tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Authenticator {
     trusted: Arc<Trusted>,
-    jobs: Option<Arc<Jobs>>,
+    own: Option<Arc<Own>>,
 }
 
 struct Trusted {
     issuers: Vec<(Issuer, RemoteKeys)>,
     administrators: BTreeSet<Principal>,
     event_readers: BTreeSet<Principal>,
-}
-
-struct Jobs {
-    issuer: String,
-    keys: Mutex<JobKeys>,
-}
-
-struct JobKeys {
-    source: watch::Receiver<JwkSet>,
-    parsed: Arc<KeySet>,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: Option<String>,
-    typ: Option<String>,
-    crit: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct UnverifiedClaims {
-    iss: String,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    iss: String,
-    sub: String,
+    outbound: Outbound,
 }
 
 impl Authenticator {
@@ -200,9 +163,9 @@ impl Authenticator {
         administrators: BTreeSet<Principal>,
         event_readers: BTreeSet<Principal>,
     ) -> Result<Self, ClientError> {
-        let client = remote::client()?;
+        let outbound = Outbound::anywhere()?;
         let with_keys = |issuer: Issuer| {
-            let keys = RemoteKeys::new(&issuer, client.clone());
+            let keys = RemoteKeys::new(&issuer.name, &issuer.url, outbound.clone());
             (issuer, keys)
         };
         let issuers = issuers.into_iter().map(with_keys).collect();
@@ -211,33 +174,34 @@ impl Authenticator {
                 issuers,
                 administrators,
                 event_readers,
+                outbound,
             }),
-            jobs: None,
+            own: None,
         })
     }
 
-    /// Takes the tokens of this issuer's jobs too.
+    /// In the issuer itself: takes the tokens of its jobs and of service accounts too.
     #[must_use]
-    pub fn with_job_tokens(mut self, tokens: JobTokens) -> Self {
-        let JobTokens { issuer, mut keys } = tokens;
-        let parsed = Arc::new(KeySet::of(&keys.borrow_and_update()));
-        self.jobs = Some(Arc::new(Jobs {
-            issuer,
-            keys: Mutex::new(JobKeys {
-                source: keys,
-                parsed,
-            }),
-        }));
+    pub fn of_own_issuer(mut self, keys: OwnKeys) -> Self {
+        self.own = Some(Arc::new(Own::here(keys)));
+        self
+    }
+
+    /// In any other service: takes the tokens of service accounts too, which the issuer at this URL signs.
+    #[must_use]
+    pub fn with_service_accounts(mut self, issuer: String) -> Self {
+        let own = Own::published(issuer, self.trusted.outbound.clone());
+        self.own = Some(Arc::new(own));
         self
     }
 
     /// Who made a request, by its headers.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthenticationError> {
         let token = bearer(headers)?;
-        let (header, algorithm) = header(token)?;
-        let UnverifiedClaims { iss } = part(token, 1)?;
-        if let Some(jobs) = self.jobs.as_ref().filter(|jobs| jobs.issuer == iss) {
-            return jobs.authenticate(token, &header, algorithm);
+        let (header, algorithm) = token::header(token)?;
+        let iss = token::issuer(token)?;
+        if let Some(own) = self.own.as_ref().filter(|own| own.takes(&iss, &header)) {
+            return own.authenticate(token, &header, algorithm).await;
         }
         let (issuer, keys) = self
             .trusted
@@ -246,54 +210,17 @@ impl Authenticator {
             .find(|(issuer, _)| issuer.url == iss)
             .ok_or(AuthenticationError::IssuerUnknown)?;
         let key = keys.find(header.kid.as_deref(), algorithm).await?;
-        let claims = verify(token, &key, algorithm, &issuer.url, &issuer.audience)?;
+        let audiences = std::slice::from_ref(&issuer.audience);
+        let claims = token::verify(token, &key, algorithm, &issuer.url, audiences)?;
         // Through the parser, for a subject with control characters must not get into events and logs.
-        let principal = Principal::user(&format!("{}/{}", issuer.name, claims.sub))
+        let subject = token::text(&claims, "sub")?;
+        let principal = Principal::user(&format!("{}/{subject}", issuer.name))
             .map_err(|_| AuthenticationError::ClaimInvalid("sub"))?;
         Ok(Caller {
             administrator: self.trusted.administrators.contains(&principal),
             event_reader: self.trusted.event_readers.contains(&principal),
             principal,
         })
-    }
-}
-
-impl Jobs {
-    fn authenticate(
-        &self,
-        token: &str,
-        header: &Header,
-        algorithm: Algorithm,
-    ) -> Result<Caller, AuthenticationError> {
-        if !header
-            .typ
-            .as_deref()
-            .is_some_and(|typ| typ.eq_ignore_ascii_case(JOB_TOKEN_TYPE))
-        {
-            return Err(AuthenticationError::TypeRefused);
-        }
-        let keys = self.keys();
-        let key = keys.find(header.kid.as_deref(), algorithm)?;
-        let claims = verify(token, &key, algorithm, &self.issuer, &self.issuer)?;
-        let job = claims
-            .sub
-            .parse()
-            .map_err(|_| AuthenticationError::ClaimInvalid("sub"))?;
-        Ok(Caller {
-            principal: Principal::Job(job),
-            administrator: false,
-            event_reader: false,
-        })
-    }
-
-    fn keys(&self) -> Arc<KeySet> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = keys.source.has_changed().unwrap_or(false);
-        if changed {
-            let parsed = KeySet::of(&keys.source.borrow_and_update());
-            keys.parsed = Arc::new(parsed);
-        }
-        Arc::clone(&keys.parsed)
     }
 }
 
@@ -317,84 +244,5 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthenticationError> {
         "" => Err(AuthenticationError::Missing),
         token if token.len() > MAX_TOKEN => Err(AuthenticationError::TooLarge),
         token => Ok(token),
-    }
-}
-
-fn header(token: &str) -> Result<(Header, Algorithm), AuthenticationError> {
-    if token.split('.').count() != 3 {
-        return Err(AuthenticationError::Malformed);
-    }
-    let header: Header = part(token, 0)?;
-    if header.crit.is_some() {
-        // An extension that must be understood and is not (RFC 7515, section 4.1.11).
-        return Err(AuthenticationError::Malformed);
-    }
-    let algorithm = header
-        .alg
-        .parse()
-        .map_err(|_| AuthenticationError::AlgorithmRefused)?;
-    Ok((header, algorithm))
-}
-
-fn part<T: DeserializeOwned>(token: &str, index: usize) -> Result<T, AuthenticationError> {
-    let part = token
-        .split('.')
-        .nth(index)
-        .ok_or(AuthenticationError::Malformed)?;
-    let json = URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| AuthenticationError::Malformed)?;
-    serde_json::from_slice(&json).map_err(|_| match index {
-        0 => AuthenticationError::Malformed,
-        _ => AuthenticationError::ClaimInvalid("iss"),
-    })
-}
-
-fn verify(
-    token: &str,
-    key: &jsonwebtoken::DecodingKey,
-    algorithm: Algorithm,
-    issuer: &str,
-    audience: &str,
-) -> Result<Claims, AuthenticationError> {
-    let mut validation = Validation::new(algorithm);
-    validation.leeway = LEEWAY;
-    validation.validate_nbf = true;
-    validation.set_issuer(&[issuer]);
-    validation.set_audience(&[audience]);
-    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    let verified = jsonwebtoken::decode::<Claims>(token, key, &validation);
-    let claims = verified
-        .map_err(|error| refusal(error.kind(), audience))?
-        .claims;
-    if claims.iss != issuer {
-        return Err(AuthenticationError::IssuerUnknown);
-    }
-    Ok(claims)
-}
-
-fn refusal(error: &ErrorKind, audience: &str) -> AuthenticationError {
-    use AuthenticationError as E;
-    match error {
-        ErrorKind::ExpiredSignature => E::Expired,
-        ErrorKind::ImmatureSignature => E::NotYetValid,
-        ErrorKind::InvalidAudience => E::AudienceWrong {
-            expected: audience.to_owned(),
-        },
-        ErrorKind::InvalidIssuer => E::IssuerUnknown,
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => E::AlgorithmRefused,
-        ErrorKind::InvalidSignature => E::SignatureInvalid,
-        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
-            let known = ["exp", "nbf", "aud", "iss", "sub"];
-            E::ClaimInvalid(
-                known
-                    .into_iter()
-                    .find(|name| name == claim)
-                    .unwrap_or("exp"),
-            )
-        }
-        // `sub` is the one of the claims read that is not checked before.
-        ErrorKind::Json(_) => E::ClaimInvalid("sub"),
-        _ => E::Malformed,
     }
 }

@@ -73,6 +73,7 @@ fn permission(permission: access::Permission) -> Option<Permission> {
     use access::Permission as Wire;
     Some(match permission {
         Wire::Unspecified => return None,
+        Wire::Anyone => Permission::Anyone,
         Wire::Authenticated => Permission::Authenticated,
         Wire::EventsRead => Permission::EventsRead,
         Wire::Job => Permission::Job,
@@ -160,7 +161,7 @@ impl Rule {
                     .authorize_on_resource(role, caller, hierarchy, request)
                     .await;
             }
-            Requirement::Token => true,
+            Requirement::Nothing | Requirement::Token => true,
             Requirement::EventReader => caller.event_reader || caller.administrator,
             Requirement::JobToken => matches!(caller.principal, Principal::Job(_)),
             Requirement::Administrator => caller.administrator,

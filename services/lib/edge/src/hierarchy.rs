@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
 use model::token_settings::{InvalidTokenLifetime, SubjectMode, TokenLifetime};
+use model::trust::TrustPolicy;
 use model::{
     Kind, Limit, Principal, Reference, ResourceId, Role, TeamId, TokenSettings, Trn, trn::Last,
 };
@@ -15,9 +16,8 @@ use proto::access::v1 as access;
 use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
-use crate::access_rules;
-use crate::masks;
 use crate::roles::{Found, Grant, team_of_key, teams_of};
+use crate::{access_rules, masks, trust};
 
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
 #[must_use]
@@ -90,6 +90,20 @@ pub fn identity_configuration_key(id: impl std::fmt::Display) -> String {
 pub fn read_configuration(fact: &str) -> Option<identity::v1::Configuration> {
     let encoded = STANDARD_NO_PAD.decode(fact).ok()?;
     identity::v1::Configuration::decode(encoded.as_slice()).ok()
+}
+
+/// The key of which tokens a service account trusts: a message with its policies, encoded, in base64.
+#[must_use]
+pub fn trust_key(id: impl std::fmt::Display) -> String {
+    format!("trust/{id}")
+}
+
+/// The policies that such a fact holds. `None` if it is not one.
+#[must_use]
+pub fn read_trust(fact: &str) -> Option<Vec<TrustPolicy>> {
+    let encoded = STANDARD_NO_PAD.decode(fact).ok()?;
+    let account = identity::v1::ServiceAccount::decode(encoded.as_slice()).ok()?;
+    trust::policies(&account.trust_policies)
 }
 
 /// The key that says that a managed identity is assigned to a workspace.
@@ -371,11 +385,15 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
                 service_account_name_key(&event.group_id, &event.name),
                 Some(event.service_account_id.clone()),
             ),
+            trusted(&event.service_account_id, &event.trust_policies),
         ],
-        Event::ServiceAccountUpdated(_) => vec![],
+        Event::ServiceAccountUpdated(event) => {
+            vec![trusted(&event.service_account_id, &event.trust_policies)]
+        }
         Event::ServiceAccountDeleted(event) => vec![
             (node_key(&event.service_account_id), None),
             (service_account_name_key(&event.group_id, &event.name), None),
+            (trust_key(&event.service_account_id), None),
         ],
         Event::ManagedIdentityUnassigned(event) => {
             vec![(
@@ -475,6 +493,15 @@ pub fn token_settings(
 fn configuration(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {
     let encoded = configuration.map(|given| STANDARD_NO_PAD.encode(given.encode_to_vec()));
     (identity_configuration_key(id), encoded)
+}
+
+fn trusted(id: &str, policies: &[identity::v1::TrustPolicy]) -> Change {
+    let account = identity::v1::ServiceAccount {
+        trust_policies: policies.to_vec(),
+        ..Default::default()
+    };
+    let encoded = STANDARD_NO_PAD.encode(account.encode_to_vec());
+    (trust_key(id), Some(encoded))
 }
 
 /// The changes as guards of the append that writes the event.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authentication::{Authenticator, ClientError, JobTokens};
+use crate::authentication::{Authenticator, ClientError, OwnKeys};
 use crate::authorization::InvalidContract;
 use crate::channel::{Channel, ServiceToken};
 use crate::consistency::{ConsistencyRpc, Positions, Visibility};
@@ -56,7 +56,7 @@ pub struct Host {
     log: Option<EventLog>,
     relay: Option<watch::Receiver<RelayState>>,
     followed: Vec<(&'static str, watch::Receiver<Progress>)>,
-    job_tokens: Option<JobTokens>,
+    own_keys: Option<OwnKeys>,
 }
 
 /// The service can't start, or failed.
@@ -194,7 +194,7 @@ impl Host {
             log: None,
             relay: None,
             followed: vec![],
-            job_tokens: None,
+            own_keys: None,
         })
     }
 
@@ -290,9 +290,9 @@ impl Host {
         Visibility::new(peers.iter().filter_map(|peer| self.channel(*peer).ok()))
     }
 
-    /// Accepts the service's own job tokens.
-    pub fn accept_job_tokens(&mut self, tokens: JobTokens) {
-        self.job_tokens = Some(tokens);
+    /// In the issuer: its tokens are verified with the keys that it has, and those of its jobs are taken too.
+    pub fn signs_with(&mut self, keys: OwnKeys) {
+        self.own_keys = Some(keys);
     }
 
     /// Serves behind the access layer until told to stop, then ends what runs beside.
@@ -304,12 +304,13 @@ impl Host {
             administrators,
             event_readers,
             requests_per_second,
+            issuer_url,
             ..
         } = self.settings;
         let authenticator = Authenticator::new(issuers, administrators, event_readers)?;
-        let authenticator = match self.job_tokens {
-            Some(tokens) => authenticator.with_job_tokens(tokens),
-            None => authenticator,
+        let authenticator = match self.own_keys {
+            Some(keys) => authenticator.of_own_issuer(keys),
+            None => authenticator.with_service_accounts(issuer_url),
         };
         let positions = Positions::new(self.log.clone(), self.followed);
         let layer = AccessLayer::new(

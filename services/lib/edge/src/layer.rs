@@ -10,8 +10,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http_body_util::{BodyExt as _, Full, Limited};
-use model::{Permission, ResourceId};
+use model::{Permission, Requirement, ResourceId};
 use prost_reflect::DynamicMessage;
 use tonic::body::Body;
 use tonic::{Request, Status};
@@ -161,14 +162,41 @@ impl Gate {
             .rules
             .get(&path)
             .ok_or_else(|| Status::unimplemented(format!("there is no rpc {path}")))?;
+        if rule.permission.requirement() == Requirement::Nothing {
+            let (parts, body, _) = self.read(rule, request).await?;
+            return Ok(whole(parts, body));
+        }
         let caller = self
             .authenticator
             .authenticate(request.headers())
             .await
             .map_err(Status::from)?;
         self.count(&caller)?;
+        let (mut parts, body, message) = self.read(rule, request).await?;
+        let place = match rule.authorize(&caller, &self.hierarchy, &message).await {
+            Ok(place) => place,
+            // What a request names may be gone because it was carried out: repeated, it is answered as it was then.
+            Err(_) if self.was_carried_out(&caller, &message).await? => None,
+            Err(refusal) => return Err(refusal),
+        };
+        parts.extensions.insert(Call {
+            caller,
+            place,
+            permission: rule.permission,
+            validate_only: is_set(&message, VALIDATE_ONLY_FIELD),
+            method: path,
+        });
+        Ok(whole(parts, body))
+    }
+
+    /// The request's message, once the state is visible that it asks for.
+    async fn read(
+        &self,
+        rule: &Rule,
+        request: http::Request<Body>,
+    ) -> Result<(Parts, Bytes, DynamicMessage), Status> {
         let patience = deadline(request.headers());
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let body = Limited::new(body, MAX_REQUEST)
             .collect()
             .await
@@ -184,20 +212,7 @@ impl Gate {
         if rule.input.get_field_by_name(TOKEN_FIELD).is_some() {
             self.reach(&field(&message, TOKEN_FIELD), patience).await?;
         }
-        let place = match rule.authorize(&caller, &self.hierarchy, &message).await {
-            Ok(place) => place,
-            // What a request names may be gone because it was carried out: repeated, it is answered as it was then.
-            Err(_) if self.was_carried_out(&caller, &message).await? => None,
-            Err(refusal) => return Err(refusal),
-        };
-        parts.extensions.insert(Call {
-            caller,
-            place,
-            permission: rule.permission,
-            validate_only: is_set(&message, VALIDATE_ONLY_FIELD),
-            method: path,
-        });
-        Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
+        Ok((parts, body, message))
     }
 
     /// The services themselves are not counted: they ask as often as the events come.
@@ -235,6 +250,10 @@ impl Gate {
             .map_err(|error| Violations::of(TOKEN_FIELD, error).into_status())?;
         Ok(self.positions.reach(&token, patience).await?)
     }
+}
+
+fn whole(parts: Parts, body: Bytes) -> http::Request<Body> {
+    http::Request::from_parts(parts, Body::new(Full::new(body)))
 }
 
 /// The message in the frame of a unary request

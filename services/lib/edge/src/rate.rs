@@ -1,5 +1,6 @@
 //! How many requests a caller may make: one who loops shall not crowd the others out.
 
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,13 +13,13 @@ use model::Principal;
 const SWEEP: u32 = 10_000;
 
 /// Counts the requests of each caller in this process.
-pub struct Rates {
-    limiter: DefaultKeyedRateLimiter<Principal>,
+pub struct Rates<C: Hash + Eq + Clone = Principal> {
+    limiter: DefaultKeyedRateLimiter<C>,
     clock: DefaultClock,
     asked: AtomicU32,
 }
 
-impl Rates {
+impl<C: Hash + Eq + Clone> Rates<C> {
     /// So many requests a second for each caller; twice as many at once after a quiet second.
     #[must_use]
     pub fn new(per_second: NonZeroU32) -> Self {
@@ -33,7 +34,7 @@ impl Rates {
     }
 
     /// Counts one request. The error is after how long the caller may make the next one.
-    pub fn count(&self, caller: &Principal) -> Result<(), Duration> {
+    pub fn count(&self, caller: &C) -> Result<(), Duration> {
         if self.asked.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
             self.limiter.retain_recent();
         }

@@ -116,7 +116,9 @@ pub fn traceparent(metadata: &MetadataMap) -> Option<String> {
     traceparent_of(metadata.as_ref()).map(str::to_owned)
 }
 
-pub(crate) fn traceparent_of(headers: &http::HeaderMap) -> Option<&str> {
+/// The same of the headers of any request.
+#[must_use]
+pub fn traceparent_of(headers: &http::HeaderMap) -> Option<&str> {
     let mut values = headers.get_all("traceparent").iter();
     let (value, None) = (values.next()?, values.next()) else {
         return None;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub nats_replicas: usize,
     /// `THARSIS_OIDC_ISSUERS`: whose tokens are taken.
     pub issuers: Vec<Issuer>,
+    /// `THARSIS_ISSUER_URL`: the `iss` of the tokens that the set's own issuer signs, byte for byte.
+    pub issuer_url: String,
     /// `THARSIS_ADMINISTRATORS`.
     pub administrators: BTreeSet<Principal>,
     /// `THARSIS_EVENT_READERS`.
@@ -113,6 +115,7 @@ impl Settings {
         let nats_replicas = environment.or("THARSIS_NATS_REPLICAS", "1, 3 or 5", replicas, || 1);
         let issuers =
             environment.required("THARSIS_OIDC_ISSUERS", Issuer::SETTING, Issuer::parse_all);
+        let issuer_url = issuer_url(environment);
         let administrators = environment.or(
             "THARSIS_ADMINISTRATORS",
             PRINCIPALS,
@@ -143,6 +146,7 @@ impl Settings {
             nats_prefix: nats_prefix?,
             nats_replicas: nats_replicas?,
             issuers: issuers?,
+            issuer_url: issuer_url?,
             administrators: administrators?,
             event_readers: event_readers?,
             requests_per_second: requests_per_second?,
@@ -340,9 +344,7 @@ pub fn from<T>(
     }
 }
 
-/// `THARSIS_ISSUER_URL`: the `iss` of every token, byte for byte. `None` if something is wrong with it, which is then
-/// noted.
-pub fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
+fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
     environment.required(
         "THARSIS_ISSUER_URL",
         "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
@@ -499,6 +501,7 @@ mod tests {
             "THARSIS_OIDC_ISSUERS",
             r#"[{"name":"dev","url":"http://127.0.0.1:7100","audience":"tharsis"}]"#,
         ),
+        ("THARSIS_ISSUER_URL", "https://tharsis.example.com"),
         ("THARSIS_ADMINISTRATORS", "dev/admin, dev/root"),
         ("THARSIS_PROJECTOR_URL", "http://127.0.0.1:7104"),
         ("THARSIS_SERVICE_TOKEN_FILE", "/run/token"),

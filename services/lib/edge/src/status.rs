@@ -24,15 +24,31 @@ const MAX_TEXT: usize = 256;
 /// `NOT_FOUND`, for what does not exist and for what the caller may not know to exist.
 #[must_use]
 pub fn not_found(resource: &str) -> Status {
+    missing(
+        resource,
+        "does not exist, or you may not see it; check the name, or ask an owner for a role",
+    )
+}
+
+/// `NOT_FOUND`, for a service account that is not there, and for one that trusts no token of the issuer: who asks may not
+/// know which.
+#[must_use]
+pub fn not_trusting(resource: &str) -> Status {
+    missing(
+        resource,
+        "does not exist, or trusts no tokens of the token's issuer; check the name, and that a trust policy of it has \
+         the token's iss, byte for byte",
+    )
+}
+
+fn missing(resource: &str, what: &str) -> Status {
     let resource = shortened(resource);
     let kind = match resource.parse() {
         Ok(Reference::Id(id)) => ResourceId::kind(&id).as_str(),
         Ok(Reference::Trn(Trn { kind, .. })) => kind.as_str(),
         Err(_) => "",
     };
-    let message = format!(
-        "{resource} does not exist, or you may not see it; check the name, or ask an owner for a role"
-    );
+    let message = format!("{resource} {what}");
     let mut details = ErrorDetails::new();
     details.set_resource_info(
         kind,

@@ -49,6 +49,7 @@ impl FromStr for Role {
     reason = "the contract `tharsis.access.v1.Permission` describes each"
 )]
 pub enum Permission {
+    Anyone,
     Authenticated,
     EventsRead,
     Job,
@@ -86,6 +87,8 @@ pub enum Permission {
 /// From where a permission comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
+    /// Nothing, not even a token.
+    Nothing,
     /// A valid token.
     Token,
     /// The configuration of the service.
@@ -102,8 +105,9 @@ impl Permission {
     /// What a caller needs to hold the permission. The seed document gives managed identities to deployers.
     #[must_use]
     pub fn requirement(self) -> Requirement {
-        use Requirement::{EventReader, JobToken, Token};
+        use Requirement::{EventReader, JobToken, Nothing, Token};
         match self {
+            Self::Anyone => Nothing,
             Self::Authenticated => Token,
             Self::EventsRead => EventReader,
             Self::Job => JobToken,

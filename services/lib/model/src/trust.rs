@@ -90,14 +90,19 @@ impl TrustPolicy {
     /// Whether a verified token of this issuer, which is for these audiences and says this, is one of them.
     #[must_use]
     pub fn admits(&self, issuer: &str, audiences: &[String], claims: &Claims) -> bool {
-        let says = |(name, pattern): (&ClaimName, &Pattern)| {
-            let value = claims.get(&name.0);
-            value.is_some_and(|value| pattern.matches(value))
-        };
         self.issuer.0 == issuer
             && audiences.contains(&self.audience.0)
             && !self.claims.is_empty()
-            && self.claims.iter().all(says)
+            && self.unlike(claims).next().is_none()
+    }
+
+    /// The claims that are not there, or not as the policy asks.
+    pub fn unlike<'a>(&'a self, claims: &'a Claims) -> impl Iterator<Item = &'a ClaimName> {
+        let differs = |(name, pattern): &(&ClaimName, &Pattern)| {
+            let value = claims.get(&name.0);
+            !value.is_some_and(|value| pattern.matches(value))
+        };
+        self.claims.iter().filter(differs).map(|(name, _)| name)
     }
 }
 
@@ -161,6 +166,14 @@ fn is_like(glob: &[char], value: &[char]) -> bool {
 fn plain(text: &str) -> Option<String> {
     let plain = (1..=MAX_VALUE).contains(&text.len()) && !text.chars().any(char::is_control);
     plain.then(|| text.to_owned())
+}
+
+impl IssuerUrl {
+    /// Byte for byte.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl FromStr for IssuerUrl {

@@ -66,7 +66,9 @@ pub(super) async fn apply(
             | Event::SigningKeyActivated(_)
             | Event::SigningKeyRetired(_)
             | Event::SigningKeyRemoved(_)
-            | Event::SigningKeyRevoked(_) => {}
+            | Event::SigningKeyRevoked(_)
+            // Among the activities.
+            | Event::ServiceAccountTokenIssued(_) => {}
         }
     }
     open(connection, jobs).await?;

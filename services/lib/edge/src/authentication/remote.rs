@@ -5,18 +5,15 @@ use std::time::{Duration, Instant};
 
 use http::header::CACHE_CONTROL;
 use jsonwebtoken::{Algorithm, DecodingKey};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::Url;
 use serde::Deserialize;
 use tokio::sync::watch;
 
+use super::AuthenticationError;
 use super::keys::{KeySet, NoKey};
-use super::{AuthenticationError, Issuer};
+use super::outbound::{GetError, Outbound, body};
 use crate::status::chain;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a document.
-const MAX_DOCUMENT: usize = 512 << 10;
 /// The bounds of the `max-age` that an issuer may give its keys, and what holds without one.
 const MIN_AGE: Duration = Duration::from_mins(1);
 const DEFAULT_AGE: Duration = Duration::from_mins(5);
@@ -28,19 +25,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The same while there are no keys at all.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The HTTP client can't be made.
-#[derive(Debug, thiserror::Error)]
-#[error("the HTTP client for OIDC issuers can't be made")]
-pub struct ClientError(#[source] reqwest::Error);
-
-pub(super) fn client() -> Result<Client, ClientError> {
-    let client = Client::builder()
-        .redirect(Policy::none())
-        .timeout(TIMEOUT)
-        .user_agent("tharsis");
-    client.build().map_err(ClientError)
-}
-
 /// The keys of one issuer.
 pub(super) struct RemoteKeys {
     source: Arc<Source>,
@@ -50,7 +34,7 @@ pub(super) struct RemoteKeys {
 struct Source {
     name: String,
     url: String,
-    client: Client,
+    outbound: Outbound,
 }
 
 #[derive(Default)]
@@ -58,8 +42,8 @@ struct State {
     keys: Option<Kept>,
     last_fetch: Option<Instant>,
     in_flight: bool,
-    /// Whether the last fetch failed.
-    failed: bool,
+    /// Why the last fetch failed, if it did.
+    failed: Option<String>,
 }
 
 #[derive(Clone)]
@@ -82,12 +66,8 @@ enum Freshness {
 
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
-    #[error("the issuer can't be reached")]
-    Http(#[from] reqwest::Error),
-    #[error("{url} answered {status}")]
-    Status { url: String, status: StatusCode },
-    #[error("{0} answered more than {MAX_DOCUMENT} bytes")]
-    TooLarge(String),
+    #[error(transparent)]
+    Get(#[from] GetError),
     #[error("{url} does not parse")]
     Malformed {
         url: String,
@@ -99,6 +79,18 @@ enum FetchError {
     JwksUri(String),
 }
 
+impl FetchError {
+    /// For whoever sent a token of the issuer.
+    fn told(&self) -> String {
+        match self {
+            Self::Get(error) => error.told(),
+            Self::Malformed { .. } => "its document is not the JSON that is expected".to_owned(),
+            Self::OtherIssuer(_) => "its discovery document is of another issuer".to_owned(),
+            Self::JwksUri(_) => "its jwks_uri is not an absolute https URL".to_owned(),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -106,11 +98,12 @@ struct Discovery {
 }
 
 impl RemoteKeys {
-    pub(super) fn new(issuer: &Issuer, client: Client) -> Self {
+    /// Of the issuer at this URL, called by this name.
+    pub(super) fn new(name: &str, url: &str, outbound: Outbound) -> Self {
         let source = Source {
-            name: issuer.name.clone(),
-            url: issuer.url.clone(),
-            client,
+            name: name.to_owned(),
+            url: url.to_owned(),
+            outbound,
         };
         Self {
             source: Arc::new(source),
@@ -146,6 +139,7 @@ impl RemoteKeys {
     ) -> Result<Result<DecodingKey, NoKey>, AuthenticationError> {
         let unavailable = || AuthenticationError::IssuerUnavailable {
             issuer: self.source.name.clone(),
+            why: self.state.borrow().failed.clone().unwrap_or_default(),
         };
         let kept = match self.freshness() {
             Freshness::None => None,
@@ -163,7 +157,7 @@ impl RemoteKeys {
         {
             Some((elapsed, age)) if elapsed < age => Freshness::Fresh,
             Some((elapsed, age)) if elapsed < age + STALE => Freshness::Stale {
-                failed: state.failed,
+                failed: state.failed.is_some(),
             },
             Some(_) | None => Freshness::None,
         }
@@ -202,7 +196,7 @@ impl RemoteKeys {
                 source.note(&fetched, &state.borrow());
                 state.send_modify(|state| {
                     state.in_flight = false;
-                    state.failed = fetched.is_err();
+                    state.failed = fetched.as_ref().err().map(FetchError::told);
                     if let Ok(kept) = fetched {
                         state.keys = Some(kept);
                     }
@@ -229,7 +223,7 @@ impl RemoteKeys {
 impl Source {
     fn note(&self, fetched: &Result<Kept, FetchError>, before: &State) {
         match fetched {
-            Ok(kept) if before.keys.is_none() || before.failed => {
+            Ok(kept) if before.keys.is_none() || before.failed.is_some() => {
                 tracing::info!(
                     issuer = self.name,
                     keys = kept.keys.len(),
@@ -255,14 +249,14 @@ impl Source {
             "{}/.well-known/openid-configuration",
             self.url.trim_end_matches('/')
         );
-        let document = body(self.get(&url).await?, &url).await?;
+        let document = body(self.outbound.get(&url).await?, &url).await?;
         let discovery: Discovery = serde_json::from_slice(&document)
             .map_err(|source| FetchError::Malformed { url, source })?;
         if discovery.issuer != self.url {
             return Err(FetchError::OtherIssuer(discovery.issuer));
         }
         let url = self.jwks_url(&discovery.jwks_uri)?;
-        let response = self.get(&url).await?;
+        let response = self.outbound.get(&url).await?;
         let age = age(response.headers());
         let keys = KeySet::parse(&body(response, &url).await?)
             .map_err(|source| FetchError::Malformed { url, source })?;
@@ -282,28 +276,6 @@ impl Source {
         url.map(String::from)
             .ok_or_else(|| FetchError::JwksUri(jwks_uri.to_owned()))
     }
-
-    async fn get(&self, url: &str) -> Result<Response, FetchError> {
-        let response = self.client.get(url).send().await?;
-        match response.status() {
-            StatusCode::OK => Ok(response),
-            status => Err(FetchError::Status {
-                url: url.to_owned(),
-                status,
-            }),
-        }
-    }
-}
-
-async fn body(mut response: Response, url: &str) -> Result<Vec<u8>, FetchError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_DOCUMENT {
-            return Err(FetchError::TooLarge(url.to_owned()));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 /// How long the keys hold, by `cache-control`, within bounds.

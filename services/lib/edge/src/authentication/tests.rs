@@ -1,5 +1,6 @@
 //! Against an issuer over real HTTP.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -14,12 +15,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::future::join_all;
 use http::HeaderValue;
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::jwk::{Jwk, JwkSet};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic_types::StatusExt as _;
 
 use super::*;
@@ -702,11 +705,11 @@ async fn jobs_call_with_their_tokens() {
         }
     };
     let (keys, receiver) = watch::channel(set(&[&job_key]));
-    let tokens = JobTokens {
+    let own = OwnKeys {
         issuer: URL.into(),
         keys: receiver,
     };
-    let authenticator = authenticator(&answers).with_job_tokens(tokens);
+    let authenticator = authenticator(&answers).of_own_issuer(own);
 
     let job: model::JobId = clock::new_id();
     let header = json!({"alg": "RS256", "kid": "j", "typ": "at+jwt"});
@@ -777,4 +780,164 @@ async fn jobs_call_with_their_tokens() {
     assert!(caller(&authenticator, &rotated).await.is_ok());
     let user_token = user_key.token(&json!({"alg": "ES256", "kid": "u"}), &claims(&answers));
     assert!(caller(&authenticator, &user_token).await.is_ok());
+}
+
+/// Keys that another task would change.
+fn kept(signers: &[&Signer]) -> watch::Receiver<JwkSet> {
+    let keys = signers
+        .iter()
+        .map(|signer| serde_json::from_value(signer.jwk()).expect("a JWK"));
+    let (_, keys) = watch::channel(JwkSet {
+        keys: keys.collect(),
+    });
+    keys
+}
+
+#[tokio::test]
+async fn service_accounts_call_every_service_and_jobs_only_the_issuer() {
+    let (user_key, own_key) = (Signer::p256("u"), Signer::rsa("o"));
+    let callers = issuer(&[&user_key]).await;
+    let own = issuer(&[&own_key]).await;
+    let elsewhere = authenticator(&callers).with_service_accounts(own.url.clone());
+    let here = authenticator(&callers).of_own_issuer(OwnKeys {
+        issuer: own.url.clone(),
+        keys: kept(&[&own_key]),
+    });
+    let id: model::ServiceAccountId = clock::new_id();
+    let header = |typ: &str| json!({"alg": "RS256", "kid": "o", "typ": typ});
+    let audience = service_audience(&own.url);
+    let good = with(
+        with(claims(&own), "aud", audience.as_str()),
+        "sub",
+        id.to_string(),
+    );
+    for authenticator in [&elsewhere, &here] {
+        for typ in ["sa+jwt", "SA+JWT", "application/sa+jwt"] {
+            let called = caller(authenticator, &own_key.token(&header(typ), &good)).await;
+            let expected = Caller {
+                principal: Principal::ServiceAccount(id),
+                administrator: false,
+                event_reader: false,
+            };
+            assert_eq!(called, Ok(expected), "{typ}");
+        }
+        let job: model::JobId = clock::new_id();
+        for (other, reason) in [
+            (with(good.clone(), "aud", "tharsis"), "TOKEN_AUDIENCE_WRONG"),
+            (
+                with(good.clone(), "aud", own.url.as_str()),
+                "TOKEN_AUDIENCE_WRONG",
+            ),
+            (
+                with(good.clone(), "sub", job.to_string()),
+                "TOKEN_CLAIM_INVALID",
+            ),
+            (
+                with(good.clone(), "sub", "dev/admin"),
+                "TOKEN_CLAIM_INVALID",
+            ),
+            (without(good.clone(), "exp"), "TOKEN_CLAIM_INVALID"),
+        ] {
+            let token = own_key.token(&header("sa+jwt"), &other);
+            assert_eq!(
+                caller(authenticator, &token).await.err(),
+                Some(reason),
+                "{other}"
+            );
+        }
+        let by_user_key = json!({"alg": "ES256", "kid": "u", "typ": "sa+jwt"});
+        assert_eq!(
+            caller(authenticator, &user_key.token(&by_user_key, &good))
+                .await
+                .err(),
+            Some("TOKEN_KEY_UNKNOWN")
+        );
+    }
+    // Of another type it is no service account's, and of no issuer that is known where jobs don't call.
+    for (typ, at_issuer) in [
+        ("JWT", "TOKEN_TYPE_REFUSED"),
+        ("at+jwt", "TOKEN_AUDIENCE_WRONG"),
+    ] {
+        let token = own_key.token(&header(typ), &good);
+        assert_eq!(caller(&here, &token).await.err(), Some(at_issuer));
+        assert_eq!(
+            caller(&elsewhere, &token).await.err(),
+            Some("TOKEN_ISSUER_UNKNOWN")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_name_leads_only_to_where_an_issuer_may_be() {
+    let (signer, own_key) = (Signer::p256("a"), Signer::rsa("o"));
+    let answers = issuer(&[&signer]).await;
+    let by_name = answers.url.replace("127.0.0.1", "localhost");
+    Answers::set(
+        &answers.discovery,
+        json!({"issuer": by_name, "jwks_uri": format!("{by_name}/jwks")}),
+    );
+    let token = signer.token(
+        &json!({"alg": "ES256", "kid": "a"}),
+        &with(claims(&answers), "iss", by_name.as_str()),
+    );
+    let verified = async |networks: &str| {
+        let own = OwnKeys {
+            issuer: "https://issuer.example".to_owned(),
+            keys: kept(&[&own_key]),
+        };
+        let trusted = TrustedIssuers::new(networks.parse().expect("networks"), own);
+        let trusted = trusted.expect("a client");
+        trusted.verify(&token, |_| vec!["tharsis".to_owned()]).await
+    };
+    let unavailable = Err(AuthenticationError::IssuerUnavailable {
+        issuer: by_name.clone(),
+        why: "it is not at a public address".to_owned(),
+    });
+    assert_eq!(verified("").await, unavailable);
+    assert_eq!(verified("10.0.0.0/8").await, unavailable);
+    assert_eq!(answers.fetches(), 0);
+    let taken = verified("127.0.0.0/8").await.expect("verified");
+    assert_eq!((taken.issuer, taken.subject.as_str()), (by_name, "alice"));
+    assert_eq!(taken.audiences, ["tharsis"]);
+}
+
+#[tokio::test]
+async fn what_a_token_says_is_read_as_texts() {
+    const URL: &str = "https://issuer.example";
+    let own_key = Signer::rsa("o");
+    let own = OwnKeys {
+        issuer: URL.to_owned(),
+        keys: kept(&[&own_key]),
+    };
+    let trusted = TrustedIssuers::new(Networks::default(), own).expect("a client");
+    let said = json!({
+        "iss": URL, "sub": "alice", "aud": ["x", 7, "tharsis"], "exp": 4_000_000_000.7, "jti": "1",
+        "run": 12, "main": true, "groups": ["a"], "more": {"a": "b"}, "none": null,
+    });
+    let header = json!({"alg": "RS256", "kid": "o", "typ": "JWT"});
+    let verify = async |claims: &Value| {
+        let token = own_key.token(&header, claims);
+        trusted.verify(&token, |_| vec!["tharsis".to_owned()]).await
+    };
+    // An audience that is no text spoils the claim as a whole.
+    assert_eq!(
+        verify(&said).await,
+        Err(AuthenticationError::ClaimInvalid("aud"))
+    );
+    let said = with(said, "aud", json!(["x", "tharsis"]));
+    let said = verify(&said).await.expect("verified");
+    assert_eq!(said.audiences, ["x", "tharsis"]);
+    assert_eq!(said.expires.unix_timestamp(), 4_000_000_000);
+    for (name, value) in [("run", "12"), ("main", "true"), ("sub", "alice")] {
+        assert_eq!(said.claims.get(name).map(String::as_str), Some(value));
+    }
+    for name in ["groups", "more", "none", "aud"] {
+        assert!(!said.claims.contains_key(name), "{name}");
+    }
+    // Nobody trusts the issuer for anything.
+    let token = own_key.token(&header, &json!({"iss": URL}));
+    assert_eq!(
+        trusted.verify(&token, |_| vec![]).await,
+        Err(AuthenticationError::IssuerUnknown)
+    );
 }

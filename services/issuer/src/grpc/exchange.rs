@@ -1,0 +1,263 @@
+//! `TokenService`, and the same for whoever comes over HTTP: a token of an issuer that a service account trusts in, a
+//! token of ours out.
+
+use std::net::IpAddr;
+
+use edge::authentication::{AuthenticationError, Verified, service_audience};
+use edge::hierarchy::{Place, read_trust, trust_key};
+use edge::violations::Violations;
+use edge::{aggregate, clock, request, status};
+use eventlog::{Append, AppendError, Expected, Guard, Head, Metadata, StreamId};
+use model::trust::TrustPolicy;
+use model::{Kind, Principal, Reference, ServiceAccountId};
+use proto::issuer::v1 as pb;
+use proto::issuer::v1::token_service_server::TokenService;
+use time::Duration;
+use tonic::{Request, Response, Status};
+
+use super::IssuerRpc;
+use crate::domain::service_account_token::{self, Grant, Question, Refusal};
+use crate::keys::ring::signs;
+use crate::signing::TokenType;
+use crate::wire;
+
+/// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
+const ATTEMPTS: usize = 10;
+const ACCOUNT: &str = "service_account_id";
+const TOKEN: &str = "subject_token";
+
+/// What someone asks for, who has nothing but the token.
+pub(crate) struct Asked<'a> {
+    /// The service account: id or TRN.
+    pub(crate) account: &'a str,
+    /// The token to exchange.
+    pub(crate) token: &'a str,
+    /// Whence it was asked.
+    pub(crate) peer: Option<IpAddr>,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// What there is in exchange.
+pub(crate) struct Exchanged {
+    pub(crate) reply: pb::ExchangeTokenResponse,
+    /// Of the token.
+    pub(crate) lifetime: Duration,
+}
+
+/// The service account, as it was read.
+struct Account {
+    id: ServiceAccountId,
+    place: Place,
+    policies: Vec<TrustPolicy>,
+    /// What must still hold when the token's event is appended.
+    guards: Vec<Guard>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the trust policies of {0} can't be read")]
+struct UnreadableTrust(ServiceAccountId);
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let reason = match refusal {
+            Refusal::NotAdmitted(_) => "TOKEN_NOT_ADMITTED",
+            Refusal::Expired => "TOKEN_EXPIRED",
+        };
+        status::unauthenticated(reason, &refusal.to_string())
+    }
+}
+
+#[tonic::async_trait]
+impl TokenService for IssuerRpc {
+    async fn exchange_token(
+        &self,
+        request: Request<pb::ExchangeTokenRequest>,
+    ) -> Result<Response<pb::ExchangeTokenResponse>, Status> {
+        let peer = request.remote_addr().map(|address| address.ip());
+        let (metadata, _, message) = request.into_parts();
+        let exchanged = self.exchange(Asked {
+            account: &message.service_account_id,
+            token: &message.subject_token,
+            peer,
+            traceparent: request::traceparent(&metadata),
+        });
+        Ok(Response::new(exchanged.await?.reply))
+    }
+}
+
+impl IssuerRpc {
+    /// Exchanges a token. A refusal says why, here and in the log.
+    pub(crate) async fn exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
+        let peer = asked.peer;
+        let outcome = self.try_to_exchange(asked).await;
+        if let Err(refusal) = &outcome {
+            let (code, why) = (refusal.code(), refusal.message());
+            tracing::info!(?peer, ?code, why, "token not exchanged");
+        }
+        outcome
+    }
+
+    async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
+        if let (Some(rates), Some(peer)) = (&self.shared.peer_rates, asked.peer) {
+            rates.count(&peer).map_err(status::rate_limited)?;
+        }
+        let reference = named(&asked)?;
+        self.refuse_on_stale_replica()?;
+        for _ in 0..ATTEMPTS {
+            let account = self.trusting(&reference, asked.account).await?;
+            let verified = self.verify(&account, &asked).await?;
+            let grant = service_account_token::decide(&Question {
+                account: account.id,
+                policies: account.policies.clone(),
+                issuer: verified.issuer.clone(),
+                audiences: verified.audiences.clone(),
+                claims: verified.claims.clone(),
+                valid_until: verified.expires,
+                now: clock::now(),
+            })?;
+            let exchanged = self
+                .sign_and_record(&asked, account, &verified, &grant)
+                .await?;
+            if let Some(exchanged) = exchanged {
+                return Ok(exchanged);
+            }
+            self.look_for_keys().await?;
+        }
+        Err(status::aborted(
+            "CONTENTION",
+            "what the token depends on kept changing; try again",
+        ))
+    }
+
+    /// The service account and what it trusts. Who asks is not told whether it is not there or trusts nobody.
+    async fn trusting(&self, reference: &Reference, named: &str) -> Result<Account, Status> {
+        let hierarchy = &self.shared.hierarchy;
+        let database = |error: sqlx::Error| status::database(&error);
+        let missing = || status::not_trusting(named);
+        let id = hierarchy.resolve(reference).await.map_err(database)?;
+        let place = match id {
+            Some(id) => hierarchy.way_up(id).await.map_err(database)?,
+            None => None,
+        };
+        let is_named = |place: &Place| match reference {
+            Reference::Id(_) => true,
+            Reference::Trn(trn) => place.trn() == trn.to_string(),
+        };
+        let place = place.filter(is_named).ok_or_else(missing)?;
+        let id = ServiceAccountId::try_from(place.id()).map_err(|_| missing())?;
+        let key = trust_key(id);
+        let facts = self.shared.commands.log().facts(std::slice::from_ref(&key));
+        let facts = facts.await.map_err(|error| status::log(&error))?;
+        let fact = facts.get(&key).ok_or_else(missing)?;
+        let policies = read_trust(fact);
+        let policies = policies.ok_or_else(|| status::internal(&UnreadableTrust(id)))?;
+        let mut guards = place.existence();
+        guards.push(Guard::Expect {
+            value: Some(fact.to_owned()),
+            key,
+        });
+        Ok(Account {
+            id,
+            place,
+            policies,
+            guards,
+        })
+    }
+
+    /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
+    async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
+        let audiences = |issuer: &str| {
+            let policies = account.policies.iter();
+            let policies = policies.filter(|policy| policy.issuer.as_str() == issuer);
+            policies.map(|policy| policy.audience.to_string()).collect()
+        };
+        let verified = self.shared.trusted.verify(asked.token, audiences).await;
+        verified.map_err(|error| match error {
+            AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
+            other => other.into(),
+        })
+    }
+
+    /// Signs, and records it. `None` if what was decided on has changed.
+    async fn sign_and_record(
+        &self,
+        asked: &Asked<'_>,
+        account: Account,
+        verified: &Verified,
+        grant: &Grant,
+    ) -> Result<Option<Exchanged>, Status> {
+        let shared = &self.shared;
+        let (key, token_id) = (shared.keys.active(), clock::new_uuid());
+        let audience = service_audience(&shared.issuer);
+        let claims = wire::service_account_claims(&shared.issuer, &audience, grant, token_id);
+        let token = key.sign(TokenType::ServiceAccount, &claims);
+        let token = token.map_err(|error| status::internal(&error))?;
+        let group = account.place.parent().map(|group| group.to_string());
+        let event = wire::exchanged(wire::Exchange {
+            group: group.unwrap_or_default(),
+            token_id,
+            audience,
+            kid: key.kid(),
+            revision: self.revision(),
+            verified,
+            grant,
+        });
+        let event = (event.event_type(), event.encode());
+        let mut guards = account.guards;
+        // A key that does not sign any more is refused with the event.
+        guards.push(signs(key.kid()));
+        let streams = aggregate::append(stream(account.id), Expected::Any, [event]);
+        let append = Append {
+            command: None,
+            streams: streams.into_iter().collect(),
+            guards,
+            metadata: Metadata {
+                actor: Principal::ServiceAccount(account.id).to_string(),
+                traceparent: asked.traceparent.clone(),
+            },
+        };
+        let appended = match shared.commands.log().append(append).await {
+            Ok(appended) => appended,
+            Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
+                return Ok(None);
+            }
+            Err(error) => {
+                let message =
+                    "the token's issue could not be recorded, so none is issued; try again";
+                let status = status::unavailable("LOG_UNAVAILABLE", message);
+                return Err(status::logged(&error, status));
+            }
+        };
+        let head = Head {
+            epoch: appended.epoch,
+            position: appended.last,
+        };
+        let reply = pb::ExchangeTokenResponse {
+            token,
+            token_id: token_id.to_string(),
+            expire_time: Some(request::timestamp(grant.expires)),
+            consistency_token: self.reached(Some(head)),
+        };
+        let lifetime = grant.expires - grant.issued;
+        Ok(Some(Exchanged { reply, lifetime }))
+    }
+}
+
+fn stream(id: ServiceAccountId) -> StreamId {
+    StreamId::new("service_account", id)
+}
+
+/// The service account that is named. Whatever is wrong is said at once.
+fn named(asked: &Asked<'_>) -> Result<Reference, Status> {
+    let mut violations = Violations::default();
+    violations.required(TOKEN, (!asked.token.is_empty()).then_some(()));
+    let reference = violations.check(ACCOUNT, asked.account.parse::<Reference>());
+    let kind = reference.as_ref().map(|reference| match reference {
+        Reference::Id(id) => id.kind(),
+        Reference::Trn(trn) => trn.kind,
+    });
+    if kind.is_some_and(|kind| kind != Kind::ServiceAccount) {
+        violations.add(ACCOUNT, "must name a service account");
+    }
+    Ok(violations.finish(|| reference)?)
+}

@@ -1,0 +1,168 @@
+//! Documents of issuers over HTTP: no redirects, a limit on time and size, and, for issuers that the configuration does
+//! not name, public addresses only.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode, Url};
+
+use super::networks::Networks;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a document.
+const MAX_DOCUMENT: usize = 256 << 10;
+
+/// The HTTP client can't be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for OIDC issuers can't be made")]
+pub struct ClientError(#[source] reqwest::Error);
+
+/// A document can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GetError {
+    #[error("the issuer can't be reached")]
+    Http(#[from] reqwest::Error),
+    #[error("{url} is not at a public address")]
+    Address { url: String },
+    #[error("{url} answered {status}")]
+    Status { url: String, status: StatusCode },
+    #[error("{0} answered more than {MAX_DOCUMENT} bytes")]
+    TooLarge(String),
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the name has no public address")]
+struct NotPublic;
+
+/// Gets documents. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Outbound {
+    client: Client,
+    /// Where it may go; anywhere, if there is none.
+    networks: Option<Arc<Networks>>,
+}
+
+impl Outbound {
+    /// To issuers that the operator has configured: wherever they are.
+    pub(super) fn anywhere() -> Result<Self, ClientError> {
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .timeout(TIMEOUT)
+            .user_agent("tharsis")
+            .build();
+        Ok(Self {
+            client: client.map_err(ClientError)?,
+            networks: None,
+        })
+    }
+
+    /// To issuers that others have named: public addresses, and these networks. An address is looked at where it is
+    /// connected to, so that a name can't lead elsewhere the second time; so there is no proxy, which would connect
+    /// instead of us.
+    pub(super) fn guarded(networks: Networks) -> Result<Self, ClientError> {
+        let networks = Arc::new(networks);
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .timeout(TIMEOUT)
+            .user_agent("tharsis")
+            .no_proxy()
+            .dns_resolver(Arc::new(Guarded(Arc::clone(&networks))))
+            .build();
+        Ok(Self {
+            client: client.map_err(ClientError)?,
+            networks: Some(networks),
+        })
+    }
+
+    pub(super) async fn get(&self, url: &str) -> Result<Response, GetError> {
+        let refused = || GetError::Address {
+            url: url.to_owned(),
+        };
+        if !self.may_reach(url) {
+            return Err(refused());
+        }
+        let response = self.client.get(url).send().await.map_err(|error| {
+            if has_cause::<NotPublic>(&error) {
+                refused()
+            } else {
+                error.into()
+            }
+        })?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            status => Err(GetError::Status {
+                url: url.to_owned(),
+                status,
+            }),
+        }
+    }
+
+    /// A host that is an address is not resolved, and so looked at here.
+    fn may_reach(&self, url: &str) -> bool {
+        let Some(networks) = &self.networks else {
+            return true;
+        };
+        let address = Url::parse(url).ok().and_then(|url| {
+            let host = url.host_str()?.trim_matches(['[', ']']);
+            host.parse::<IpAddr>().ok()
+        });
+        address.is_none_or(|address| networks.have(address))
+    }
+}
+
+pub(super) async fn body(mut response: Response, url: &str) -> Result<Vec<u8>, GetError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_DOCUMENT {
+            return Err(GetError::TooLarge(url.to_owned()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+impl GetError {
+    /// For whoever sent a token of the issuer.
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::Http(error) if error.is_timeout() => {
+                format!("it does not answer within {} s", TIMEOUT.as_secs())
+            }
+            Self::Http(_) => "it can't be reached".to_owned(),
+            Self::Address { .. } => "it is not at a public address".to_owned(),
+            Self::Status { status, .. } if status.is_redirection() => {
+                "it redirects, which is not followed".to_owned()
+            }
+            Self::Status { status, .. } => format!("it answers {}", status.as_u16()),
+            Self::TooLarge(_) => format!("its document is larger than {MAX_DOCUMENT} bytes"),
+        }
+    }
+}
+
+fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(<dyn std::error::Error>::is::<E>)
+}
+
+/// Resolves names to what may be connected to.
+struct Guarded(Arc<Networks>);
+
+impl Resolve for Guarded {
+    fn resolve(&self, name: Name) -> Resolving {
+        let networks = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let allowed: Vec<SocketAddr> = found
+                .filter(|address| networks.have(address.ip()))
+                .collect();
+            if allowed.is_empty() {
+                return Err(NotPublic.into());
+            }
+            let allowed: Addrs = Box::new(allowed.into_iter());
+            Ok(allowed)
+        })
+    }
+}

@@ -1,0 +1,550 @@
+//! Tokens of other issuers, exchanged for those of service accounts.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use e2e::foreign::{ForeignIssuer, claims, trusting};
+use e2e::issuer::key;
+use e2e::refusal::{invalid, not_found, refused};
+use e2e::user::{self, credential, membership, trust};
+use e2e::{Service, User, World, relying_party};
+use model::{Principal, ServiceAccountId};
+use prost::Message as _;
+use proto::access::v1 as access;
+use proto::access::v1::Role;
+use proto::directory::v1 as directory;
+use proto::eventlog::v1 as eventlog;
+use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
+use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde_json::{Value, json};
+use tonic::Code;
+
+const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const FORM: &str = "application/x-www-form-urlencoded";
+const SUBJECT: &str = "repo:acme/web";
+
+/// What the token endpoint answers.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: u16,
+    cache_control: String,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn token(&self) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.body["access_token"]
+            .as_str()
+            .expect("a token")
+            .to_owned()
+    }
+
+    fn said(&self) -> (u16, &str, &str) {
+        let text = |name: &str| self.body[name].as_str().unwrap_or_default();
+        (self.status, text("error"), text("reason"))
+    }
+}
+
+async fn posts(world: &World, content_type: &str, body: String) -> Answer {
+    let request = reqwest::Client::new()
+        .post(format!("{}/token", world.issuer_url()))
+        .header(CONTENT_TYPE, content_type)
+        .body(body);
+    let answer = request.send().await.expect("it answers");
+    let cache_control = answer.headers()[CACHE_CONTROL].to_str().expect("text");
+    Answer {
+        status: answer.status().as_u16(),
+        cache_control: cache_control.to_owned(),
+        body: answer.json().await.expect("JSON"),
+    }
+}
+
+fn form(pairs: &[(&str, &str)]) -> String {
+    let url = reqwest::Url::parse_with_params("http://x", pairs).expect("a URL");
+    url.query().expect("a query").to_owned()
+}
+
+/// As `curl` does it.
+pub(crate) async fn exchanges(world: &World, account: &str, token: &str) -> Answer {
+    let pairs = [
+        ("grant_type", GRANT_TYPE),
+        ("audience", account),
+        ("subject_token", token),
+        ("subject_token_type", JWT),
+    ];
+    posts(world, FORM, form(&pairs)).await
+}
+
+fn exchange(account: &str, token: &str) -> issuer::ExchangeTokenRequest {
+    issuer::ExchangeTokenRequest {
+        service_account_id: account.to_owned(),
+        subject_token: token.to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn makes(
+    admin: &User,
+    request: identity::CreateServiceAccountRequest,
+) -> identity::ServiceAccount {
+    let made = admin.asks(request).await.expect("made");
+    made.service_account.expect("the service account")
+}
+
+async fn gives(admin: &User, account: &identity::ServiceAccount, role: Role, place: &str) {
+    let mut request = membership("", role, place);
+    request.membership.get_or_insert_default().principal = Some(access::Principal {
+        kind: Some(access::principal::Kind::ServiceAccount(account.id.clone())),
+    });
+    admin.asks(request).await.expect("a member");
+}
+
+async fn trusts(admin: &User, account: &str, policies: Vec<identity::TrustPolicy>) -> String {
+    let request = identity::UpdateServiceAccountRequest {
+        service_account: Some(identity::ServiceAccount {
+            id: account.to_owned(),
+            trust_policies: policies,
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["trust_policies".to_owned()],
+        }),
+        ..Default::default()
+    };
+    admin
+        .asks(request)
+        .await
+        .expect("changed")
+        .consistency_token
+}
+
+fn part(token: &str, index: usize) -> Value {
+    let part = token.split('.').nth(index).expect("a part");
+    let json = URL_SAFE_NO_PAD.decode(part).expect("base64");
+    serde_json::from_slice(&json).expect("JSON")
+}
+
+async fn issued(world: &World) -> Vec<issuer::ServiceAccountTokenIssued> {
+    let events = world.log(Service::Issuer).await.into_iter();
+    let issued =
+        events.filter(|event| event.event_type == "tharsis.issuer.v1.ServiceAccountTokenIssued");
+    issued
+        .map(|event| {
+            let payload = event.payload.as_slice();
+            issuer::ServiceAccountTokenIssued::decode(payload).expect("an event")
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ci_job_calls_every_service_as_its_service_account() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    gives(&admin, &account, Role::Deployer, &acme.id).await;
+    let shown = ci.token(SUBJECT);
+
+    let answer = exchanges(&world, &account.trn, &shown).await;
+    let token = answer.token();
+    assert_eq!(answer.cache_control, "no-store");
+    assert_eq!(answer.body["token_type"], "Bearer");
+    assert_eq!(answer.body["issued_token_type"], ACCESS_TOKEN);
+    assert_eq!(answer.body["expires_in"], 900);
+    let audience = format!("{}/services", world.issuer_url());
+    let verified = relying_party::verify(&world.issuer_url(), &audience, &token).await;
+    let claims = verified.expect("it verifies").claims;
+    assert_eq!(claims["sub"], account.id.as_str());
+    assert_eq!(part(&token, 0)["typ"], "sa+jwt");
+    let seconds = |name: &str| claims[name].as_i64().expect("seconds");
+    assert_eq!(seconds("exp") - seconds("iat"), 900);
+
+    let as_ci = world.stranger().with_token(&token);
+    let web = as_ci.creates_workspace("acme/web").await;
+    let deployer = as_ci.creates_identity("acme/deployer").await;
+    as_ci.assigns(&deployer.id, &web.id).await;
+    let opened = as_ci.opens_job(&web.id).await;
+    assert_eq!(
+        opened.job.principal,
+        format!("service_account:{}", account.id)
+    );
+    assert_eq!(as_ci.lists_children("trn:group:acme").await, ["web"]);
+    as_ci
+        .asks_as(&opened.token, &deployer.id)
+        .await
+        .expect("its job gets a credential");
+    // What it is no member of, it may not.
+    not_found(as_ci.asks(user::workspace("other/web")).await);
+
+    // The same over gRPC, without any token but the one that is exchanged.
+    let stranger = world.stranger();
+    let second = stranger.asks(exchange(&account.id, &shown)).await;
+    let second = second.expect("exchanged");
+    let claims_of_second = part(&second.token, 1);
+    assert_eq!(claims_of_second["jti"], second.token_id.as_str());
+    let expires = second.expire_time.expect("a time").seconds;
+    assert_eq!(claims_of_second["exp"], expires);
+
+    let events = issued(&world).await;
+    let [first, other] = events.as_slice() else {
+        panic!("two events: {events:?}")
+    };
+    assert_eq!(claims["jti"], first.token_id.as_str());
+    assert_eq!(other.token_id, second.token_id);
+    assert_eq!(first.service_account_id, account.id);
+    assert_eq!(first.group_id, acme.id);
+    assert_eq!(
+        (first.subject_issuer.as_str(), first.subject.as_str()),
+        (ci.url(), SUBJECT)
+    );
+    assert_eq!(first.subject_audience, "tharsis");
+    assert_eq!(first.subject_token_id_sha256.len(), 64);
+    let admitted: Vec<_> = first
+        .claims
+        .iter()
+        .map(|said| (said.claim.as_str(), said.value.as_str()))
+        .collect();
+    assert_eq!(admitted, [("sub", SUBJECT)]);
+    // No part of either token is kept.
+    for event in world.log(Service::Issuer).await {
+        let text = String::from_utf8_lossy(&event.payload).into_owned();
+        for secret in [&shown, &token, &second.token] {
+            let signature = secret.rsplit('.').next().expect("a signature");
+            assert!(!text.contains(signature), "{}", event.event_type);
+        }
+    }
+    let owner_sees = directory::ListActivitiesRequest {
+        resource_id: acme.id.clone(),
+        consistency_token: second.consistency_token,
+        ..Default::default()
+    };
+    let activities = admin.asks(owner_sees).await.expect("activities").activities;
+    let actor = Principal::ServiceAccount(account.id.parse::<ServiceAccountId>().expect("an id"));
+    assert!(activities.iter().any(|activity| {
+        activity.event_type == "tharsis.issuer.v1.ServiceAccountTokenIssued"
+            && activity.actor == actor.to_string()
+    }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_never_outlives_the_one_it_was_exchanged_for() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    for (lifetime, least, most) in [(100_000, 900, 900), (60, 50, 60)] {
+        let mut claims = ci.claims(SUBJECT);
+        let now = edge::clock::now().unix_timestamp();
+        claims["exp"] = (now + lifetime).into();
+        let token = key().sign(&claims).expect("signed");
+        let answer = exchanges(&world, &account.id, &token).await;
+        let expires_in = answer.body["expires_in"].as_i64().expect("seconds");
+        assert!((least..=most).contains(&expires_in), "{expires_in}");
+        assert!(part(&answer.token(), 1)["exp"].as_i64() <= claims["exp"].as_i64());
+    }
+    // Within the clocks' leeway it verifies, but there is nothing left of it.
+    let mut claims = ci.claims(SUBJECT);
+    claims["exp"] = (edge::clock::now().unix_timestamp() - 5).into();
+    let token = key().sign(&claims).expect("signed");
+    let answer = exchanges(&world, &account.id, &token).await;
+    assert_eq!(answer.said(), (400, "invalid_request", "TOKEN_EXPIRED"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_kind_of_token_passes_for_another() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let deployer = admin.creates_identity("acme/deployer").await;
+    admin.assigns(&deployer.id, &web.id).await;
+    let opened = admin.opens_job(&web.id).await;
+    let issued = admin.asks_as(&opened.token, &deployer.id).await;
+    let credential_of_job = issued.expect("a credential").token;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    gives(&admin, &account, Role::Owner, &acme.id).await;
+    let token = exchanges(&world, &account.id, &ci.token(SUBJECT))
+        .await
+        .token();
+
+    // A service account is no job, and its token no cloud's.
+    let as_ci = world.stranger().with_token(&token);
+    refused(
+        as_ci.asks(credential(&deployer.id)).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    for audience in ["tharsis", "aws", world.issuer_url().as_str()] {
+        let verified = relying_party::verify(&world.issuer_url(), audience, &token).await;
+        assert!(verified.is_err(), "{audience}");
+    }
+    // No service takes a credential or the other issuer's token from a caller; only the issuer takes a job's.
+    let await_request = eventlog::AwaitRequest::default();
+    for service in Service::ALL {
+        as_ci
+            .calls(service, await_request.clone())
+            .await
+            .expect("a service account calls all of them");
+        for other in [&credential_of_job, &ci.token(SUBJECT)] {
+            let caller = admin.with_token(other);
+            let status = caller.calls(service, await_request.clone()).await;
+            assert_eq!(status.expect_err("refused").code(), Code::Unauthenticated);
+        }
+        let job = admin.with_token(&opened.token);
+        let outcome = job.calls(service, await_request.clone()).await;
+        assert_eq!(outcome.is_ok(), service == Service::Issuer, "{service:?}");
+    }
+    // Nor is a token that calls us exchanged for another one, whatever a policy says.
+    let audience = format!("{}/services", world.issuer_url());
+    let policy = |audience: &str, subject: &str| identity::TrustPolicy {
+        audience: audience.to_owned(),
+        ..trust(&world.issuer_url(), subject)
+    };
+    let policies = vec![
+        policy(&audience, "sa_*"),
+        policy(&world.issuer_url(), "job_*"),
+        policy("aws", &deployer.id),
+    ];
+    trusts(&admin, &account.id, policies).await;
+    for ours in [&token, &opened.token] {
+        let answer = exchanges(&world, &account.id, ours).await;
+        assert_eq!(
+            answer.said(),
+            (400, "invalid_request", "TOKEN_TYPE_REFUSED")
+        );
+    }
+    // A credential says who someone is.
+    exchanges(&world, &account.id, &credential_of_job)
+        .await
+        .token();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_service_account_trusts_counts_at_once() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let (admin, stranger) = (world.admin(), world.stranger());
+    let acme = admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    gives(&admin, &account, Role::Viewer, &acme.id).await;
+    let hasty = admin.in_a_hurry();
+    let asks_after = async |token: String| {
+        let request = issuer::ExchangeTokenRequest {
+            consistency_token: token,
+            ..exchange(&account.id, &ci.token(SUBJECT))
+        };
+        stranger.asks(request).await
+    };
+    let first = asks_after(String::new()).await.expect("exchanged");
+    let as_ci = stranger.with_token(&first.token);
+    as_ci.lists_children(&acme.id).await;
+
+    for round in 0..5 {
+        let other = trust(ci.url(), "repo:other/*");
+        let changed = trusts(&hasty, &account.id, vec![other]).await;
+        refused(
+            asks_after(changed).await,
+            Code::Unauthenticated,
+            "TOKEN_NOT_ADMITTED",
+        );
+        let elsewhere = trust(&format!("{}/", ci.url()), "repo:acme/*");
+        let changed = trusts(&hasty, &account.id, vec![elsewhere]).await;
+        not_found(asks_after(changed).await);
+        let again = trust(ci.url(), &format!("repo:acme/*eb{}", "*".repeat(round)));
+        let changed = trusts(&hasty, &account.id, vec![again]).await;
+        asks_after(changed).await.expect("exchanged");
+    }
+    let delete = identity::DeleteServiceAccountRequest {
+        id: account.id.clone(),
+        ..Default::default()
+    };
+    let deleted = hasty.asks(delete).await.expect("deleted");
+    let consistency_token = deleted.consistency_token;
+    not_found(asks_after(consistency_token.clone()).await);
+    // What it was given before opens nothing any more.
+    let list = directory::ListChildrenRequest {
+        group_id: acme.id.clone(),
+        consistency_token,
+        ..Default::default()
+    };
+    not_found(as_ci.asks(list).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_its_group_it_is_gone() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    exchanges(&world, &account.id, &ci.token(SUBJECT))
+        .await
+        .token();
+    admin.deletes_group(&acme.id).await;
+    let answer = exchanges(&world, &account.id, &ci.token(SUBJECT)).await;
+    assert_eq!(answer.said(), (400, "invalid_target", "RESOURCE_NOT_FOUND"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_nobody_trusts_is_not_asked_for_anything() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let (admin, stranger) = (world.admin(), world.stranger());
+    admin.creates_group("acme").await;
+    let account = makes(
+        &admin,
+        trusting("acme/ci", "https://ci.example.com", "repo:*"),
+    )
+    .await;
+    makes(&admin, ci.trusted_by("acme/other", "repo:acme/*")).await;
+    let token = ci.token(SUBJECT);
+    let hidden = stranger.asks(exchange(&account.trn, &token)).await;
+    let missing = stranger
+        .asks(exchange("trn:service_account:acme/no", &token))
+        .await;
+    let (hidden, missing) = (hidden.expect_err("refused"), missing.expect_err("refused"));
+    // Which of the two it is, is not told.
+    assert_eq!(
+        hidden.message(),
+        missing.message().replace("acme/no", "acme/ci")
+    );
+    not_found(Err::<(), _>(hidden));
+    for almost in [format!("{}/", ci.url()), ci.url().to_uppercase()] {
+        let token = key().sign(&claims(&almost, SUBJECT)).expect("signed");
+        not_found(
+            stranger
+                .asks(exchange("trn:service_account:acme/other", &token))
+                .await,
+        );
+    }
+    assert_eq!(ci.fetches(), 0);
+    // Nor for its keys again with each token.
+    for _ in 0..5 {
+        exchanges(&world, "trn:service_account:acme/other", &token)
+            .await
+            .token();
+    }
+    assert_eq!(ci.fetches(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_request_is_said() {
+    let world = World::start().await;
+    let stranger = world.stranger();
+    let account = "trn:service_account:acme/ci";
+    invalid(
+        stranger.asks(exchange("", "")).await,
+        &["subject_token", "service_account_id"],
+    );
+    for wrong in ["ci", "trn:group:acme", "dev/alice"] {
+        invalid(
+            stranger.asks(exchange(wrong, "a.b.c")).await,
+            &["service_account_id"],
+        );
+    }
+    // A caller's own token changes nothing, even one that is none.
+    for caller in [world.admin(), stranger.with_token("nonsense")] {
+        not_found(caller.asks(exchange(account, "a.b.c")).await);
+    }
+    let good = [
+        ("grant_type", GRANT_TYPE),
+        ("audience", account),
+        ("subject_token", "a.b.c"),
+        ("subject_token_type", JWT),
+    ];
+    let with = |name: &'static str, value: &'static str| {
+        let kept = good.into_iter().filter(|(given, _)| *given != name);
+        form(&kept.chain([(name, value)]).collect::<Vec<_>>())
+    };
+    for (content_type, body, error) in [
+        (FORM, form(&good), "invalid_target"),
+        ("application/json", form(&good), "invalid_request"),
+        (FORM, String::new(), "invalid_request"),
+        (
+            FORM,
+            with("grant_type", "password"),
+            "unsupported_grant_type",
+        ),
+        (FORM, with("audience", "nonsense"), "invalid_target"),
+        (FORM, with("scope", "openid"), "invalid_scope"),
+        (FORM, "x".repeat(1 << 20), "invalid_request"),
+    ] {
+        let answer = posts(&world, content_type, body).await;
+        assert_eq!(answer.said().0, 400, "{answer:?}");
+        assert_eq!(answer.said().1, error, "{answer:?}");
+        assert_eq!(answer.cache_control, "no-store");
+        assert!(answer.body["error_description"].is_string());
+    }
+    let discovery = format!("{}/.well-known/openid-configuration", world.issuer_url());
+    let discovery: Value = reqwest::get(discovery)
+        .await
+        .expect("it answers")
+        .json()
+        .await
+        .expect("JSON");
+    assert_eq!(
+        discovery["token_endpoint"],
+        format!("{}/token", world.issuer_url())
+    );
+    assert_eq!(discovery["grant_types_supported"], json!([GRANT_TYPE]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_at_once_get_a_token_each() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    let token = ci.token(SUBJECT);
+    let ask = || exchanges(&world, &account.id, &token);
+    let (one, other) = tokio::join!(ask(), ask());
+    assert_ne!(one.token(), other.token());
+    assert_eq!(issued(&world).await.len(), 2);
+    // Both found the keys with one fetch of them.
+    assert_eq!(ci.fetches(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_revoked_key_has_signed_is_listed_and_refused() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    let token = exchanges(&world, &account.id, &ci.token(SUBJECT))
+        .await
+        .token();
+    let keys = admin.asks(issuer::ListSigningKeysRequest::default()).await;
+    let keys = keys.expect("keys").signing_keys;
+    let signs = keys
+        .iter()
+        .find(|key| part(&token, 0)["kid"] == key.kid.as_str());
+    let revoke = issuer::RevokeSigningKeyRequest {
+        id: signs.expect("its key").id.clone(),
+        reason: "leaked".to_owned(),
+        ..Default::default()
+    };
+    // Once the next key may sign.
+    let revoked = bed::eventually(async || admin.asks(revoke.clone()).await).await;
+    let [live] = revoked.live_tokens.as_slice() else {
+        panic!("one token: {revoked:?}")
+    };
+    assert_eq!(part(&token, 1)["jti"], live.token_id.as_str());
+    assert_eq!(live.service_account_id, account.id);
+    let as_ci = world.stranger().with_token(&token);
+    let status = as_ci
+        .calls(Service::Issuer, eventlog::AwaitRequest::default())
+        .await;
+    refused(status, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
+    let token = exchanges(&world, &account.id, &ci.token(SUBJECT))
+        .await
+        .token();
+    // The others fetch a key that they don't know.
+    for service in Service::ALL {
+        let as_ci = world.stranger().with_token(&token);
+        let outcome = as_ci
+            .calls(service, eventlog::AwaitRequest::default())
+            .await;
+        outcome.expect("a token of the next key");
+    }
+}
