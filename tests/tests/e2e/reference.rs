@@ -127,7 +127,7 @@ fn errors(method: &MethodDescriptor) -> String {
     let on_resource = !on_resource.as_str().unwrap_or_default().is_empty();
     let has = |field: &str| method.input().get_field_by_name(field).is_some();
     let mut codes = vec!["INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED"];
-    if on_resource || has("id") {
+    if on_resource || has("id") || has("service_account_id") {
         codes.push("NOT_FOUND");
     }
     if has("request_id") {
