@@ -247,7 +247,7 @@ impl World {
         Setup::default().start().await
     }
 
-    /// Someone with a token of the callers' issuer.
+    /// Someone with a token of the callers' issuer, who waits until everybody sees a change, however slow the machine.
     #[must_use]
     pub fn user(&self, subject: &str) -> User {
         User::new(
@@ -255,6 +255,7 @@ impl World {
             format!("{NAME}/{subject}"),
             self.callers.token(subject),
         )
+        .saying("tharsis-wait", "30s")
     }
 
     /// Someone without a token.

@@ -1,6 +1,6 @@
 //! Read your writes: tokens, deadlines, and the default wait.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bed::unique_id;
 use e2e::refusal::{invalid, refused};
@@ -104,7 +104,7 @@ async fn a_token_holds_what_the_answer_leaned_on() {
         consistency_token: token,
         ..Default::default()
     };
-    let hasty = admin.within(Duration::from_millis(300));
+    let hasty = admin.within(Duration::from_secs(1));
     refused(
         hasty.asks(list.clone()).await,
         Code::DeadlineExceeded,
@@ -132,19 +132,13 @@ async fn a_token_is_waited_for_and_refused_clearly() {
         let (admin, token) = (admin.clone(), token.clone());
         async move { admin.asks(children("trn:group:acme", &token)).await }
     });
-    let hasty = admin.within(Duration::from_millis(400));
-    let started = Instant::now();
+    let hasty = admin.within(Duration::from_secs(1));
     let status = refused(
         hasty.asks(children("trn:group:acme", &token)).await,
         Code::DeadlineExceeded,
         "CONSISTENCY_TOKEN_NOT_REACHED",
     );
     assert!(status.message().contains("namespace"), "{status:?}");
-    assert!(
-        started.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        started.elapsed()
-    );
     assert!(!waiting.is_finished());
     held.rollback().await.expect("let go");
     waiting.await.expect("no panic").expect("it is there");
@@ -189,7 +183,7 @@ async fn a_token_is_waited_for_and_refused_clearly() {
         ..head
     };
     let beyond = ConsistencyToken::of("namespace", beyond).to_string();
-    let hasty = admin.within(Duration::from_millis(200));
+    let hasty = admin.within(Duration::from_secs(1));
     for service in [Service::Identity, Service::Issuer, Service::Projector] {
         let request = eventlog_api::AwaitRequest {
             consistency_token: beyond.clone(),
@@ -207,7 +201,7 @@ async fn a_token_is_waited_for_and_refused_clearly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mutation_is_answered_once_it_is_visible_or_a_second_later() {
+async fn a_mutation_is_answered_once_it_is_visible_or_when_its_wait_is_over() {
     let mut world = World::start().await;
     let admin = world.admin();
     let visible = |outcome: &Result<Response<namespace::CreateGroupResponse>, Status>| {
@@ -228,14 +222,18 @@ async fn a_mutation_is_answered_once_it_is_visible_or_a_second_later() {
     assert_eq!(visible(&hasty), None);
 
     world.stops(Service::Projector).await;
-    let started = Instant::now();
-    let made = admin.calls(Service::Namespace, group("later")).await;
+    let made = admin
+        .saying("tharsis-wait", "1s")
+        .calls(Service::Namespace, group("later"))
+        .await;
     assert_eq!(visible(&made).as_deref(), Some("false"));
-    assert!(
-        started.elapsed() < Duration::from_millis(1_800),
-        "{:?}",
-        started.elapsed()
-    );
+    let odd = admin
+        .saying("tharsis-wait", "long")
+        .calls(Service::Namespace, group("never"))
+        .await;
+    let odd = odd.expect_err("it is no wait");
+    assert_eq!(odd.code(), Code::InvalidArgument);
+    assert!(odd.message().contains("tharsis-wait"), "{odd:?}");
     world.starts(Service::Projector).await;
     world.is_serving(Service::Projector).await;
     // Built up to the end before it serves: what was missed is there.

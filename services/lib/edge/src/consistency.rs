@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use eventlog::{ConsistencyToken, EventLog, Head, Progress};
 use futures::future::join_all;
+use http::HeaderMap;
 use proto::eventlog::v1 as wire;
 use proto::eventlog::v1::consistency_service_client::ConsistencyServiceClient;
 use proto::eventlog::v1::consistency_service_server::ConsistencyService;
@@ -18,9 +19,11 @@ use crate::status;
 
 /// How long a read waits whose caller gave no deadline.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(5);
-/// How long a mutation waits for its own events to become visible everywhere.
+/// How long a mutation waits for its own events to become visible everywhere, whose caller does not say.
 const VISIBILITY_WAIT: Duration = Duration::from_secs(1);
-/// Request metadata: `none` answers a mutation as soon as it is durable.
+/// The longest that a caller may ask for.
+const MAX_VISIBILITY_WAIT: Duration = Duration::from_secs(30);
+/// Request metadata: `none` answers a mutation as soon as it is durable, `10s` waits that long at most.
 const WAIT_HEADER: &str = "tharsis-wait";
 /// Response metadata of a mutation: whether its events are in the read models.
 const VISIBLE_HEADER: &str = "tharsis-visible";
@@ -184,6 +187,28 @@ async fn reach_one(
     }
 }
 
+/// How long a mutation is to wait until it is visible, by its [`WAIT_HEADER`]; not at all, if that is `none`.
+pub fn visibility_wait(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get(WAIT_HEADER) else {
+        return Ok(Some(VISIBILITY_WAIT));
+    };
+    if value == "none" {
+        return Ok(None);
+    }
+    let seconds = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.strip_suffix('s')?.parse().ok());
+    let wait = seconds.map(Duration::from_secs);
+    match wait.filter(|wait| *wait <= MAX_VISIBILITY_WAIT) {
+        Some(wait) => Ok(Some(wait)),
+        None => Err(Status::invalid_argument(format!(
+            "the metadata {WAIT_HEADER} must be none, or seconds from 0s to {}s",
+            MAX_VISIBILITY_WAIT.as_secs()
+        ))),
+    }
+}
+
 /// `ConsistencyService`: the layer in front has waited already, with the token in the request.
 pub struct ConsistencyRpc;
 
@@ -215,24 +240,19 @@ impl Visibility {
         }
     }
 
-    /// Waits until the followers have what was written, for [`VISIBILITY_WAIT`] at most, unless the caller turned it
-    /// off. It never fails: what was written is durable whether seen or not.
+    /// Waits until the followers have what was written, for as long as the caller asks ([`visibility_wait`]). It never
+    /// fails: what was written is durable whether seen or not.
     pub async fn wait(&self, token: &str, metadata: &MetadataMap) -> Option<bool> {
-        if metadata
-            .get(WAIT_HEADER)
-            .is_some_and(|value| value == "none")
-        {
-            return None;
-        }
+        let patience = visibility_wait(metadata.as_ref()).unwrap_or_default()?;
         let each = self.followers.iter().map(|follower| {
             let mut follower = follower.clone();
             let mut request = Request::new(wire::AwaitRequest {
                 consistency_token: token.to_owned(),
             });
-            request.set_timeout(VISIBILITY_WAIT);
+            request.set_timeout(patience);
             async move {
                 matches!(
-                    timeout(VISIBILITY_WAIT, follower.r#await(request)).await,
+                    timeout(patience, follower.r#await(request)).await,
                     Ok(Ok(_))
                 )
             }
@@ -252,4 +272,30 @@ pub fn response<T>(message: T, visible: Option<bool>) -> Response<T> {
         );
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_says_how_long_to_wait() {
+        let wait = |value| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static(WAIT_HEADER),
+                http::HeaderValue::from_static(value),
+            )]);
+            visibility_wait(&headers).ok()
+        };
+        assert_eq!(
+            visibility_wait(&HeaderMap::new()).ok(),
+            Some(Some(VISIBILITY_WAIT))
+        );
+        assert_eq!(wait("none"), Some(None));
+        assert_eq!(wait("0s"), Some(Some(Duration::ZERO)));
+        assert_eq!(wait("30s"), Some(Some(MAX_VISIBILITY_WAIT)));
+        for odd in ["", "s", "5", "-1s", "1.5s", "31s", "99999999999999999999s"] {
+            assert_eq!(wait(odd), None, "{odd}");
+        }
+    }
 }
