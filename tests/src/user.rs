@@ -360,6 +360,15 @@ pub fn workspace(path: &str) -> namespace::CreateWorkspaceRequest {
     }
 }
 
+/// The same, which has these managed identities from its beginning.
+#[must_use]
+pub fn workspace_with(path: &str, identities: &[&str]) -> namespace::CreateWorkspaceRequest {
+    namespace::CreateWorkspaceRequest {
+        managed_identity_ids: identities.iter().map(ToString::to_string).collect(),
+        ..workspace(path)
+    }
+}
+
 /// The request that puts a group elsewhere.
 #[must_use]
 pub fn group_move(group: &str, new_parent: &str) -> namespace::MoveGroupRequest {

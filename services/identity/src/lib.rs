@@ -47,6 +47,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), HostError> {
     let issuer_url = config.settings.issuer_url.clone();
+    let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("identity").await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace]);
@@ -54,6 +55,7 @@ pub async fn run(
         Commands::new(log.clone(), visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),
         issuer_url,
+        administrators,
     );
     let dependants = Arc::new(Dependants(rpc.clone()));
     let noting = Arc::new(Noting::new(Replica, Arc::clone(&dependants)));

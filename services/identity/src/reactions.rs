@@ -1,4 +1,5 @@
-//! Whoever is moved away from an identity loses it, and what is deleted takes along what hangs on it.
+//! Whoever is moved away from an identity loses it, what is deleted takes along what hangs on it, and a workspace gets the
+//! identities that it is made with.
 
 use edge::hierarchy::{ASSIGNMENTS, IDENTITY_NAMES, SERVICE_ACCOUNT_NAMES};
 use edge::masks::MASKS;
@@ -27,6 +28,7 @@ enum Dependant {
     ServiceAccount(model::ServiceAccountId),
     AccessRules(ManagedIdentityId),
     Mask(model::MaskId),
+    InitialAssignments(WorkspaceId),
 }
 
 impl React for Dependants {
@@ -55,6 +57,7 @@ fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
         Event::GroupDeleted(event) => Some(event.group_id),
         Event::WorkspaceMoved(event) => Some(event.workspace_id),
         Event::WorkspaceDeleted(event) => Some(event.workspace_id),
+        Event::WorkspaceCreated(event) => event.initial_assignments.map(|_| event.workspace_id),
         // A rule goes on naming a team that is gone: without the name it would admit others, and the id never comes back.
         Event::TeamDeleted(_)
         | Event::TeamCreated(_)
@@ -63,7 +66,6 @@ fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
         | Event::TeamMemberRemoved(_)
         | Event::GroupCreated(_)
         | Event::GroupUpdated(_)
-        | Event::WorkspaceCreated(_)
         | Event::WorkspaceUpdated(_)
         | Event::MembershipCreated(_)
         | Event::MembershipUpdated(_)
@@ -85,6 +87,7 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
         | Event::MaskDeleted(_)
         | Event::ManagedIdentityAssigned(_)
         | Event::ManagedIdentityUnassigned(_)
+        | Event::InitialAssignmentsDecided(_)
         | Event::AccessRuleCreated(_)
         | Event::AccessRuleUpdated(_)
         | Event::AccessRuleDeleted(_)
@@ -106,7 +109,9 @@ impl Dependants {
                 let masks = masks.iter().filter_map(|(key, _)| mask(key));
                 let identities = identities.iter().filter_map(|(_, id)| id.parse().ok());
                 let accounts = accounts.iter().filter_map(|(_, id)| id.parse().ok());
+                let initially = WorkspaceId::try_from(resource).ok();
                 Ok(assignments
+                    .chain(initially.map(Dependant::InitialAssignments))
                     .chain(identities.map(Dependant::Identity))
                     .chain(accounts.map(Dependant::ServiceAccount))
                     .chain(masks)
@@ -146,23 +151,40 @@ impl Dependants {
             Dependant::Assignment(workspace, identity) => {
                 let target = format!("{workspace}/{identity}");
                 let decide = || rpc.decide_end(workspace, identity);
-                commands.react(noted.event, &target, decide).await
+                commands.react(noted.event, &target, None, decide).await
             }
             Dependant::Identity(id) => {
                 let decide = || rpc.decide_delete_with_group(id);
-                commands.react(noted.event, &id.to_string(), decide).await
+                commands
+                    .react(noted.event, &id.to_string(), None, decide)
+                    .await
             }
             Dependant::ServiceAccount(id) => {
                 let decide = || rpc.decide_delete_account_with_group(id);
-                commands.react(noted.event, &id.to_string(), decide).await
+                commands
+                    .react(noted.event, &id.to_string(), None, decide)
+                    .await
             }
             Dependant::Mask(id) => {
                 let decide = || rpc.decide_delete_mask_with_namespace(id);
-                commands.react(noted.event, &id.to_string(), decide).await
+                commands
+                    .react(noted.event, &id.to_string(), None, decide)
+                    .await
+            }
+            Dependant::InitialAssignments(workspace) => {
+                let Some(requested) = rpc.initially_requested(workspace).await? else {
+                    return Ok(());
+                };
+                let decide = || rpc.decide_initial_assignments(workspace, &requested);
+                let target = "initial assignments";
+                let actor = Some(&requested.by);
+                commands.react(noted.event, target, actor, decide).await
             }
             Dependant::AccessRules(identity) => {
                 let decide = || rpc.decide_delete_rules(identity);
-                commands.react(noted.event, "access rules", decide).await
+                commands
+                    .react(noted.event, "access rules", None, decide)
+                    .await
             }
         }
     }

@@ -126,7 +126,48 @@ pub(crate) fn read_assignment(recorded: &RecordedEvent) -> Result<assignment::Ev
             parse("workspace id", &event.workspace_id)?,
             parse("managed identity id", &event.managed_identity_id)?,
         )),
+        Event::InitialAssignmentsDecided(event) => Ok(assignment::Event::Begun(
+            parse("workspace id", &event.workspace_id)?,
+            event
+                .outcomes
+                .into_iter()
+                .map(read_outcome)
+                .collect::<Result<_, _>>()?,
+        )),
         event => Err(Unreadable::Foreign(event.event_type().to_owned())),
+    }
+}
+
+fn read_outcome(outcome: pb::InitialAssignmentOutcome) -> Result<assignment::Outcome, Unreadable> {
+    let assigned = if outcome.managed_identity_id.is_empty() {
+        Err(assignment::Refusal {
+            reason: outcome.reason,
+            message: outcome.message,
+        })
+    } else {
+        Ok(parse("managed identity id", &outcome.managed_identity_id)?)
+    };
+    Ok(assignment::Outcome {
+        named: outcome.managed_identity,
+        assigned,
+    })
+}
+
+fn outcome_message(outcome: &assignment::Outcome) -> pb::InitialAssignmentOutcome {
+    let named = pb::InitialAssignmentOutcome {
+        managed_identity: outcome.named.clone(),
+        ..Default::default()
+    };
+    match &outcome.assigned {
+        Ok(identity) => pb::InitialAssignmentOutcome {
+            managed_identity_id: identity.to_string(),
+            ..named
+        },
+        Err(refusal) => pb::InitialAssignmentOutcome {
+            reason: refusal.reason.clone(),
+            message: refusal.message.clone(),
+            ..named
+        },
     }
 }
 
@@ -142,6 +183,12 @@ pub(crate) fn write_assignment(event: &assignment::Event) -> Event {
             Event::ManagedIdentityUnassigned(pb::ManagedIdentityUnassigned {
                 workspace_id: workspace.to_string(),
                 managed_identity_id: identity.to_string(),
+            })
+        }
+        assignment::Event::Begun(workspace, outcomes) => {
+            Event::InitialAssignmentsDecided(pb::InitialAssignmentsDecided {
+                workspace_id: workspace.to_string(),
+                outcomes: outcomes.iter().map(outcome_message).collect(),
             })
         }
     }

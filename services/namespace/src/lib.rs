@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::NamespaceRpc;
 use crate::reactions::Memberships;
-use crate::replica::ServiceAccounts;
+use crate::replica::Replica;
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -58,11 +58,12 @@ pub async fn run(
         administrators,
     );
     let memberships = Arc::new(Memberships(rpc.clone()));
-    let noting = Arc::new(Noting::new(ServiceAccounts, Arc::clone(&memberships)));
+    let noting = Arc::new(Noting::new(Replica, Arc::clone(&memberships)));
     let identity = host
         .follow(Peer::Identity, Readiness::OnceBegun, noting)
         .await?;
-    host.beside(Reactions::new(log, identity, memberships).run());
+    host.beside(Reactions::new(log, identity.clone(), memberships).run());
+    let rpc = rpc.following(identity);
     let services = Services::default()
         .with(GroupServiceServer::new(rpc.clone()))
         .with(WorkspaceServiceServer::new(rpc.clone()))

@@ -31,7 +31,9 @@ impl React for Memberships {
         let ended = stream::iter(ids).map(|id| async move {
             let decide = || self.0.decide_end_membership(id);
             let commands = self.0.commands();
-            commands.react(noted.event, &id.to_string(), decide).await
+            commands
+                .react(noted.event, &id.to_string(), None, decide)
+                .await
         });
         let () = ended.buffer_unordered(AT_ONCE).try_collect().await?;
         Ok(())
@@ -49,6 +51,7 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
         | Event::ManagedIdentityDeleted(_)
         | Event::ManagedIdentityAssigned(_)
         | Event::ManagedIdentityUnassigned(_)
+        | Event::InitialAssignmentsDecided(_)
         | Event::AccessRuleCreated(_)
         | Event::MaskCreated(_)
         | Event::MaskDeleted(_)

@@ -1,13 +1,15 @@
-//! What is known here of the identities' log: which service accounts there are, because they hold memberships.
+//! What is known here of the identities' log: which service accounts there are, because they hold memberships; and what
+//! came of the identities that workspaces were made with.
 
 use edge::hierarchy::{changes, is_of_service_accounts};
+use edge::initial_assignments::is_of_decisions;
 use eventlog::{Fold, FoldError, RecordedEvent};
 use sqlx::PgConnection;
 
-/// Keeps the facts of service accounts.
-pub(crate) struct ServiceAccounts;
+/// Keeps those facts.
+pub(crate) struct Replica;
 
-impl Fold for ServiceAccounts {
+impl Fold for Replica {
     async fn apply(
         &self,
         connection: &mut PgConnection,
@@ -15,7 +17,7 @@ impl Fold for ServiceAccounts {
         events: &[RecordedEvent],
     ) -> Result<(), FoldError> {
         let mut facts = changes(log, events)?;
-        facts.retain(|(key, _)| is_of_service_accounts(key));
+        facts.retain(|(key, _)| is_of_service_accounts(key) || is_of_decisions(key));
         Ok(eventlog::replicate_facts(connection, log, &facts).await?)
     }
 }

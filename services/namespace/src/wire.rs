@@ -148,6 +148,7 @@ pub(crate) fn write_workspace(event: &workspace::Event) -> Event {
             name: workspace.name.to_string(),
             description: workspace.description.to_string(),
             max_job_duration: workspace.max_job_duration.map(duration_message),
+            initial_assignments: None,
         }),
         workspace::Event::Updated {
             id,
@@ -171,6 +172,17 @@ pub(crate) fn write_workspace(event: &workspace::Event) -> Event {
             group_id: workspace.group.to_string(),
             name: workspace.name.to_string(),
         }),
+    }
+}
+
+/// The event that a workspace is made, with identities that it is to have.
+pub(crate) fn with(event: Event, assignments: Option<pb::InitialAssignments>) -> Event {
+    match event {
+        Event::WorkspaceCreated(event) => Event::WorkspaceCreated(pb::WorkspaceCreated {
+            initial_assignments: assignments,
+            ..event
+        }),
+        other => other,
     }
 }
 

@@ -252,6 +252,7 @@ impl History {
             name,
             description: id.clone(),
             max_job_duration: None,
+            initial_assignments: None,
         };
         self.namespace("workspace", &id, event);
     }

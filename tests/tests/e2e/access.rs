@@ -145,6 +145,7 @@ fn namespace_rows(target: &Target) -> Vec<Row> {
     create_top.group.get_or_insert_default().parent_id = String::new();
     let mut create_workspace = user::workspace("_");
     create_workspace.workspace.get_or_insert_default().group_id = text(&target.group.id);
+    create_workspace.managed_identity_ids = vec![text(&target.identity.id)];
     vec![
         row(" (top level)", create_top),
         row("", create_group),

@@ -156,7 +156,16 @@ async fn make_each_happen(admin: &User, bob: &User) {
         .expect("made")
         .group
         .expect("a group");
-    let mut request = e2e::user::workspace("acme/team/web");
+    let mut request = e2e::user::workspace_with(
+        "acme/team/with",
+        &[
+            "trn:managed_identity:acme/team/first",
+            "trn:managed_identity:acme/team/none",
+        ],
+    );
+    admin.creates_identity("acme/team/first").await;
+    admin.asks(request.clone()).await.expect("made");
+    request = e2e::user::workspace("acme/team/web");
     "The front".clone_into(&mut request.workspace.get_or_insert_default().description);
     request.workspace.get_or_insert_default().max_job_duration = Some(prost_types::Duration {
         seconds: 3_600,

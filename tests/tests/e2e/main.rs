@@ -18,6 +18,7 @@ mod faults;
 mod golden;
 mod idempotency;
 mod identity_moves;
+mod initial_assignments;
 mod job_identities;
 mod jobs;
 mod keys;

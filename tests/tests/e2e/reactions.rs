@@ -198,6 +198,7 @@ async fn no_orphan_is_left(world: &World) -> Registry {
     let tree = is_the_same_everywhere(world).await;
     let registry = Registry::read(world).await;
     assert_eq!(registry.orphans(&tree), [""; 0]);
+    all_that_was_asked_for_is_decided(world, &tree).await;
     for service in [Service::Identity, Service::Issuer] {
         eventually(async || {
             let kept = kept(world, service).await.of_identity();
@@ -232,6 +233,28 @@ async fn no_orphan_is_left(world: &World) -> Registry {
     .await;
     counts_are_right(world, &registry).await;
     registry
+}
+
+/// What came of the identities that workspaces were made with is known, once, of those that are there still.
+async fn all_that_was_asked_for_is_decided(world: &World, tree: &Tree) {
+    let mut decided: BTreeMap<String, usize> = BTreeMap::new();
+    for event in world.log(Service::Identity).await {
+        let event = identity::Event::decode(&event.event_type, &event.payload);
+        if let identity::Event::InitialAssignmentsDecided(event) = event.expect("an event") {
+            *decided.entry(event.workspace_id).or_default() += 1;
+        }
+    }
+    for event in world.log(Service::Namespace).await {
+        let event = namespace::Event::decode(&event.event_type, &event.payload);
+        if let namespace::Event::WorkspaceCreated(event) = event.expect("an event") {
+            let times = decided.remove(&event.workspace_id).unwrap_or_default();
+            let asked = event.initial_assignments.is_some();
+            let least = usize::from(asked && tree.0.contains_key(&event.workspace_id));
+            let most = usize::from(asked);
+            assert!((least..=most).contains(&times), "{event:?}: {times}");
+        }
+    }
+    assert_eq!(decided, BTreeMap::new());
 }
 
 /// The same from a service's facts; of memberships, where they are held.
@@ -631,8 +654,10 @@ impl Caller {
     }
 
     async fn makes_workspace(&mut self, name: &str) -> Result<(), Status> {
+        let identities = BTreeSet::from([self.identity(), self.identity()]);
         let mut request = workspace(name);
         request.workspace.get_or_insert_default().group_id = self.group();
+        request.managed_identity_ids = identities.into_iter().collect();
         let made = self.user.asks(request).await?.workspace.expect("it");
         let mut all = self.made.lock().expect("nobody panics");
         all.workspaces.push(made.id);

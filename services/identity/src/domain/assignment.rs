@@ -51,12 +51,32 @@ pub struct Rival {
 }
 
 /// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The workspace's jobs may get the identity's credentials.
     Assigned(WorkspaceId, ManagedIdentityId),
     /// They no longer may.
     Unassigned(WorkspaceId, ManagedIdentityId),
+    /// What the workspace was to be made with is assigned or refused.
+    Begun(WorkspaceId, Vec<Outcome>),
+}
+
+/// What came of an identity that a workspace was to be made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// As the request named it.
+    pub named: String,
+    /// The identity, if it is assigned.
+    pub assigned: Result<ManagedIdentityId, Refusal>,
+}
+
+/// Why it is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// A word that stays the same for ever: `TYPE_TAKEN`.
+    pub reason: String,
+    /// The same for people.
+    pub message: String,
 }
 
 /// Why a command was refused.
@@ -126,6 +146,7 @@ pub fn evolve(state: &mut State, event: &Event) {
     match event {
         Event::Assigned(_, identity) => state.insert(*identity),
         Event::Unassigned(_, identity) => state.remove(identity),
+        Event::Begun(..) => false,
     };
 }
 

@@ -86,17 +86,38 @@ impl IdentityRpc {
         named: &str,
     ) -> Result<Decision<pb::AssignManagedIdentityResponse>, Status> {
         let (workspace, place) = self.workspace(call).await?;
+        let loaded = self.load_assignments(workspace).await?;
+        let assigned = self
+            .assigned(call, (workspace, &place), &loaded.state, reference, named)
+            .await?;
+        decision(
+            workspace,
+            Expected::Version(loaded.version),
+            &assigned.events,
+            [place.guards(), assigned.guards].concat(),
+            pb::AssignManagedIdentityResponse::default(),
+        )
+    }
+
+    /// What comes of assigning an identity to a workspace that has these.
+    pub(super) async fn assigned(
+        &self,
+        call: &Call,
+        (workspace, place): (WorkspaceId, &Place),
+        state: &assignment::State,
+        reference: &Reference,
+        named: &str,
+    ) -> Result<Assigned, Status> {
         let found = find(&self.hierarchy, reference, &call.caller).await?;
         let identity_place = found.ok_or_else(|| status::not_found(named))?;
         let identity = identity_id(&identity_place)?;
-        let inherited = inherits(&place, &identity_place);
+        let inherited = inherits(place, &identity_place);
         // What the workspace does not inherit, its deployer may not even know of.
         if !inherited && identity_place.role.is_none() {
             return Err(status::not_found(named));
         }
-        let loaded = self.load_assignments(workspace).await?;
-        let same_type = self.rivals(call, &place, identity, &loaded.state).await?;
-        let (masked, masks) = self.hiding(&place, &identity_place).await?;
+        let same_type = self.rivals(call, place, identity, state).await?;
+        let (masked, mut guards) = self.hiding(place, &identity_place).await?;
         let command = assignment::Command::Assign {
             workspace,
             identity,
@@ -104,16 +125,13 @@ impl IdentityRpc {
             masked,
             same_type,
         };
-        let events = assignment::decide(&loaded.state, command)?;
-        let mut guards = [place.guards(), masks].concat();
+        let events = assignment::decide(state, command)?;
         guards.extend(identity_place.guards());
-        decision(
-            workspace,
-            Expected::Version(loaded.version),
-            &events,
+        Ok(Assigned {
+            identity,
+            events,
             guards,
-            pb::AssignManagedIdentityResponse::default(),
-        )
+        })
     }
 
     async fn decide_unassign(
@@ -183,7 +201,7 @@ impl IdentityRpc {
         decision(workspace, Expected::Any, &events, guards, ())
     }
 
-    async fn workspace(&self, call: &Call) -> Result<(WorkspaceId, Place), Status> {
+    pub(super) async fn workspace(&self, call: &Call) -> Result<(WorkspaceId, Place), Status> {
         let place = call
             .relocate(&self.hierarchy)
             .await?
@@ -193,7 +211,7 @@ impl IdentityRpc {
         Ok((id, place))
     }
 
-    async fn load_assignments(
+    pub(super) async fn load_assignments(
         &self,
         workspace: WorkspaceId,
     ) -> Result<aggregate::Loaded<assignment::State>, Status> {
@@ -243,7 +261,14 @@ impl IdentityRpc {
     }
 }
 
-fn decision<R>(
+/// What comes of assigning an identity, and what it leans on beside the workspace.
+pub(super) struct Assigned {
+    pub(super) identity: ManagedIdentityId,
+    pub(super) events: Vec<Event>,
+    pub(super) guards: Vec<Guard>,
+}
+
+pub(super) fn decision<R>(
     workspace: WorkspaceId,
     expected: Expected,
     events: &[Event],
@@ -254,6 +279,7 @@ fn decision<R>(
         let (identity, by, value) = match event {
             Event::Assigned(_, identity) => (identity, 1, Some(String::new())),
             Event::Unassigned(_, identity) => (identity, -1, None),
+            Event::Begun(..) => continue,
         };
         guards.push(Guard::Count {
             key: assignments_key(identity),

@@ -3,18 +3,21 @@
 mod access_rules;
 mod assignments;
 mod configuration;
+mod initial_assignments;
 mod managed_identities;
 mod masks;
 mod moves;
 mod service_accounts;
 mod setup;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Place, sets};
 use eventlog::{Facts, Guard};
-use model::ResourceId;
+use model::{Principal, ResourceId};
 use proto::identity::v1 as pb;
 use proto::identity::v1::Event;
 use proto::identity::v1::managed_identity_service_server::ManagedIdentityService;
@@ -27,16 +30,23 @@ pub struct IdentityRpc {
     hierarchy: Hierarchy,
     /// The `iss` of the tokens.
     issuer_url: String,
+    administrators: Arc<BTreeSet<Principal>>,
 }
 
 impl IdentityRpc {
     /// On this log and the facts beside it, for tokens of this issuer.
     #[must_use]
-    pub fn new(commands: Commands, hierarchy: Hierarchy, issuer_url: String) -> Self {
+    pub fn new(
+        commands: Commands,
+        hierarchy: Hierarchy,
+        issuer_url: String,
+        administrators: BTreeSet<Principal>,
+    ) -> Self {
         Self {
             commands,
             hierarchy,
             issuer_url,
+            administrators: Arc::new(administrators),
         }
     }
 

@@ -171,6 +171,22 @@ impl Commands {
         Ok(response(reply, visible))
     }
 
+    /// The same answer, once the others see besides what this service has seen of the followed logs by now.
+    pub async fn and_what_followed<R>(
+        &self,
+        answered: Response<R>,
+        token: impl Fn(&mut R) -> &mut String,
+        metadata: &MetadataMap,
+    ) -> Result<Response<R>, Status> {
+        let mut reply = answered.into_inner();
+        let token = token(&mut reply);
+        let mut reached = self.leaned_on().await?;
+        reached.merge(token.parse().unwrap_or_default());
+        *token = reached.to_string();
+        let visible = self.visibility.wait(token, metadata).await;
+        Ok(response(reply, visible))
+    }
+
     /// How far the followed logs had come in what was decided on, or a little further.
     async fn leaned_on(&self) -> Result<ConsistencyToken, Status> {
         let mut leaned_on = ConsistencyToken::default();
@@ -278,8 +294,14 @@ impl Commands {
     }
 
     /// Carries out what follows from an event for one target of it: once, however often and by however many processes
-    /// the event is met. Nobody waits for it to be visible.
-    pub async fn react<D, F>(&self, event: Uuid, target: &str, mut decide: D) -> Result<(), Status>
+    /// the event is met. It is done in the name of `actor`, or else of this service. Nobody waits for it to be visible.
+    pub async fn react<D, F>(
+        &self,
+        event: Uuid,
+        target: &str,
+        actor: Option<&Principal>,
+        mut decide: D,
+    ) -> Result<(), Status>
     where
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<()>, Status>>,
@@ -298,7 +320,10 @@ impl Commands {
                 streams: decision.streams,
                 guards: decision.guards,
                 metadata: Metadata {
-                    actor: format!("service:{}", self.log.name()),
+                    actor: actor.map_or_else(
+                        || format!("service:{}", self.log.name()),
+                        ToString::to_string,
+                    ),
                     traceparent: None,
                 },
             };

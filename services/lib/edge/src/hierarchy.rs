@@ -17,7 +17,7 @@ use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
 use crate::roles::{Found, Grant, team_of_key, teams_of};
-use crate::{access_rules, masks, trust};
+use crate::{access_rules, initial_assignments, masks, trust};
 
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
 #[must_use]
@@ -278,6 +278,7 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
                 &event.workspace_id,
                 event.max_job_duration.as_ref(),
             ));
+            changes.extend(initial_assignments::are_requested(event));
             changes
         }
         Event::WorkspaceMoved(event) => moved(
@@ -295,6 +296,7 @@ pub fn namespace_changes(event: &namespace::v1::Event) -> Result<Vec<Change>, Ma
         Event::WorkspaceDeleted(event) => {
             let mut changes = gone(&event.workspace_id, &event.group_id, &event.name);
             changes.push(max_job_duration(&event.workspace_id, None));
+            changes.extend(initial_assignments::are_forgotten(&event.workspace_id));
             changes
         }
         Event::LimitChanged(event) => {
@@ -373,6 +375,7 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
             (identity_configuration_key(&event.managed_identity_id), None),
             (token_settings_key(&event.managed_identity_id), None),
         ],
+        Event::InitialAssignmentsDecided(event) => vec![initial_assignments::are_decided(event)],
         Event::ManagedIdentityAssigned(event) => {
             vec![(
                 assignment_key(&event.workspace_id, &event.managed_identity_id),

@@ -14,6 +14,7 @@ pub mod health;
 pub mod hierarchy;
 pub mod holder;
 pub mod host;
+pub mod initial_assignments;
 pub mod layer;
 pub mod limits;
 pub mod masks;

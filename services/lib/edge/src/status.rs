@@ -21,6 +21,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of a text that came from a caller, in an answer: some clients take 8 KiB of headers at most.
 const MAX_TEXT: usize = 256;
 
+/// The reason that a status of ours has; empty if it is of somebody else.
+#[must_use]
+pub fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_default()
+}
+
 /// `NOT_FOUND`, for what does not exist and for what the caller may not know to exist.
 #[must_use]
 pub fn not_found(resource: &str) -> Status {

@@ -3,6 +3,7 @@
 mod access;
 mod groups;
 mod holdings;
+mod initial_assignments;
 mod limits;
 mod memberships;
 mod moves;
@@ -18,9 +19,10 @@ use edge::hierarchy::{Hierarchy, Place, limit_key, member_key, name_key, sets};
 use edge::limits::{unchanged, value};
 use edge::status;
 use edge::status::PreconditionViolation;
-use eventlog::{Facts, Guard, StreamId};
+use eventlog::{Facts, Guard, Progress, StreamId};
 use model::{Limit, MembershipId, Name, Principal};
 use proto::namespace::v1::Event;
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::domain::membership::Membership;
@@ -32,6 +34,8 @@ pub struct NamespaceRpc {
     commands: Commands,
     hierarchy: Hierarchy,
     administrators: Arc<BTreeSet<Principal>>,
+    /// How far the log of `identity` was followed.
+    identity: Option<watch::Receiver<Progress>>,
 }
 
 impl NamespaceRpc {
@@ -46,6 +50,16 @@ impl NamespaceRpc {
             commands,
             hierarchy,
             administrators: Arc::new(administrators),
+            identity: None,
+        }
+    }
+
+    /// The same, which hears when more of the log of `identity` was followed.
+    #[must_use]
+    pub fn following(self, identity: watch::Receiver<Progress>) -> Self {
+        Self {
+            identity: Some(identity),
+            ..self
         }
     }
 

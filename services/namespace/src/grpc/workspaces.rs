@@ -2,6 +2,7 @@
 
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
+use edge::consistency::visibility_wait;
 use edge::hierarchy::Place;
 use edge::layer::Call;
 use edge::request::etag;
@@ -15,7 +16,8 @@ use tonic::{Request, Response, Status};
 
 use super::moves::grows;
 use super::{
-    NamespaceRpc, Sibling, add, changes, encoded, obstacle, owners_key, stream, workspaces_key,
+    NamespaceRpc, Sibling, add, changes, encoded, initial_assignments, obstacle, owners_key,
+    stream, workspaces_key,
 };
 use crate::domain::workspace::{self, MaxJobDuration};
 use crate::wire;
@@ -44,6 +46,8 @@ impl WorkspaceService for NamespaceRpc {
         let mut violations = Violations::default();
         let max_job_duration = wire::max_job_duration(&wanted, &mut violations);
         let max_job_duration = max_job_duration.and_then(|wanted| wanted.0);
+        let named = &message.managed_identity_ids;
+        let with = initial_assignments::requested(&call, named, &mut violations);
         let wire::Named { name, description } =
             wire::named("workspace", &wanted.name, &wanted.description, violations)?;
         let id = clock::new_id();
@@ -57,7 +61,8 @@ impl WorkspaceService for NamespaceRpc {
                 description,
                 max_job_duration,
             };
-            self.decide_create_workspace(&call, workspace).await
+            self.decide_create_workspace(&call, workspace, with.clone())
+                .await
         };
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
@@ -68,13 +73,21 @@ impl WorkspaceService for NamespaceRpc {
                 (workspace.create_time, workspace.update_time) = (Some(time), Some(time));
             }
         };
+        let mut made = self
+            .commands
+            .carry_out(mutation, decide, token, answer)
+            .await?;
+        if named.is_empty() || call.validate_only {
+            return Ok(made);
+        }
+        let patience = visibility_wait(metadata.as_ref())?.unwrap_or_default();
+        let reply = made.get_mut();
+        let workspace = reply.workspace.clone().unwrap_or_default();
+        reply.initial_assignments = self
+            .initial_assignments(&workspace.id, named, patience)
+            .await?;
         self.commands
-            .carry_out(
-                mutation,
-                decide,
-                |reply| &mut reply.consistency_token,
-                answer,
-            )
+            .and_what_followed(made, token, &metadata)
             .await
     }
 
@@ -187,6 +200,7 @@ impl NamespaceRpc {
         &self,
         call: &Call,
         workspace: workspace::Workspace,
+        with: Option<pb::InitialAssignments>,
     ) -> Result<Decision<pb::CreateWorkspaceResponse>, Status> {
         let group = call
             .relocate(&self.hierarchy)
@@ -201,7 +215,7 @@ impl NamespaceRpc {
         };
         let events: Vec<_> = workspace::decide(&workspace::State::Absent, command)?
             .iter()
-            .map(wire::write_workspace)
+            .map(|event| wire::with(wire::write_workspace(event), with.clone()))
             .collect();
         let mut guards = room.guards;
         guards.extend(grows(&group.nodes, 1..=1));
@@ -300,6 +314,10 @@ impl NamespaceRpc {
             reply: pb::DeleteWorkspaceResponse::default(),
         })
     }
+}
+
+fn token(reply: &mut pb::CreateWorkspaceResponse) -> &mut String {
+    &mut reply.consistency_token
 }
 
 /// A workspace as callers see it; none if it does not exist.

@@ -121,6 +121,7 @@ impl<'a> Changes<'a> {
             | Event::AccessRuleCreated(_)
             | Event::AccessRuleUpdated(_)
             | Event::AccessRuleDeleted(_)
+            | Event::InitialAssignmentsDecided(_)
             | Event::ServiceAccountCreated(_)
             | Event::ServiceAccountUpdated(_)
             | Event::ServiceAccountDeleted(_) => {}

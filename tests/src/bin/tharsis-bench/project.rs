@@ -213,6 +213,7 @@ impl Team {
                 name: format!("stage-{number}"),
                 description: String::new(),
                 max_job_duration: None,
+                initial_assignments: None,
             });
             streams.push((StreamId::new("workspace", workspace), vec![created]));
         }
