@@ -8,6 +8,7 @@
     reason = "all of it panics when a test can't go on"
 )]
 
+pub mod attestation;
 pub mod clouds;
 pub mod foreign;
 pub mod issuer;

@@ -1,6 +1,7 @@
 //! Between the domain and the wire: requests into commands, events and resources into messages.
 
 pub(crate) mod job;
+pub(crate) mod module;
 pub(crate) mod signing_key;
 
 use aws_lc_rs::digest::{SHA256, digest};

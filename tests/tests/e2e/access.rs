@@ -518,10 +518,11 @@ fn service_account_rows(target: &Target) -> Vec<Row> {
 }
 
 fn issuer_rows(target: &Target) -> Vec<Row> {
-    let open_job = issuer::OpenJobRequest {
+    let mut open_job = issuer::OpenJobRequest {
         validate_only: true,
         ..user::job(&target.workspace.id)
     };
+    open_job.job.get_or_insert_default().module = Some(e2e::attestation::module(1, &[]));
     vec![
         row("", open_job),
         row(

@@ -3,6 +3,7 @@
 mod access;
 mod access_rules;
 mod assignments;
+mod attestations;
 mod audit;
 mod bad_tokens;
 mod chance;

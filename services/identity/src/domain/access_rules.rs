@@ -9,6 +9,8 @@ use model::{AccessRuleId, ManagedIdentityId, Stage};
 pub const MAX_RULES: usize = 100;
 /// Principals of a rule.
 pub const MAX_PRINCIPALS: usize = 100;
+/// Public keys of a rule. An attestation is verified with each.
+pub const MAX_PUBLIC_KEYS: usize = 10;
 
 /// What rules there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

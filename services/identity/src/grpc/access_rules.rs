@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashMap};
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::Place;
-use edge::holder::Holder;
 use edge::layer::Call;
 use edge::request::{self, expected_version};
 use edge::status::PreconditionViolation;
@@ -21,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::{IdentityRpc, changes, encoded};
 use crate::domain::access_rules::{self, Command, Event, Rejection};
-use crate::wire::access_rule as wire;
+use crate::wire::access_rule::{self as wire, AskedCondition};
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
@@ -122,22 +121,23 @@ impl AccessRuleService for IdentityRpc {
         let mut violations = Violations::default();
         let mask = violations.merge(request::update_mask(
             message.update_mask.as_ref(),
-            &["stages", "eligible_principals"],
+            &["stages", "eligible_principals", "module_attestation"],
         ));
         let changes = |field| mask.as_ref().is_some_and(|mask| mask.has(field));
         let mut inner = Violations::default();
         let stages = changes("stages").then(|| wire::stages(&wanted, &mut inner));
-        let eligible = changes("eligible_principals")
-            .then(|| wire::eligible_of(&wanted, &mut inner))
+        let condition = changes("eligible_principals") || changes("module_attestation");
+        let asked = condition
+            .then(|| wire::condition_of(&wanted, &mut inner))
             .flatten();
         violations.nested("access_rule", inner.finish(|| Some(())));
         violations.finish(|| Some(()))?;
         let decide = || async {
             let id = call.id("access_rule.id", "access rule")?;
             let place = self.rule_place(&call).await?;
-            let (condition, known) = match &eligible {
-                Some(eligible) => {
-                    let (condition, known) = self.condition(&call, eligible).await?;
+            let (condition, known) = match &asked {
+                Some(asked) => {
+                    let (condition, known) = self.condition(&call, asked).await?;
                     (Some(condition), known)
                 }
                 None => (None, vec![]),
@@ -233,7 +233,7 @@ impl IdentityRpc {
         call: &Call,
         asked: &wire::Asked,
     ) -> Result<(AccessRule, Vec<Guard>), Status> {
-        let (condition, guards) = self.condition(call, &asked.eligible).await?;
+        let (condition, guards) = self.condition(call, &asked.condition).await?;
         let stages = asked.stages.clone();
         Ok((AccessRule { stages, condition }, guards))
     }
@@ -242,8 +242,14 @@ impl IdentityRpc {
     async fn condition(
         &self,
         call: &Call,
-        eligible: &[Holder],
+        asked: &AskedCondition,
     ) -> Result<(Condition, Vec<Guard>), Status> {
+        let eligible = match asked {
+            AskedCondition::Eligible(eligible) => eligible,
+            AskedCondition::Attestation(wanted) => {
+                return Ok((Condition::ModuleAttestation(wanted.clone()), vec![]));
+            }
+        };
         let (mut principals, mut guards) = (BTreeSet::new(), Vec::new());
         for holder in eligible {
             let known = holder.find(&self.hierarchy, &call.caller).await?;

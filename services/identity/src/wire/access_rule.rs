@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use edge::access_rules::{self, wire_stages};
+use edge::access_rules::{self, wire_attestation, wire_stages};
+use edge::attestation;
 use edge::hierarchy::wire_principal;
 use edge::holder::Holder;
 use edge::request::etag;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::access_rule::{AccessRule, Condition};
+use model::attestation::ModuleAttestation;
 use model::{AccessRuleId, ResourceId, Stage};
 use proto::identity::v1::{self as pb, Event, access_rule::Condition as Wire};
 
 use super::{Unreadable, parse};
-use crate::domain::access_rules::{Change, Event as Happened, Kept, MAX_PRINCIPALS};
+use crate::domain::access_rules::{
+    Change, Event as Happened, Kept, MAX_PRINCIPALS, MAX_PUBLIC_KEYS,
+};
 
 pub(crate) fn read(recorded: &RecordedEvent) -> Result<Happened, Unreadable> {
     let rule = |rule: Option<AccessRule>| rule.ok_or(Unreadable::Field("access rule"));
@@ -51,18 +55,28 @@ pub(crate) fn write(event: &Happened) -> Event {
             managed_identity_id,
             access_rule_id,
             stages: wire_stages(rule),
-            condition: Some(pb::access_rule_created::Condition::EligiblePrincipals(
-                eligible(rule),
-            )),
+            condition: Some(match condition(rule) {
+                Wire::EligiblePrincipals(it) => {
+                    pb::access_rule_created::Condition::EligiblePrincipals(it)
+                }
+                Wire::ModuleAttestation(it) => {
+                    pb::access_rule_created::Condition::ModuleAttestation(it)
+                }
+            }),
             revision,
         }),
         Change::Updated(rule) => Event::AccessRuleUpdated(pb::AccessRuleUpdated {
             managed_identity_id,
             access_rule_id,
             stages: wire_stages(rule),
-            condition: Some(pb::access_rule_updated::Condition::EligiblePrincipals(
-                eligible(rule),
-            )),
+            condition: Some(match condition(rule) {
+                Wire::EligiblePrincipals(it) => {
+                    pb::access_rule_updated::Condition::EligiblePrincipals(it)
+                }
+                Wire::ModuleAttestation(it) => {
+                    pb::access_rule_updated::Condition::ModuleAttestation(it)
+                }
+            }),
             revision,
         }),
         Change::Deleted => Event::AccessRuleDeleted(pb::AccessRuleDeleted {
@@ -73,10 +87,14 @@ pub(crate) fn write(event: &Happened) -> Event {
     }
 }
 
-fn eligible(rule: &AccessRule) -> pb::EligiblePrincipals {
-    let Condition::EligiblePrincipals(principals) = &rule.condition;
-    pb::EligiblePrincipals {
-        principals: principals.iter().map(wire_principal).collect(),
+fn condition(rule: &AccessRule) -> Wire {
+    match &rule.condition {
+        Condition::EligiblePrincipals(principals) => {
+            Wire::EligiblePrincipals(pb::EligiblePrincipals {
+                principals: principals.iter().map(wire_principal).collect(),
+            })
+        }
+        Condition::ModuleAttestation(wanted) => Wire::ModuleAttestation(wire_attestation(wanted)),
     }
 }
 
@@ -84,19 +102,27 @@ fn eligible(rule: &AccessRule) -> pb::EligiblePrincipals {
 #[derive(Clone)]
 pub(crate) struct Asked {
     pub(crate) stages: BTreeSet<Stage>,
-    /// Of which principals it asks to be run on behalf of one.
-    pub(crate) eligible: Vec<Holder>,
+    pub(crate) condition: AskedCondition,
+}
+
+/// What the rule that a request gives asks of a job.
+#[derive(Clone)]
+pub(crate) enum AskedCondition {
+    /// To be run on behalf of one of these.
+    Eligible(Vec<Holder>),
+    /// To run what is attested.
+    Attestation(ModuleAttestation),
 }
 
 /// Reads the rule that a request gives.
 pub(crate) fn asked(rule: &pb::AccessRule) -> Result<Asked, Violations> {
     let mut violations = Violations::default();
     let stages = stages(rule, &mut violations);
-    let eligible = eligible_of(rule, &mut violations);
+    let condition = condition_of(rule, &mut violations);
     violations.finish(|| {
         Some(Asked {
             stages,
-            eligible: eligible?,
+            condition: condition?,
         })
     })
 }
@@ -121,19 +147,58 @@ pub(crate) fn stages(rule: &pb::AccessRule, violations: &mut Violations) -> BTre
 
 const MAX_STAGES: usize = Stage::ALL.len();
 
-/// The principals that a request's condition names.
-pub(crate) fn eligible_of(
+/// The condition that a request gives.
+pub(crate) fn condition_of(
     rule: &pb::AccessRule,
     violations: &mut Violations,
+) -> Option<AskedCondition> {
+    match &rule.condition {
+        Some(Wire::EligiblePrincipals(eligible)) => {
+            eligible_of(eligible, violations).map(AskedCondition::Eligible)
+        }
+        Some(Wire::ModuleAttestation(wanted)) => {
+            attestation_of(wanted, violations).map(AskedCondition::Attestation)
+        }
+        None => {
+            violations.add("eligible_principals", "must be set, or module_attestation");
+            None
+        }
+    }
+}
+
+fn attestation_of(
+    wanted: &pb::ModuleAttestation,
+    violations: &mut Violations,
+) -> Option<ModuleAttestation> {
+    const FIELD: &str = "module_attestation";
+    let mut inner = Violations::default();
+    if !(1..=MAX_PUBLIC_KEYS).contains(&wanted.public_keys.len()) {
+        inner.add("public_keys", format!("must be 1 to {MAX_PUBLIC_KEYS}"));
+    }
+    let mut public_keys = BTreeSet::new();
+    for (index, pem) in wanted.public_keys.iter().enumerate().take(MAX_PUBLIC_KEYS) {
+        let field = format!("public_keys[{index}]");
+        public_keys.extend(inner.check(&field, attestation::public_key(pem)));
+    }
+    let says = wanted.predicate_type.as_str();
+    let says = (!says.is_empty()).then(|| says.parse()).transpose();
+    let predicate_type = inner.check("predicate_type", says);
+    let read = inner.finish(|| {
+        Some(ModuleAttestation {
+            public_keys,
+            predicate_type: predicate_type?,
+        })
+    });
+    violations.nested(FIELD, read)
+}
+
+fn eligible_of(
+    eligible: &pb::EligiblePrincipals,
+    violations: &mut Violations,
 ) -> Option<Vec<Holder>> {
-    const FIELD: &str = "eligible_principals";
-    let Some(Wire::EligiblePrincipals(eligible)) = &rule.condition else {
-        violations.add(FIELD, "must be set");
-        return None;
-    };
-    let field = format!("{FIELD}.principals");
+    let field = "eligible_principals.principals";
     if !(1..=MAX_PRINCIPALS).contains(&eligible.principals.len()) {
-        violations.add(&field, format!("must be 1 to {MAX_PRINCIPALS}"));
+        violations.add(field, format!("must be 1 to {MAX_PRINCIPALS}"));
         return None;
     }
     let mut principals = Vec::new();
@@ -156,7 +221,7 @@ pub(crate) fn message(
         trn: format!("trn:access_rule:{identity_path}/{id}"),
         managed_identity_id: identity.to_string(),
         stages: wire_stages(&kept.rule),
-        condition: Some(Wire::EligiblePrincipals(eligible(&kept.rule))),
+        condition: Some(condition(&kept.rule)),
         etag: etag(kept.revision),
         create_time: None,
         update_time: None,

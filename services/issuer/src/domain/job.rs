@@ -1,5 +1,6 @@
 //! A job: a run of Terraform in a workspace.
 
+use model::attestation::ModuleDigest;
 use model::{JobDuration, JobId, Principal, Stage, WorkspaceId};
 use time::{Duration, OffsetDateTime};
 
@@ -73,6 +74,19 @@ pub struct Job {
     pub expires: OffsetDateTime,
     /// How long it may be silent, once it has sent a heartbeat.
     pub heartbeat_timeout: Duration,
+    /// What it runs, if whoever opened it has said so.
+    pub module: Option<Module>,
+}
+
+/// What a job runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// For people.
+    pub source: String,
+    /// The digest of its package. Always there where there are attestations.
+    pub digest: Option<ModuleDigest>,
+    /// DSSE envelopes with in-toto statements about it, as they were sent.
+    pub attestations: Vec<Vec<u8>>,
 }
 
 /// Until when a job lives, as far as is known.
@@ -259,6 +273,7 @@ mod tests {
             principal: Principal::user("dev/alice").expect("a user"),
             expires: NOON + Duration::hours(1),
             heartbeat_timeout: Duration::minutes(4),
+            module: None,
         }
     }
 

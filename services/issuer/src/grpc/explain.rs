@@ -3,7 +3,8 @@
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{authorization, clock, status};
-use model::{JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
+use model::access_rule::{RuleType, Verdict};
+use model::{AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
 use proto::issuer::v1 as pb;
 use time::Duration;
 use tonic::Status;
@@ -13,13 +14,13 @@ use super::IssuerRpc;
 use super::credentials::reason;
 use super::ground::Subject;
 use crate::domain::credential::{Check, findings};
-use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life};
-use crate::wire;
+use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
+use crate::wire::{self, module};
 
 /// Who would ask.
 enum Asker {
     Job(JobId),
-    Anybody(Principal, Stage),
+    Anybody(Principal, Stage, Option<Module>),
 }
 
 impl IssuerRpc {
@@ -41,10 +42,13 @@ impl IssuerRpc {
         })?;
         let subject = match asker {
             Asker::Job(id) => self.job_in(workspace, id).await?,
-            Asker::Anybody(principal, stage) => self.somebody(workspace, principal, stage).await?,
+            Asker::Anybody(principal, stage, module) => {
+                self.somebody(workspace, principal, stage, module).await?
+            }
         };
         let subject = subject.ok_or_else(|| not_found(&message.job_id))?;
-        let (mut question, _) = self.weigh(&subject, identity, &identity_place).await?;
+        let weighed = self.weigh(&subject, identity, &identity_place).await?;
+        let (mut question, verdicts) = (weighed.question, weighed.verdicts);
         // What the workspace does not inherit, who sees the workspace may not even know of.
         if !question.inherited && !question.assigned && identity_place.role.is_none() {
             return Err(not_found(named));
@@ -70,6 +74,7 @@ impl IssuerRpc {
             principal: subject.job.principal.to_string(),
             stage: wire::job::wire_stage(subject.job.stage).into(),
             revision: self.revision(),
+            rules: verdicts.into_iter().map(rule_verdict).collect(),
         })
     }
 
@@ -92,6 +97,7 @@ impl IssuerRpc {
         workspace: WorkspaceId,
         principal: Principal,
         stage: Stage,
+        module: Option<Module>,
     ) -> Result<Option<Subject>, Status> {
         let place = self.place_for(workspace.into(), &principal).await?;
         let expires = clock::now() + Duration::HOUR;
@@ -102,6 +108,7 @@ impl IssuerRpc {
             principal,
             expires,
             heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
+            module,
         };
         let life = Life {
             expires,
@@ -127,9 +134,10 @@ fn asked(
             "" => Some(call.caller.principal.clone()),
             text => violations.check("principal", wire::job::principal(text)),
         };
-        principal
-            .zip(stage)
-            .map(|(principal, stage)| Asker::Anybody(principal, stage))
+        let module = message.module.as_ref().map(module::wanted).transpose();
+        let module = violations.nested("module", module);
+        let asker = principal.zip(stage).zip(module);
+        asker.map(|((principal, stage), module)| Asker::Anybody(principal, stage, module))
     } else {
         let alone = "must not be set beside job_id, which has its own";
         if message.stage != 0 {
@@ -138,11 +146,27 @@ fn asked(
         if !message.principal.is_empty() {
             violations.add("principal", alone);
         }
+        if message.module.is_some() {
+            violations.add("module", alone);
+        }
         let wrong = "must be the id of a job";
         let job = violations.check("job_id", message.job_id.parse().map_err(|_| wrong));
         job.map(Asker::Job)
     };
     violations.finish(|| Some((asker?, identity?)))
+}
+
+fn rule_verdict((id, rule_type, verdict): (AccessRuleId, RuleType, Verdict)) -> pb::RuleVerdict {
+    let verdict = match verdict {
+        Verdict::OtherStage => pb::Verdict::OtherStage,
+        Verdict::Holds => pb::Verdict::Holds,
+        Verdict::DoesNotHold => pb::Verdict::DoesNotHold,
+    };
+    pb::RuleVerdict {
+        access_rule_id: id.to_string(),
+        r#type: rule_type.to_string(),
+        verdict: verdict.into(),
+    }
 }
 
 fn wire_check(check: Check) -> pb::Check {

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
+use edge::attestation::Envelope;
 use edge::caller::Caller;
 use edge::hierarchy::{
     Place, assignment_key, identity_audience_key, identity_type_key, node_key, token_settings_key,
@@ -16,10 +17,12 @@ use edge::roles::team_of_key;
 use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::{Facts, Guard};
-use model::access_rule::{AccessRule, InvalidAccessRule, Run, refusing};
+use model::access_rule::{AccessRule, InvalidAccessRule, RuleType, Run, Verdict, refusing};
+use model::attestation::{Attested, PublicKey};
 use model::token_settings::InvalidTokenSettings;
 use model::{
-    JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, TeamId, WorkspaceId,
+    AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, TeamId,
+    WorkspaceId,
 };
 use time::OffsetDateTime;
 use tonic::Status;
@@ -27,7 +30,7 @@ use tonic::Status;
 use super::IssuerRpc;
 use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
 use crate::domain::credential::Question;
-use crate::domain::job::{Job, Life};
+use crate::domain::job::{Job, Life, Module};
 
 /// The reason, where a job's workspace is gone.
 const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
@@ -41,6 +44,14 @@ pub(super) struct Ground {
     /// The question, as of the time it was looked up.
     pub(super) question: Question,
     /// What must still hold when the audit event is appended.
+    pub(super) guards: Vec<Guard>,
+}
+
+/// What is known of a job and an identity, and what says so.
+pub(super) struct Weighed {
+    pub(super) question: Question,
+    /// What each access rule says.
+    pub(super) verdicts: Vec<(AccessRuleId, RuleType, Verdict)>,
     pub(super) guards: Vec<Guard>,
 }
 
@@ -157,14 +168,15 @@ impl IssuerRpc {
             life: known.life,
             place: job_place,
         };
-        let (question, facts) = self.weigh(&subject, identity, &identity_place).await?;
+        let weighed = self.weigh(&subject, identity, &identity_place).await?;
+        let question = weighed.question;
         if !question.assigned && !question.inherited {
             return Err(refused("NOT_INHERITED", Some(identity), named).into());
         }
         let mut guards = subject.place.guards();
         guards.extend(identity_place.guards());
         guards.extend(known.guards());
-        guards.extend(facts);
+        guards.extend(weighed.guards);
         Ok(Ground {
             stage: subject.job.stage,
             workspace_path: subject.place.path(),
@@ -179,7 +191,7 @@ impl IssuerRpc {
         subject: &Subject,
         identity: ManagedIdentityId,
         identity_place: &Place,
-    ) -> Result<(Question, Vec<Guard>), Status> {
+    ) -> Result<Weighed, Status> {
         let Subject { job, life, place } = subject;
         let (assignment, kind, audience, tokens, revision) = (
             assignment_key(job.workspace, identity),
@@ -210,11 +222,16 @@ impl IssuerRpc {
             }
             None => (None, vec![]),
         };
+        let (ids, rules): (Vec<AccessRuleId>, Vec<AccessRule>) = rules.into_iter().unzip();
         let (principals, of_teams) = self.run_as(&job.principal, &rules).await?;
         let run = Run {
             stage: job.stage,
             principals: &principals,
+            attestations: &attested(job.module.as_ref(), &rules)?,
         };
+        let verdicts = ids.into_iter().zip(&rules);
+        let verdicts =
+            verdicts.map(|(id, rule)| (id, rule.condition.rule_type(), rule.verdict(&run)));
         let question = Question {
             job: job.id,
             workspace: job.workspace,
@@ -237,7 +254,11 @@ impl IssuerRpc {
         let mut guards = still(&facts, keys);
         guards.extend(of_teams);
         guards.extend(masks);
-        Ok((question, guards))
+        Ok(Weighed {
+            verdicts: verdicts.collect(),
+            question,
+            guards,
+        })
     }
 
     /// As whom a principal's job runs, as far as the rules ask: itself, and those of the teams they name that it belongs
@@ -265,16 +286,49 @@ impl IssuerRpc {
 
     /// An identity's access rules. They are read after their revision, which is guarded: what came or went since makes
     /// the append refuse.
-    async fn access_rules(&self, identity: ManagedIdentityId) -> Result<Vec<AccessRule>, Status> {
+    async fn access_rules(
+        &self,
+        identity: ManagedIdentityId,
+    ) -> Result<Vec<(AccessRuleId, AccessRule)>, Status> {
         let log = self.shared.commands.log();
-        let keys = log.fact_keys(&access_rules::rules_prefix(identity)).await;
+        let prefix = access_rules::rules_prefix(identity);
+        let keys = log.fact_keys(&prefix).await;
         let keys = keys.map_err(|error| status::log(&error))?;
         let facts = log.facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         // One that can't be read refuses: to leave it out could be to let someone in.
-        let rules = keys.iter().filter_map(|key| facts.get(key)).map(str::parse);
+        let rules = keys.iter().filter_map(|key| {
+            let (id, rule) = (key.strip_prefix(&prefix)?, facts.get(key)?);
+            let id = id.parse().map_err(|_| InvalidAccessRule);
+            Some(id.and_then(|id| Ok((id, rule.parse()?))))
+        });
         rules
             .collect::<Result<_, _>>()
             .map_err(|error: InvalidAccessRule| status::internal(&error))
     }
+}
+
+/// The attestations of what a job runs, as far as the rules ask.
+fn attested(module: Option<&Module>, rules: &[AccessRule]) -> Result<Vec<Attested>, Status> {
+    let keys: BTreeSet<&PublicKey> = rules.iter().flat_map(AccessRule::public_keys).collect();
+    let Some(Module {
+        digest: Some(digest),
+        attestations,
+        ..
+    }) = module.filter(|_| !keys.is_empty())
+    else {
+        return Ok(vec![]);
+    };
+    let mut attested = Vec::new();
+    for json in attestations {
+        let envelope = Envelope::read(json).map_err(|error| status::internal(&error))?;
+        if envelope.is_about(digest) {
+            let signed_by = keys.iter().filter(|key| envelope.is_signed_by(key));
+            attested.push(Attested {
+                signed_by: signed_by.map(|key| (*key).clone()).collect(),
+                predicate_type: envelope.predicate_type().clone(),
+            });
+        }
+    }
+    Ok(attested)
 }

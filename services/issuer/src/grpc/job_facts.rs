@@ -2,15 +2,20 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use edge::hierarchy::node_key;
 use edge::status;
 use eventlog::{Change, Guard};
 use model::JobId;
+use prost::Message as _;
+use proto::issuer::v1 as pb;
 use time::{Duration, OffsetDateTime};
 use tonic::Status;
 
 use super::IssuerRpc;
-use crate::domain::job::{End, Job, Life, State};
+use crate::domain::job::{End, Job, Life, Module, State};
+use crate::wire::module;
 
 /// The key of a job's stage and end: `<stage>/<unix time of its end>`.
 pub(super) fn job_key(id: impl fmt::Display) -> String {
@@ -20,6 +25,11 @@ pub(super) fn job_key(id: impl fmt::Display) -> String {
 /// The key of a job's life: `<how it ended, or unix time when its silence ends it>/<seconds of silence>/<principal>`.
 fn life_key(id: impl fmt::Display) -> String {
     format!("job-life/{id}")
+}
+
+/// The key of what a job runs, where it is known: the message, encoded, in base64.
+fn module_key(id: impl fmt::Display) -> String {
+    format!("job-module/{id}")
 }
 
 /// A job by its facts.
@@ -32,7 +42,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// That nothing has changed since.
+    /// That nothing has changed since. What a job runs never does.
     pub(super) fn guards(&self) -> impl Iterator<Item = Guard> {
         let facts = self.facts.iter().cloned();
         facts.map(|(key, value)| Guard::Expect { key, value })
@@ -52,34 +62,41 @@ pub(super) fn sets(state: &State) -> Vec<Guard> {
         (None, None) => String::new(),
     };
     let silence = job.heartbeat_timeout.whole_seconds();
-    [
+    let module = job.module.as_ref().map(module::write);
+    let module = module.map(|module| {
+        let encoded = STANDARD_NO_PAD.encode(module.encode_to_vec());
+        (module_key(job.id), encoded)
+    });
+    let facts = [
         (node_key(job.id), format!("{}/", job.workspace)),
         (job_key(job.id), stage_and_end),
         (
             life_key(job.id),
             format!("{ends}/{silence}/{}", job.principal),
         ),
-    ]
-    .map(|(key, value)| Guard::Set {
+    ];
+    let facts = facts.into_iter().chain(module);
+    let sets = facts.map(|(key, value)| Guard::Set {
         key,
         value: Some(value),
-    })
-    .to_vec()
+    });
+    sets.collect()
 }
 
 impl IssuerRpc {
     /// The job, if it was ever opened.
     pub(super) async fn known_job(&self, id: JobId) -> Result<Option<Known>, Status> {
-        let keys = [node_key(id), job_key(id), life_key(id)];
+        let keys = [node_key(id), job_key(id), life_key(id), module_key(id)];
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
-        let [node, job, life] = keys
+        let values = keys
             .each_ref()
             .map(|key| facts.get(key).unwrap_or_default());
-        let Some(state) = read(id, node, job, life) else {
+        let Some(state) = read(id, values) else {
             return Ok(None);
         };
-        let facts = keys.map(|key| {
+        let [node, job, life, _] = keys;
+        let facts = [node, job, life].map(|key| {
             let value = facts.get(&key).map(str::to_owned);
             (key, value)
         });
@@ -92,11 +109,15 @@ impl IssuerRpc {
     }
 }
 
-fn read(id: JobId, node: &str, job: &str, life: &str) -> Option<State> {
+fn read(id: JobId, [node, job, life, module]: [&str; 4]) -> Option<State> {
     let time = |text: &str| OffsetDateTime::from_unix_timestamp(text.parse().ok()?).ok();
     let (stage, expires) = job.split_once('/')?;
     let (ends, rest) = life.split_once('/')?;
     let (silence, principal) = rest.split_once('/')?;
+    let module = match module {
+        "" => None,
+        fact => Some(read_module(fact)?),
+    };
     let job = Job {
         id,
         workspace: node.split_once('/')?.0.parse().ok()?,
@@ -104,6 +125,7 @@ fn read(id: JobId, node: &str, job: &str, life: &str) -> Option<State> {
         principal: principal.parse().ok()?,
         expires: time(expires)?,
         heartbeat_timeout: Duration::seconds(silence.parse().ok()?),
+        module,
     };
     Some(match ends {
         "finished" => State::Ended(job, End::Finished),
@@ -117,6 +139,13 @@ fn read(id: JobId, node: &str, job: &str, life: &str) -> Option<State> {
             silent_after: Some(time(silent)?),
         },
     })
+}
+
+/// What such a fact says that a job runs. `None` if it does not read as one.
+fn read_module(fact: &str) -> Option<Module> {
+    let encoded = STANDARD_NO_PAD.decode(fact).ok()?;
+    let message = pb::Module::decode(encoded.as_slice()).ok()?;
+    module::read(message).ok()
 }
 
 #[cfg(test)]
@@ -135,6 +164,11 @@ mod tests {
             principal: Principal::user("dev/a/b").expect("a user"),
             expires: at(3_600),
             heartbeat_timeout: Duration::seconds(60),
+            module: Some(Module {
+                source: "network".to_owned(),
+                digest: "0a".repeat(32).parse().ok(),
+                attestations: vec![b"{}".to_vec()],
+            }),
         };
         let opened = |silent_after| State::Opened {
             job: job.clone(),
@@ -154,10 +188,10 @@ mod tests {
                     Guard::Expect { .. } | Guard::Count { .. } => None,
                 })
                 .collect();
-            let [node, known, life] = values.as_slice() else {
-                panic!("three facts: {values:?}");
+            let [node, known, life, module] = values.as_slice() else {
+                panic!("four facts: {values:?}");
             };
-            assert_eq!(read(job.id, node, known, life), Some(state));
+            assert_eq!(read(job.id, [node, known, life, module]), Some(state));
         }
     }
 }

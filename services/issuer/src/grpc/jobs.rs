@@ -49,6 +49,7 @@ impl JobService for IssuerRpc {
                 principal: principal.clone(),
                 expires: (now + duration).replace_nanosecond(0).unwrap_or(now),
                 heartbeat_timeout: wanted.heartbeat_timeout,
+                module: wanted.module.clone(),
             };
             self.decide_open(&call, job, allowed).await
         };

@@ -8,8 +8,8 @@ use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
 use tonic::Status;
 
-use super::{Unreadable, parse};
-use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Over};
+use super::{Unreadable, module, parse};
+use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Module, Over};
 
 /// How long a job may be told to be silent at most.
 const MAX_HEARTBEAT_TIMEOUT: Duration = Duration::hours(1);
@@ -46,6 +46,7 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unrea
             heartbeat_timeout: event
                 .heartbeat_timeout
                 .map_or(DEFAULT_HEARTBEAT_TIMEOUT, |given| duration(&given)),
+            module: event.module.map(module::read).transpose()?,
         }))),
         Event::JobHeartbeatReceived(event) => Ok(Some(job::Event::Alive {
             at: time(event.heartbeat_time.as_ref())?,
@@ -83,6 +84,7 @@ pub(crate) fn write(job: &Job, event: &job::Event) -> Event {
             principal: job.principal.to_string(),
             expire_time: time(&job.expires),
             heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
+            module: job.module.as_ref().map(module::write),
         }),
         job::Event::Alive { at, silent_after } => {
             Event::JobHeartbeatReceived(pb::JobHeartbeatReceived {
@@ -113,6 +115,7 @@ pub(crate) struct Wanted {
     pub(crate) heartbeat_timeout: Duration,
     /// On whose behalf, if not the caller's.
     pub(crate) principal: Option<Principal>,
+    pub(crate) module: Option<Module>,
 }
 
 pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
@@ -142,12 +145,15 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
             violations.check("job.principal", parsed).map(Some)
         }
     };
+    let module = job.module.as_ref().map(module::wanted).transpose();
+    let module = violations.nested("job.module", module);
     Ok(violations.finish(|| {
         Some(Wanted {
             stage: stage?,
             duration: given,
             heartbeat_timeout: timeout,
             principal: principal?,
+            module: module?,
         })
     })?)
 }
@@ -197,5 +203,6 @@ pub(crate) fn message(
         heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
         silent_time: life.silent_after.map(request::timestamp),
         state: state.into(),
+        module: job.module.as_ref().map(module::message),
     }
 }

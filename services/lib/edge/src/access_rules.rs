@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use eventlog::Change;
 use model::access_rule::{AccessRule, Condition};
+use model::attestation::ModuleAttestation;
 use model::{Principal, Stage};
 use proto::identity::v1 as pb;
 
+use crate::attestation;
 use crate::hierarchy::{MalformedEvent, principal};
 
 /// The key of how often an identity's rules were changed. Whoever leans on the rules expects this: so a rule that comes,
@@ -51,31 +53,57 @@ pub(crate) fn is_gone(identity: &str, id: &str, revision: u64) -> Vec<Change> {
 #[must_use]
 pub fn created(event: &pb::AccessRuleCreated) -> Option<AccessRule> {
     use pb::access_rule_created::Condition as Wire;
-    let Wire::EligiblePrincipals(eligible) = event.condition.as_ref()?;
-    rule(&event.stages, eligible)
+    let condition = match event.condition.as_ref()? {
+        Wire::EligiblePrincipals(eligible) => eligible_principals(eligible),
+        Wire::ModuleAttestation(attestation) => module_attestation(attestation),
+    };
+    rule(&event.stages, condition?)
 }
 
 /// The rule of an event that changed one.
 #[must_use]
 pub fn updated(event: &pb::AccessRuleUpdated) -> Option<AccessRule> {
     use pb::access_rule_updated::Condition as Wire;
-    let Wire::EligiblePrincipals(eligible) = event.condition.as_ref()?;
-    rule(&event.stages, eligible)
+    let condition = match event.condition.as_ref()? {
+        Wire::EligiblePrincipals(eligible) => eligible_principals(eligible),
+        Wire::ModuleAttestation(attestation) => module_attestation(attestation),
+    };
+    rule(&event.stages, condition?)
 }
 
-fn rule(stages: &[i32], eligible: &pb::EligiblePrincipals) -> Option<AccessRule> {
+fn rule(stages: &[i32], condition: Condition) -> Option<AccessRule> {
     let stages: Option<BTreeSet<Stage>> = stages.iter().copied().map(stage).collect();
-    let principals: Option<BTreeSet<Principal>> = eligible
-        .principals
-        .iter()
-        .map(|eligible| principal(Some(eligible)))
-        .collect();
-    // A rule for no stage would be none, and one for nobody refuses all.
+    // A rule for no stage would be none, and one for nobody, or for no key, refuses all.
     let stages = stages.filter(|stages| !stages.is_empty())?;
-    Some(AccessRule {
-        stages,
-        condition: Condition::EligiblePrincipals(principals?),
-    })
+    Some(AccessRule { stages, condition })
+}
+
+fn eligible_principals(eligible: &pb::EligiblePrincipals) -> Option<Condition> {
+    let principals = eligible.principals.iter();
+    let principals = principals.map(|eligible| principal(Some(eligible)));
+    let principals: Option<BTreeSet<Principal>> = principals.collect();
+    principals.map(Condition::EligiblePrincipals)
+}
+
+fn module_attestation(wanted: &pb::ModuleAttestation) -> Option<Condition> {
+    let keys = wanted.public_keys.iter();
+    let keys: Option<BTreeSet<_>> = keys.map(|pem| attestation::public_key(pem).ok()).collect();
+    let says = wanted.predicate_type.as_str();
+    let says = (!says.is_empty()).then(|| says.parse()).transpose();
+    Some(Condition::ModuleAttestation(ModuleAttestation {
+        public_keys: keys?,
+        predicate_type: says.ok()?,
+    }))
+}
+
+/// A rule's attestation as messages have it.
+#[must_use]
+pub fn wire_attestation(wanted: &ModuleAttestation) -> pb::ModuleAttestation {
+    let says = wanted.predicate_type.as_ref();
+    pb::ModuleAttestation {
+        public_keys: wanted.public_keys.iter().map(attestation::pem).collect(),
+        predicate_type: says.map(ToString::to_string).unwrap_or_default(),
+    }
 }
 
 /// The stage of a message.

@@ -3,6 +3,7 @@
 
 pub mod access_rules;
 pub mod aggregate;
+pub mod attestation;
 pub mod authentication;
 pub mod authorization;
 pub mod caller;

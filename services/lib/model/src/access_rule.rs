@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::attestation::{Attested, ModuleAttestation, PublicKey};
 use crate::{Principal, Stage, TeamId};
 
 /// One condition on the jobs that get an identity's credentials.
@@ -20,6 +21,8 @@ pub struct AccessRule {
 pub enum Condition {
     /// It runs on behalf of one of these.
     EligiblePrincipals(BTreeSet<Principal>),
+    /// What it runs has such an attestation.
+    ModuleAttestation(ModuleAttestation),
 }
 
 /// The type of a rule.
@@ -27,6 +30,8 @@ pub enum Condition {
 pub enum RuleType {
     /// [`Condition::EligiblePrincipals`].
     EligiblePrincipals,
+    /// [`Condition::ModuleAttestation`].
+    ModuleAttestation,
 }
 
 /// What rules look at in a job.
@@ -36,16 +41,54 @@ pub struct Run<'a> {
     pub stage: Stage,
     /// On whose behalf: everyone whom the job may act as.
     pub principals: &'a [Principal],
+    /// The attestations of its module, as far as the rules ask.
+    pub attestations: &'a [Attested],
+}
+
+/// What a rule says of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is not for its stage.
+    OtherStage,
+    /// The run is as it asks.
+    Holds,
+    /// The run is not.
+    DoesNotHold,
 }
 
 impl AccessRule {
     /// The teams that it names.
     pub fn teams(&self) -> impl Iterator<Item = TeamId> {
-        let Condition::EligiblePrincipals(principals) = &self.condition;
-        principals.iter().filter_map(|principal| match principal {
+        let principals = match &self.condition {
+            Condition::EligiblePrincipals(principals) => Some(principals),
+            Condition::ModuleAttestation(_) => None,
+        };
+        let principals = principals.into_iter().flatten();
+        principals.filter_map(|principal| match principal {
             Principal::Team(team) => Some(*team),
             _ => None,
         })
+    }
+
+    /// The keys that it names.
+    pub fn public_keys(&self) -> impl Iterator<Item = &PublicKey> {
+        let keys = match &self.condition {
+            Condition::ModuleAttestation(attestation) => Some(&attestation.public_keys),
+            Condition::EligiblePrincipals(_) => None,
+        };
+        keys.into_iter().flatten()
+    }
+
+    /// What it says of a run.
+    #[must_use]
+    pub fn verdict(&self, run: &Run<'_>) -> Verdict {
+        if !self.stages.contains(&run.stage) {
+            Verdict::OtherStage
+        } else if self.condition.holds(run) {
+            Verdict::Holds
+        } else {
+            Verdict::DoesNotHold
+        }
     }
 }
 
@@ -55,6 +98,7 @@ impl Condition {
     pub fn rule_type(&self) -> RuleType {
         match self {
             Self::EligiblePrincipals(_) => RuleType::EligiblePrincipals,
+            Self::ModuleAttestation(_) => RuleType::ModuleAttestation,
         }
     }
 
@@ -64,6 +108,7 @@ impl Condition {
                 .principals
                 .iter()
                 .any(|principal| eligible.contains(principal)),
+            Self::ModuleAttestation(wanted) => wanted.holds(run.attestations),
         }
     }
 }
@@ -72,20 +117,14 @@ impl Condition {
 /// the credentials.
 #[must_use]
 pub fn refusing(rules: &[AccessRule], run: &Run<'_>) -> BTreeSet<RuleType> {
-    let of_stage = || {
-        rules
-            .iter()
-            .filter(|rule| rule.stages.contains(&run.stage))
-            .map(|rule| &rule.condition)
+    let with = |wanted: Verdict| -> BTreeSet<RuleType> {
+        let rules = rules.iter().filter(|rule| rule.verdict(run) == wanted);
+        rules.map(|rule| rule.condition.rule_type()).collect()
     };
-    let satisfied: BTreeSet<RuleType> = of_stage()
-        .filter(|condition| condition.holds(run))
-        .map(Condition::rule_type)
-        .collect();
-    of_stage()
-        .map(Condition::rule_type)
-        .filter(|rule_type| !satisfied.contains(rule_type))
-        .collect()
+    let satisfied = with(Verdict::Holds);
+    let mut refusing = with(Verdict::DoesNotHold);
+    refusing.retain(|rule_type| !satisfied.contains(rule_type));
+    refusing
 }
 
 /// The text is not an [`AccessRule`] as it is kept.
@@ -97,11 +136,13 @@ impl fmt::Display for RuleType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::EligiblePrincipals => "eligible_principals",
+            Self::ModuleAttestation => "module_attestation",
         })
     }
 }
 
-/// As it is kept: the stages, the type, and what belongs to it, each in a line; no principal has one in its name.
+/// As it is kept: the stages, the type, and what belongs to it, each in a line; no principal or predicate type has one in
+/// its name. The predicate type comes before the keys, empty if it is not asked for.
 impl fmt::Display for AccessRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stages: Vec<String> = self.stages.iter().map(ToString::to_string).collect();
@@ -110,6 +151,12 @@ impl fmt::Display for AccessRule {
             Condition::EligiblePrincipals(principals) => principals
                 .iter()
                 .try_for_each(|principal| write!(f, "\n{principal}")),
+            Condition::ModuleAttestation(wanted) => {
+                let says = wanted.predicate_type.as_ref();
+                write!(f, "\n{}", says.map_or("", |says| says.as_str()))?;
+                let mut keys = wanted.public_keys.iter();
+                keys.try_for_each(|key| write!(f, "\n{key}"))
+            }
         }
     }
 }
@@ -125,6 +172,15 @@ impl FromStr for AccessRule {
             Some("eligible_principals") => {
                 let principals: Result<_, _> = lines.map(str::parse).collect();
                 Condition::EligiblePrincipals(principals.map_err(|_| InvalidAccessRule)?)
+            }
+            Some("module_attestation") => {
+                let says = lines.next().ok_or(InvalidAccessRule)?;
+                let says = (!says.is_empty()).then(|| says.parse()).transpose();
+                let keys: Result<_, _> = lines.map(str::parse).collect();
+                Condition::ModuleAttestation(ModuleAttestation {
+                    public_keys: keys.map_err(|_| InvalidAccessRule)?,
+                    predicate_type: says.map_err(|_| InvalidAccessRule)?,
+                })
             }
             _ => return Err(InvalidAccessRule),
         };
@@ -156,6 +212,7 @@ mod tests {
         let run = Run {
             stage,
             principals: &principals,
+            attestations: &[],
         };
         let refusing = refusing(rules, &run);
         assert!(refusing.is_empty() || refusing == BTreeSet::from([RuleType::EligiblePrincipals]));
@@ -193,11 +250,74 @@ mod tests {
         let run = Run {
             stage: Stage::Plan,
             principals: &[],
+            attestations: &[],
         };
         assert!(!refusing(&[rule(&Stage::ALL, &["alice"])], &run).is_empty());
     }
 
+    fn attested(key: &str) -> AccessRule {
+        AccessRule {
+            stages: Stage::ALL.into(),
+            condition: Condition::ModuleAttestation(ModuleAttestation {
+                public_keys: [key.parse().expect("a key")].into(),
+                predicate_type: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn each_type_that_has_rules_must_let_it() {
+        let rules = [
+            rule(&Stage::ALL, &["alice"]),
+            rule(&Stage::ALL, &["bob"]),
+            attested("aaaa"),
+            attested("bbbb"),
+        ];
+        let signed = |key: &str| Attested {
+            predicate_type: "urn:scan".parse().expect("a URI"),
+            signed_by: [key.parse().expect("a key")].into(),
+        };
+        let refusing = |who: &str, attestations: &[Attested]| {
+            let principals = [user(who)];
+            let run = Run {
+                stage: Stage::Apply,
+                principals: &principals,
+                attestations,
+            };
+            refusing(&rules, &run)
+        };
+        assert_eq!(refusing("bob", &[signed("bbbb")]), [].into());
+        assert_eq!(
+            refusing("carol", &[signed("aaaa")]),
+            [RuleType::EligiblePrincipals].into()
+        );
+        assert_eq!(
+            refusing("bob", &[signed("cccc")]),
+            [RuleType::ModuleAttestation].into()
+        );
+        assert_eq!(
+            refusing("carol", &[]),
+            [RuleType::EligiblePrincipals, RuleType::ModuleAttestation].into()
+        );
+    }
+
     proptest! {
+        #[test]
+        fn what_is_kept_of_attestations_reads_back(
+            stages in prop::collection::btree_set(prop::sample::select(&Stage::ALL[..]), 1..3),
+            keys in prop::collection::btree_set("[A-Za-z0-9+/]{4,80}={0,2}", 1..4),
+            says in prop::option::of("[a-z]{1,5}:[!-~]{1,40}"),
+        ) {
+            let rule = AccessRule {
+                stages,
+                condition: Condition::ModuleAttestation(ModuleAttestation {
+                    public_keys: keys.iter().map(|key| key.parse().expect("a key")).collect(),
+                    predicate_type: says.map(|says| says.parse().expect("a URI")),
+                }),
+            };
+            prop_assert_eq!(rule.to_string().parse(), Ok(rule));
+        }
+
         #[test]
         fn what_is_kept_reads_back(
             stages in prop::collection::btree_set(prop::sample::select(&Stage::ALL[..]), 1..3),
@@ -211,7 +331,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "(plan|apply|,|\n|eligible_principals|user:dev/a|.){0,8}") {
+        fn no_text_makes_the_parser_panic(text in "(plan|apply|,|\n|eligible_principals|module_attestation|user:dev/a|.){0,8}") {
             let _ = text.parse::<AccessRule>();
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod access_rule;
+pub mod attestation;
 pub mod id;
 pub mod job_duration;
 pub mod limit;

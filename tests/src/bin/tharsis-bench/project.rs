@@ -290,6 +290,7 @@ impl Team {
                 principal: "user:dev/alice".to_owned(),
                 expire_time: times(),
                 heartbeat_timeout: None,
+                module: None,
             })];
             events.extend(self.identities[..2].iter().map(|identity| {
                 event!(issuer::CredentialIssued {
