@@ -75,14 +75,59 @@ CREATE INDEX places_by_path ON places (path) WHERE NOT gone;
 CREATE INDEX places_gone_by_path ON places (path) WHERE gone;
 CREATE INDEX places_by_gram ON places USING gin (grams) WHERE NOT gone;
 
--- Who holds a membership where: for what a caller may see.
+-- Who holds a membership where: to be listed, and for what a caller may see.
 CREATE TABLE members (
-    membership_id text PRIMARY KEY COLLATE "C",
-    namespace_id  text NOT NULL COLLATE "C",
+    -- Of the membership.
+    id           text PRIMARY KEY COLLATE "C",
+    namespace_id text    NOT NULL COLLATE "C",
     -- `user:dev/alice`.
-    principal     text NOT NULL COLLATE "C"
+    principal    text    NOT NULL COLLATE "C",
+    -- The number of `tharsis.access.v1.Role`.
+    role         integer NOT NULL,
+    version      bigint  NOT NULL,
+    created_at   timestamptz NOT NULL,
+    updated_at   timestamptz NOT NULL
 );
-CREATE INDEX members_by_principal ON members (principal, namespace_id);
+CREATE INDEX members_by_principal ON members (principal, id) INCLUDE (namespace_id);
+CREATE INDEX members_by_namespace ON members (namespace_id, principal);
+CREATE INDEX members_by_creation ON members (namespace_id, created_at, id);
+CREATE INDEX members_by_update ON members (namespace_id, updated_at, id);
+
+CREATE TABLE teams (
+    id          text PRIMARY KEY COLLATE "C",
+    name        text   NOT NULL COLLATE "C",
+    description text   NOT NULL,
+    version     bigint NOT NULL,
+    created_at  timestamptz NOT NULL,
+    updated_at  timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX teams_by_name ON teams (name);
+CREATE INDEX teams_by_creation ON teams (created_at, id);
+CREATE INDEX teams_by_update ON teams (updated_at, id);
+
+CREATE TABLE team_members (
+    team_id   text NOT NULL COLLATE "C",
+    -- `user:dev/alice`.
+    principal text NOT NULL COLLATE "C",
+    added_at  timestamptz NOT NULL,
+    PRIMARY KEY (team_id, principal)
+);
+CREATE INDEX team_members_by_principal ON team_members (principal, team_id);
+
+CREATE TABLE service_accounts (
+    id             text PRIMARY KEY COLLATE "C",
+    group_id       text   NOT NULL COLLATE "C",
+    name           text   NOT NULL COLLATE "C",
+    description    text   NOT NULL,
+    -- `tharsis.identity.v1.ServiceAccount`, of which only the trust policies are set.
+    trust_policies bytea  NOT NULL,
+    version        bigint NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX service_accounts_by_group ON service_accounts (group_id, name);
+CREATE INDEX service_accounts_by_creation ON service_accounts (group_id, created_at, id);
+CREATE INDEX service_accounts_by_update ON service_accounts (group_id, updated_at, id);
 
 CREATE INDEX namespaces_by_creation ON namespaces (parent_id, created_at, id);
 CREATE INDEX namespaces_by_update ON namespaces (parent_id, updated_at, id);

@@ -4,8 +4,11 @@ mod activities;
 mod credentials;
 mod identities;
 mod masks;
+mod members;
 mod namespaces;
 mod places;
+mod service_accounts;
+mod teams;
 
 use edge::hierarchy;
 use eventlog::{Fold, FoldError, RecordedEvent};
@@ -30,10 +33,13 @@ impl Fold for Directory {
             "namespace" => {
                 namespaces::apply(connection, events).await?;
                 places::apply(connection, events).await?;
+                members::apply(connection, events).await?;
+                teams::apply(connection, events).await?;
             }
             "identity" => {
                 identities::apply(connection, events).await?;
                 masks::apply(connection, events).await?;
+                service_accounts::apply(connection, events).await?;
             }
             "issuer" => facts.append(&mut credentials::apply(connection, events).await?),
             _ => {}
@@ -43,10 +49,20 @@ impl Fold for Directory {
 }
 
 /// When a row's aggregate was made and changed last, and where its stream stands.
+#[derive(Default)]
 struct Stamps {
     versions: Vec<i64>,
     created: Vec<OffsetDateTime>,
     updated: Vec<OffsetDateTime>,
+}
+
+impl Stamps {
+    /// Those of one row, by the first and the last of the events that made it what it is.
+    fn add(&mut self, first: &RecordedEvent, last: &RecordedEvent) {
+        self.versions.push(last.version.cast_signed());
+        self.created.push(first.recorded_at);
+        self.updated.push(last.recorded_at);
+    }
 }
 
 fn inapplicable(event: &RecordedEvent) -> impl FnOnce(proto::EventError) -> FoldError + '_ {

@@ -22,10 +22,10 @@ pub(crate) enum By {
     UpdateTime,
 }
 
-/// The text is no order.
+/// The text is no order; with what the name is called.
 #[derive(Debug, thiserror::Error)]
-#[error("must be name, create_time or update_time, with or without ` desc`, or empty")]
-pub(crate) struct InvalidOrder;
+#[error("must be {0}, create_time or update_time, with or without ` desc`, or empty")]
+pub(crate) struct InvalidOrder(&'static str);
 
 impl Order {
     pub(crate) const BY_NAME: Self = Self {
@@ -35,22 +35,27 @@ impl Order {
 
     /// `None` if the request leaves it open.
     pub(crate) fn read(text: &str) -> Result<Option<Self>, InvalidOrder> {
+        Self::read_named("name", text)
+    }
+
+    /// Where what rows are named by is called something else.
+    pub(crate) fn read_named(name: &'static str, text: &str) -> Result<Option<Self>, InvalidOrder> {
         let mut words = text.split_ascii_whitespace();
         let by = match words.next() {
             None => return Ok(None),
-            Some("name") => By::Name,
+            Some(word) if word == name => By::Name,
             Some("create_time") => By::CreateTime,
             Some("update_time") => By::UpdateTime,
-            Some(_) => return Err(InvalidOrder),
+            Some(_) => return Err(InvalidOrder(name)),
         };
         let descending = match words.next() {
             None | Some("asc") => false,
             Some("desc") => true,
-            Some(_) => return Err(InvalidOrder),
+            Some(_) => return Err(InvalidOrder(name)),
         };
         match words.next() {
             None => Ok(Some(Self { by, descending })),
-            Some(_) => Err(InvalidOrder),
+            Some(_) => Err(InvalidOrder(name)),
         }
     }
 

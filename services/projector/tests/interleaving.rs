@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-const TABLES: [&str; 8] = [
+const TABLES: [&str; 11] = [
     "namespaces",
     "managed_identities",
     "assignments",
@@ -22,6 +22,9 @@ const TABLES: [&str; 8] = [
     "facts",
     "places",
     "members",
+    "teams",
+    "team_members",
+    "service_accounts",
     "activities",
 ];
 /// The groups and workspaces, each at the path to which its names lead, that are not in `places` so; and the other way
@@ -59,9 +62,12 @@ enum Deed {
     MakeMask(usize, usize),
     DeleteMask(usize),
     MakeTeam(usize),
+    DescribeTeam(usize),
     JoinTeam(usize, usize),
+    LeaveTeam(usize, usize),
     DeleteTeam(usize),
     MakeServiceAccount(usize, usize),
+    UpdateServiceAccount(usize),
     DeleteServiceAccount(usize),
 }
 
@@ -93,9 +99,12 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => (number(), number()).prop_map(|(a, b)| Deed::MakeMask(a, b)),
         1 => number().prop_map(Deed::DeleteMask),
         1 => number().prop_map(Deed::MakeTeam),
-        2 => (number(), number()).prop_map(|(a, b)| Deed::JoinTeam(a, b)),
+        1 => number().prop_map(Deed::DescribeTeam),
+        3 => (number(), number()).prop_map(|(a, b)| Deed::JoinTeam(a, b)),
+        1 => (number(), number()).prop_map(|(a, b)| Deed::LeaveTeam(a, b)),
         1 => number().prop_map(Deed::DeleteTeam),
         2 => (number(), number()).prop_map(|(a, b)| Deed::MakeServiceAccount(a, b)),
+        1 => number().prop_map(Deed::UpdateServiceAccount),
         1 => number().prop_map(Deed::DeleteServiceAccount),
     ]
 }
@@ -206,9 +215,12 @@ impl History {
             Deed::MakeMask(at, what) => self.make_mask(at, what),
             Deed::DeleteMask(number) => self.delete_mask(number),
             Deed::MakeTeam(name) => self.make_team(name),
+            Deed::DescribeTeam(number) => self.describe_team(number),
             Deed::JoinTeam(team, user) => self.join_team(team, user),
+            Deed::LeaveTeam(team, user) => self.leave_team(team, user),
             Deed::DeleteTeam(number) => self.delete_team(number),
             Deed::MakeServiceAccount(at, name) => self.make_service_account(at, name),
+            Deed::UpdateServiceAccount(number) => self.update_service_account(number),
             Deed::DeleteServiceAccount(number) => self.delete_service_account(number),
         }
     }
@@ -592,6 +604,35 @@ impl History {
         self.namespace("team", &team_id, event);
     }
 
+    fn describe_team(&mut self, number: usize) {
+        let Some(team_id) = pick(&self.teams, number) else {
+            return;
+        };
+        let event = namespace::TeamUpdated {
+            team_id: team_id.clone(),
+            description: format!("change {}", self.namespace.len()),
+        };
+        self.namespace("team", &team_id, event);
+    }
+
+    fn leave_team(&mut self, team: usize, user: usize) {
+        let Some(team_id) = pick(&self.teams, team) else {
+            return;
+        };
+        let Some((_, members)) = self.teams.get_mut(&team_id) else {
+            return;
+        };
+        let Some(number) = user.checked_rem(members.len()) else {
+            return;
+        };
+        let member = members.remove(number);
+        let event = namespace::TeamMemberRemoved {
+            team_id: team_id.clone(),
+            member: Some(principal(member)),
+        };
+        self.namespace("team", &team_id, event);
+    }
+
     fn join_team(&mut self, team: usize, user: usize) {
         let member = format!("dev/{}", NAMES[user % NAMES.len()]);
         let Some(team_id) = pick(&self.teams, team) else {
@@ -682,6 +723,21 @@ impl History {
             name,
             description: String::new(),
             trust_policies: vec![],
+        };
+        self.identity("service_account", &id, event);
+    }
+
+    fn update_service_account(&mut self, number: usize) {
+        let Some(id) = pick(&self.accounts, number) else {
+            return;
+        };
+        let event = identity::ServiceAccountUpdated {
+            service_account_id: id.clone(),
+            description: format!("change {}", self.identity.len()),
+            trust_policies: vec![identity::TrustPolicy {
+                issuer: "https://ci.example.com".to_owned(),
+                ..identity::TrustPolicy::default()
+            }],
         };
         self.identity("service_account", &id, event);
     }

@@ -3,10 +3,13 @@
 
 use bed::Database;
 use edge::caller::Caller;
-use edge::hierarchy::{Node, Place};
+use edge::hierarchy::{Node, Place, node_key};
 use edge::layer::Call;
-use model::{GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, WorkspaceId};
+use model::{
+    GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, TeamId, WorkspaceId,
+};
 use projector::DirectoryRpc;
+use proto::access::v1 as access;
 use proto::directory::v1 as pb;
 use proto::directory::v1::audit_service_server::AuditService as _;
 use proto::directory::v1::directory_service_server::DirectoryService as _;
@@ -41,8 +44,21 @@ INSERT INTO places (id, kind, name, path, grams)
     UNION ALL SELECT workspace.id, 'workspace', workspace.name,
         'top-' || team.top || '/' || team.name || '/' || workspace.name || '/', pg_temp.grams(workspace.name)
         FROM workspace JOIN team ON team.n = workspace.team;
-INSERT INTO members SELECT 'mbr_' || n, id, 'user:dev/member-' || n FROM team;
-INSERT INTO members SELECT 'mbr_top' || n, id, 'user:dev/chief-' || n FROM top;
+INSERT INTO members SELECT 'mbr_' || n, id, 'user:dev/member-' || n, 1, 1, now(), now() FROM team;
+INSERT INTO members SELECT 'mbr_top' || n, id, 'user:dev/chief-' || n, 1, 1, now(), now() FROM top;
+INSERT INTO members SELECT 'mbr_robot' || n, id, 'user:dev/robot', 1, 1, now() + n * interval '1 s', now() FROM workspace;
+INSERT INTO members SELECT 'mbr_guest' || n, '{workspace}', 'user:dev/guest-' || n, 1, 1, now() + n * interval '1 s', now()
+    FROM workspace;
+INSERT INTO teams
+    SELECT CASE n WHEN 7 THEN '{team}' ELSE 'team_' || n END, 'crew-' || n, '', 1, now() + n * interval '1 s', now()
+    FROM workspace;
+INSERT INTO team_members
+    SELECT CASE WHEN n % 100 = 0 THEN '{team}' ELSE 'team_' || n END, 'user:dev/guest-' || n, now() FROM workspace;
+INSERT INTO facts VALUES ('{team node}', '/crew-7');
+INSERT INTO service_accounts
+    SELECT 'sa_' || n, CASE WHEN n % 2 = 0 THEN '{group}' ELSE 'grp_' || n END, 'robot-' || n, '', '', 1,
+        now() + n * interval '1 s', now()
+    FROM workspace;
 INSERT INTO managed_identities (id, group_id, name, description, configuration, version, created_at, updated_at, type, grams,
         token_settings)
     SELECT CASE WHEN n = 7 AND m = 0 THEN '{identity}' ELSE 'mi_' || n || '_' || m END, id, 'deployer-' || m || '-' || n, '', '',
@@ -67,10 +83,13 @@ const READ: &str =
     "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
      WHERE schemaname = 'public' AND relname = ANY($1) ORDER BY relname";
 /// Identities are only five for each team: their table is worth reading whole.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 10] = [
     "namespaces",
     "places",
     "members",
+    "teams",
+    "team_members",
+    "service_accounts",
     "assignments",
     "jobs",
     "credentials",
@@ -139,6 +158,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         WorkspaceId::from_uuid(Uuid::from_u128(7)),
         ManagedIdentityId::from_uuid(Uuid::from_u128(7)),
     );
+    let team = TeamId::from_uuid(Uuid::from_u128(7));
     let database = Database::create().await;
     let pool = database.another_pool(1);
     eventlog::migrate(&pool, Some(&projector::MIGRATIONS))
@@ -147,7 +167,9 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     let rows = ROWS
         .replace("{group}", &group.to_string())
         .replace("{workspace}", &workspace.to_string())
-        .replace("{identity}", &identity.to_string());
+        .replace("{identity}", &identity.to_string())
+        .replace("{team}", &team.to_string())
+        .replace("{team node}", &node_key(team));
     sqlx::raw_sql(AssertSqlSafe(rows))
         .execute(&pool)
         .await
@@ -249,6 +271,54 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
             ..Default::default()
         };
         reads_little!(search_managed_identities search, caller, None, managed_identities found);
+    }
+    for order_by in ["", "principal desc", "create_time", "update_time desc"] {
+        let list = pb::ListMembershipsRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_memberships list, "admin", Some(&at_workspace), memberships 50);
+    }
+    let user = |name: &str| access::Principal {
+        kind: Some(access::principal::Kind::User(format!("dev/{name}"))),
+    };
+    for name in ["guest-98765", "robot"] {
+        let list = pb::ListMembershipsRequest {
+            principal: Some(user(name)),
+            ..Default::default()
+        };
+        reads_little!(list_memberships list, "admin", Some(&at_workspace), memberships 1);
+    }
+    for (name, caller, found) in [("robot", "admin", 50), ("guest-7", "member-7", 1)] {
+        let list = pb::ListPrincipalMembershipsRequest {
+            principal: Some(user(name)),
+            ..Default::default()
+        };
+        reads_little!(list_principal_memberships list, caller, None, memberships found);
+    }
+    for order_by in ["", "create_time desc", "update_time"] {
+        let list = pb::ListTeamsRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_teams list, "member-7", None, teams 50);
+    }
+    let of_member = pb::ListTeamsRequest {
+        member: text("dev/guest-98765"),
+        ..Default::default()
+    };
+    reads_little!(list_teams of_member, "member-7", None, teams 1);
+    let of_team = pb::ListTeamMembersRequest {
+        team_id: team.to_string(),
+        ..Default::default()
+    };
+    reads_little!(list_team_members of_team, "member-7", None, members 50);
+    for order_by in ["", "name desc", "create_time", "update_time desc"] {
+        let list = pb::ListServiceAccountsRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_service_accounts list, "admin", Some(&at_group), service_accounts 50);
     }
     reads_little!(list_jobs pb::ListJobsRequest::default(), "member-7", Some(&at_workspace), jobs 1);
     let credentials = pb::ListCredentialsRequest::default;

@@ -114,7 +114,7 @@ impl<'a> Changes<'a> {
                     false,
                 );
             }
-            // A move is written by itself, and so are masks; the service that owns rules and service accounts lists them.
+            // A move is written by itself, and so are masks and service accounts; the service that owns rules lists them.
             Event::ManagedIdentityMoved(_)
             | Event::MaskCreated(_)
             | Event::MaskDeleted(_)
@@ -160,11 +160,7 @@ async fn insert(
     let (mut ids, mut groups, mut names, mut descriptions, mut configurations) =
         (vec![], vec![], vec![], vec![], vec![]);
     let (mut types, mut grams, mut tokens) = (vec![], vec![], vec![]);
-    let mut stamps = Stamps {
-        versions: vec![],
-        created: vec![],
-        updated: vec![],
-    };
+    let mut stamps = Stamps::default();
     for (id, identity) in made {
         let Some(made) = identity.made else { continue };
         ids.push(id);
@@ -175,9 +171,7 @@ async fn insert(
         descriptions.push(identity.description);
         configurations.push(identity.configuration);
         tokens.push(identity.token_settings);
-        stamps.versions.push(identity.last.version.cast_signed());
-        stamps.created.push(made.event.recorded_at);
-        stamps.updated.push(identity.last.recorded_at);
+        stamps.add(made.event, identity.last);
     }
     if ids.is_empty() {
         return Ok(());

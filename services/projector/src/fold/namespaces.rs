@@ -105,7 +105,7 @@ impl<'a> Changes<'a> {
             }
             Event::GroupDeleted(group) => self.gone.push(group.group_id),
             Event::WorkspaceDeleted(workspace) => self.gone.push(workspace.workspace_id),
-            // A move is written by itself; who is a member where, and who in which team, is in the facts; limits are no one's to list here.
+            // A move is written by itself, and so are memberships and teams; the service that owns limits lists them.
             Event::GroupMoved(_)
             | Event::WorkspaceMoved(_)
             | Event::MembershipCreated(_)
@@ -207,11 +207,7 @@ async fn insert(connection: &mut PgConnection, made: HashMap<String, Row<'_>>) -
     let (mut ids, mut kinds, mut parents, mut names, mut descriptions) =
         (vec![], vec![], vec![], vec![], vec![]);
     let mut durations = vec![];
-    let mut stamps = Stamps {
-        versions: vec![],
-        created: vec![],
-        updated: vec![],
-    };
+    let mut stamps = Stamps::default();
     for (id, row) in made {
         ids.push(id);
         kinds.push(row.kind.to_owned());
@@ -219,9 +215,7 @@ async fn insert(connection: &mut PgConnection, made: HashMap<String, Row<'_>>) -
         names.push(row.name);
         descriptions.push(row.description);
         durations.push(row.max_job_duration);
-        stamps.versions.push(row.last.version.cast_signed());
-        stamps.created.push(row.first.recorded_at);
-        stamps.updated.push(row.last.recorded_at);
+        stamps.add(row.first, row.last);
     }
     sqlx::query!(
         "INSERT INTO namespaces

@@ -1,8 +1,7 @@
-//! Where everything is, and who is a member there.
+//! Where everything is.
 
 use std::collections::HashMap;
 
-use edge::hierarchy::{self, MalformedEvent};
 use eventlog::{FoldError, RecordedEvent};
 use proto::namespace::v1::Event;
 use sqlx::PgConnection;
@@ -19,14 +18,11 @@ struct Made {
     parents: Vec<String>,
 }
 
-/// By membership: namespace and principal, or that it ended.
-type Members = HashMap<String, Option<(String, String)>>;
-
 pub(super) async fn apply(
     connection: &mut PgConnection,
     events: &[RecordedEvent],
 ) -> Result<(), FoldError> {
-    let (mut made, mut members) = (Made::default(), Members::new());
+    let mut made = Made::default();
     for event in events {
         match Event::decode(&event.event_type, &event.payload).map_err(inapplicable(event))? {
             Event::GroupCreated(group) => {
@@ -55,21 +51,11 @@ pub(super) async fn apply(
                 std::mem::take(&mut made).write(connection).await?;
                 relocate(connection, &workspace.workspace_id, &workspace.new_group_id).await?;
             }
-            Event::MembershipCreated(membership) => {
-                let principal = hierarchy::principal(membership.principal.as_ref());
-                let principal = principal.ok_or_else(|| FoldError::Inapplicable {
-                    position: event.position,
-                    reason: MalformedEvent::Principal.into(),
-                })?;
-                let member = (membership.namespace_id, principal.to_string());
-                members.insert(membership.membership_id, Some(member));
-            }
-            Event::MembershipDeleted(membership) => {
-                members.insert(membership.membership_id, None);
-            }
             Event::GroupUpdated(_)
             | Event::WorkspaceUpdated(_)
+            | Event::MembershipCreated(_)
             | Event::MembershipUpdated(_)
+            | Event::MembershipDeleted(_)
             | Event::TeamCreated(_)
             | Event::TeamUpdated(_)
             | Event::TeamDeleted(_)
@@ -78,8 +64,7 @@ pub(super) async fn apply(
             | Event::LimitChanged(_) => {}
         }
     }
-    made.write(connection).await?;
-    Ok(write_members(connection, members).await?)
+    Ok(made.write(connection).await?)
 }
 
 impl Made {
@@ -164,35 +149,6 @@ async fn relocate(connection: &mut PgConnection, id: &str, parent: &str) -> sqlx
          FROM root WHERE places.path >= root.path AND places.path < left(root.path, -1) || '0'",
         id,
         parent
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn write_members(connection: &mut PgConnection, members: Members) -> sqlx::Result<()> {
-    if members.is_empty() {
-        return Ok(());
-    }
-    let (mut ids, mut namespaces, mut principals, mut gone) = (vec![], vec![], vec![], vec![]);
-    for (id, member) in members {
-        match member {
-            Some((namespace, principal)) => {
-                ids.push(id);
-                namespaces.push(namespace);
-                principals.push(principal);
-            }
-            None => gone.push(id),
-        }
-    }
-    sqlx::query!(
-        "WITH gone AS (DELETE FROM members WHERE membership_id = ANY($1))
-         INSERT INTO members (membership_id, namespace_id, principal)
-         SELECT * FROM UNNEST($2::text[], $3::text[], $4::text[])",
-        &gone,
-        &ids,
-        &namespaces,
-        &principals
     )
     .execute(connection)
     .await?;

@@ -14,13 +14,14 @@ use proto::identity;
 use sqlx::PgPool;
 use tonic::Status;
 
-use super::{expect, keyed};
+use super::{expect, groups, path_of};
 use crate::order::Order;
 use crate::page::Page;
-use crate::query::managed_identities::{self, AssignedRow, IdentityRow, OfGroups};
+use crate::query::from_above::{self, List};
+use crate::query::managed_identities::{self, AssignedRow, IdentityRow};
 use crate::query::visible::{self, Range};
 
-/// Key and id, or distance and name.
+/// Name and id.
 const KEYS: usize = 2;
 
 /// Those that can be assigned in a group.
@@ -30,45 +31,26 @@ pub(super) async fn list(
     message: &pb::ListManagedIdentitiesRequest,
 ) -> Result<pb::ListManagedIdentitiesResponse, Status> {
     let place = call.place()?;
-    let id = expect(place, Kind::Group, "group_id")?;
+    let id = expect(place, Kind::Group, "group_id")?.to_string();
     let mut violations = Violations::default();
     let kind = violations.check("type", identity_type(&message.r#type));
     let order = violations.check("order_by", Order::read(&message.order_by));
     let (kind, order) = violations.finish(|| Some((kind?, order?)))?;
     let name_contains = message.name_contains.to_ascii_lowercase();
     let query = (
-        ("identities", id.to_string(), message.exclude_inherited),
-        (kind, &name_contains, order),
+        "identities",
+        &id,
+        message.exclude_inherited,
+        (kind, &name_contains),
     );
-    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let mut groups = groups(place);
-    if message.exclude_inherited {
-        groups.truncate(1);
-    }
-    let list = OfGroups {
-        groups: &groups,
-        kind,
-        name_contains: &name_contains,
-        limit: page.limit(),
+    let page = List::page(order, (message.page_size, &message.page_token), &query)?;
+    let list = List {
+        places: &groups(place, message.exclude_inherited),
+        narrowed_to: [kind, &name_contains],
+        order,
     };
-    let rows = match (order, &page.after) {
-        (Some(order), _) => {
-            managed_identities::in_order(pool, &list, order, keyed(&page, order)?).await
-        }
-        (None, Some(key)) => {
-            let after = (key[0].parse().unwrap_or_default(), key[1].as_str());
-            managed_identities::nearest_first(pool, &list, after).await
-        }
-        (None, None) => managed_identities::nearest_first(pool, &list, (0, "")).await,
-    };
-    let mut rows = rows.map_err(|error| status::database(&error))?;
-    let next_page_token = page.cut(&mut rows, |row| match order {
-        Some(order) => vec![
-            order.key(&row.name, row.created_at, row.updated_at),
-            row.id.clone(),
-        ],
-        None => vec![row.distance.to_string(), row.name.clone()],
-    });
+    let rows = from_above::list(pool, &managed_identities::inherited(), &list, &page).await;
+    let (rows, next_page_token) = rows.map_err(|error| status::database(&error))?;
     let managed_identities = rows
         .into_iter()
         .map(|row| listed(place, row))
@@ -144,15 +126,6 @@ pub(super) fn identity_type(text: &str) -> Result<&str, String> {
     }
 }
 
-/// The ids of the groups of a place, itself included if it is one, nearest first.
-fn groups(place: &Place) -> Vec<String> {
-    let groups = place
-        .nodes
-        .iter()
-        .filter(|node| node.id.kind() == Kind::Group);
-    groups.map(|node| node.id.to_string()).collect()
-}
-
 /// An identity at the path of its group.
 pub(super) fn identity(
     group_path: &str,
@@ -176,19 +149,7 @@ pub(super) fn identity(
 
 /// An identity as seen from a place. `place` has the identity's group among its nodes: the query asked for those.
 fn listed(place: &Place, row: IdentityRow) -> Result<pb::DirectoryManagedIdentity, Status> {
-    let at = place
-        .nodes
-        .iter()
-        .position(|node| node.id.to_string() == row.group_id)
-        .unwrap_or_default();
-    let names: Vec<&str> = place
-        .nodes
-        .iter()
-        .skip(at)
-        .rev()
-        .map(|node| node.name.as_str())
-        .collect();
-    let group_path = names.join("/");
+    let group_path = path_of(place, &row.group_id);
     let inherited = row.distance > 0;
     Ok(pb::DirectoryManagedIdentity {
         managed_identity: Some(identity(&group_path, row)?),

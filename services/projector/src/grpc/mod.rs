@@ -4,7 +4,10 @@
 mod audit;
 mod children;
 mod managed_identities;
+mod members;
 mod search;
+mod service_accounts;
+mod teams;
 
 use edge::hierarchy::Place;
 use edge::layer::Call;
@@ -87,6 +90,50 @@ impl DirectoryService for DirectoryRpc {
         let answer = search::identities(&self.pool, &call, request.get_ref()).await?;
         Ok(Response::new(answer))
     }
+
+    async fn list_memberships(
+        &self,
+        request: Request<pb::ListMembershipsRequest>,
+    ) -> Result<Response<pb::ListMembershipsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = members::list(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_principal_memberships(
+        &self,
+        request: Request<pb::ListPrincipalMembershipsRequest>,
+    ) -> Result<Response<pb::ListPrincipalMembershipsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = members::of_principal(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_teams(
+        &self,
+        request: Request<pb::ListTeamsRequest>,
+    ) -> Result<Response<pb::ListTeamsResponse>, Status> {
+        let answer = teams::list(&self.pool, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_team_members(
+        &self,
+        request: Request<pb::ListTeamMembersRequest>,
+    ) -> Result<Response<pb::ListTeamMembersResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = teams::members(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn list_service_accounts(
+        &self,
+        request: Request<pb::ListServiceAccountsRequest>,
+    ) -> Result<Response<pb::ListServiceAccountsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = service_accounts::list(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
 }
 
 /// The sort key and id in a page token of a list in this order.
@@ -104,4 +151,23 @@ fn expect(place: &Place, kind: Kind, field: &str) -> Result<ResourceId, Status> 
     } else {
         Err(Violations::of(field, format!("must name a {kind}")).into_status())
     }
+}
+
+/// The ids of the groups of a place, itself included if it is one, nearest first; or only the nearest.
+fn groups(place: &Place, only_nearest: bool) -> Vec<String> {
+    let groups = place
+        .nodes
+        .iter()
+        .filter(|node| node.id.kind() == Kind::Group);
+    let most = if only_nearest { 1 } else { usize::MAX };
+    groups.take(most).map(|node| node.id.to_string()).collect()
+}
+
+/// The path of one of a place's nodes. A query that was asked for those answers with no other.
+fn path_of(place: &Place, id: &str) -> String {
+    let at = place
+        .nodes
+        .iter()
+        .position(|node| node.id.to_string() == id);
+    place.path_of(at.unwrap_or_default())
 }

@@ -3,6 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
+use super::from_above::{self, Source};
 use crate::order::Order;
 
 /// A managed identity.
@@ -37,77 +38,30 @@ fn hiding(nodes: &str, group: &str) -> String {
     )
 }
 
-/// Which of the identities of groups are listed, and how.
-pub(crate) struct OfGroups<'a> {
-    /// The nearest first.
-    pub(crate) groups: &'a [String],
-    /// Only of this type; empty for all.
-    pub(crate) kind: &'a str,
-    /// Only those whose name holds this.
-    pub(crate) name_contains: &'a str,
-    pub(crate) limit: i64,
+impl from_above::Row for IdentityRow {
+    fn key(&self, order: Option<Order>) -> [String; 2] {
+        match order {
+            Some(order) => [
+                order.key(&self.name, self.created_at, self.updated_at),
+                self.id.clone(),
+            ],
+            None => [self.distance.to_string(), self.name.clone()],
+        }
+    }
 }
 
-/// In the order of the groups, then by name; behind a distance and name.
-pub(crate) async fn nearest_first(
-    pool: &PgPool,
-    list: &OfGroups<'_>,
-    after: (i64, &str),
-) -> sqlx::Result<Vec<IdentityRow>> {
-    sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS}, above.number - 1 AS distance
-           FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
-           LATERAL (
-               SELECT * FROM managed_identities identity
-               WHERE identity.group_id = above.group_id AND (above.number - 1, name) > ($2, $3)
-                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL
-               ORDER BY name LIMIT $4
-           ) identity
-           ORDER BY above.number, identity.name LIMIT $4",
-        hiding = hiding("$1", "above.number"),
-    )))
-    .bind(list.groups)
-    .bind(after.0)
-    .bind(after.1)
-    .bind(list.limit)
-    .bind(list.kind)
-    .bind(list.name_contains)
-    .persistent(false)
-    .fetch_all(pool)
-    .await
-}
-
-/// In another order; behind a sort key and id.
-pub(crate) async fn in_order(
-    pool: &PgPool,
-    list: &OfGroups<'_>,
-    order: Order,
-    after: Option<(&str, &str)>,
-) -> sqlx::Result<Vec<IdentityRow>> {
-    let (column, direction) = (order.column(), order.direction());
-    let (key, id) = after.unzip();
-    sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS}, above.number - 1 AS distance
-           FROM UNNEST($1::text[]) WITH ORDINALITY AS above (group_id, number),
-           LATERAL (
-               SELECT * FROM managed_identities identity
-               WHERE identity.group_id = above.group_id AND {behind}
-                 AND ($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL
-               ORDER BY {column} {direction}, id {direction} LIMIT $4
-           ) identity
-           ORDER BY identity.{column} {direction}, identity.id {direction} LIMIT $4",
-        behind = order.behind("$2", "$3"),
-        hiding = hiding("$1", "above.number"),
-    )))
-    .bind(list.groups)
-    .bind(key)
-    .bind(id)
-    .bind(list.limit)
-    .bind(list.kind)
-    .bind(list.name_contains)
-    .persistent(false)
-    .fetch_all(pool)
-    .await
+/// Those that no mask hides, narrowed to a type and to a text in the name; empty for all.
+pub(crate) fn inherited() -> Source {
+    Source {
+        table: "managed_identities identity",
+        alias: "identity",
+        columns: COLUMNS.to_owned(),
+        place: "identity.group_id",
+        condition: format!(
+            "($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL",
+            hiding = hiding("$1", "above.number"),
+        ),
+    }
 }
 
 /// An identity that is assigned to a workspace, though its group may not be above it.

@@ -53,11 +53,14 @@ pub(crate) async fn children(
     children: &Children<'_>,
 ) -> sqlx::Result<Vec<NamespaceRow>> {
     let (column, direction) = (children.order.column(), children.order.direction());
+    // Not "or it does not matter of whom": then each child would be read to ask it.
+    let of_members = match children.members {
+        Some(_) => "id IN (SELECT namespace_id FROM members WHERE principal = ANY($3))",
+        None => "$3::text[] IS NULL",
+    };
     let query = format!(
         "SELECT {COLUMNS} FROM namespaces
-         WHERE parent_id = $1 AND ($2 = '' OR kind = $2)
-           AND ($3::text[] IS NULL OR id IN (SELECT namespace_id FROM members WHERE principal = ANY($3)))
-           AND {behind}
+         WHERE parent_id = $1 AND ($2 = '' OR kind = $2) AND {of_members} AND {behind}
          ORDER BY {column} {direction}, id {direction} LIMIT $6",
         behind = children.order.behind("$4", "$5"),
     );

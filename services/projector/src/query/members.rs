@@ -1,0 +1,95 @@
+//! Memberships.
+
+use sqlx::{AssertSqlSafe, FromRow, PgPool};
+use time::OffsetDateTime;
+
+use super::from_above::{self, Source};
+use super::visible::{Range, ends};
+use crate::order::Order;
+
+/// A membership.
+#[derive(FromRow)]
+pub(crate) struct MemberRow {
+    pub(crate) id: String,
+    pub(crate) namespace_id: String,
+    pub(crate) principal: String,
+    pub(crate) role: i32,
+    pub(crate) version: i64,
+    pub(crate) created_at: OffsetDateTime,
+    pub(crate) updated_at: OffsetDateTime,
+    /// How far above the group or workspace asked about it is; 0 for that itself.
+    pub(crate) distance: i64,
+    /// The nearest membership of the same principal that is nearer; empty if none is.
+    pub(crate) overridden_by: String,
+}
+
+/// Of a [`MemberRow`], but its distance and what overrides it.
+const COLUMNS: &str = "member.id, member.namespace_id, member.principal, member.role, member.version, \
+                       member.created_at, member.updated_at";
+
+impl from_above::Row for MemberRow {
+    fn key(&self, order: Option<Order>) -> [String; 2] {
+        match order {
+            Some(order) => [
+                order.key(&self.principal, self.created_at, self.updated_at),
+                self.id.clone(),
+            ],
+            None => [self.distance.to_string(), self.principal.clone()],
+        }
+    }
+}
+
+/// Narrowed to a principal and to the number of a role; empty for all.
+pub(crate) fn inherited() -> Source {
+    Source {
+        table: "(SELECT *, principal AS name FROM members) member",
+        alias: "member",
+        columns: format!(
+            "{COLUMNS}, coalesce((
+                 SELECT nearer.id FROM UNNEST($1::text[]) WITH ORDINALITY AS below (id, number)
+                 JOIN members nearer ON nearer.namespace_id = below.id AND nearer.principal = member.principal
+                 WHERE below.number < above.number ORDER BY below.number LIMIT 1
+             ), '') AS overridden_by"
+        ),
+        place: "member.namespace_id",
+        condition: "($5 = '' OR principal = $5) AND ($6 = '' OR role::text = $6)".to_owned(),
+    }
+}
+
+/// A membership, and where it is.
+#[derive(FromRow)]
+pub(crate) struct PlacedRow {
+    #[sqlx(flatten)]
+    pub(crate) row: MemberRow,
+    /// With a slash behind it.
+    pub(crate) path: String,
+}
+
+/// Those of a principal that are visible, behind an id.
+pub(crate) async fn of_principal(
+    pool: &PgPool,
+    principal: &str,
+    visible: &[Range],
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<PlacedRow>> {
+    let (from_paths, to_paths) = ends(visible);
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, 0::bigint AS distance, '' AS overridden_by, places.path FROM members member
+         JOIN places ON places.id = member.namespace_id AND NOT places.gone
+         WHERE member.principal = $1 AND member.id > $2
+           AND EXISTS (
+               SELECT FROM UNNEST($3::text[], $4::text[]) AS visible (from_path, to_path)
+               WHERE places.path >= from_path AND places.path < to_path
+           )
+         ORDER BY member.id LIMIT $5"
+    )))
+    .bind(principal)
+    .bind(after)
+    .bind(from_paths)
+    .bind(to_paths)
+    .bind(limit)
+    .persistent(false)
+    .fetch_all(pool)
+    .await
+}
