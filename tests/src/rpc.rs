@@ -101,6 +101,11 @@ rpcs! {
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentityWorkspaces" directory ListManagedIdentityWorkspacesRequest ListManagedIdentityWorkspacesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/SearchNamespaces" directory SearchNamespacesRequest SearchNamespacesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/SearchManagedIdentities" directory SearchManagedIdentitiesRequest SearchManagedIdentitiesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListMemberships" directory ListMembershipsRequest ListMembershipsResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListPrincipalMemberships" directory ListPrincipalMembershipsRequest ListPrincipalMembershipsResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListTeams" directory ListTeamsRequest ListTeamsResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListTeamMembers" directory ListTeamMembersRequest ListTeamMembersResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListServiceAccounts" directory ListServiceAccountsRequest ListServiceAccountsResponse;
     Projector "/tharsis.directory.v1.AuditService/ListJobs" directory ListJobsRequest ListJobsResponse;
     Projector "/tharsis.directory.v1.AuditService/ListCredentials" directory ListCredentialsRequest ListCredentialsResponse;
     Projector "/tharsis.directory.v1.AuditService/ListActivities" directory ListActivitiesRequest ListActivitiesResponse;

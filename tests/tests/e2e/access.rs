@@ -10,7 +10,7 @@ use e2e::{Service, User, World};
 use futures::future::BoxFuture;
 use model::ResourceId;
 use prost_reflect::DescriptorPool;
-use proto::access::v1::Role;
+use proto::access::v1::{self as access, Role};
 use proto::directory::v1 as directory;
 use proto::eventlog::v1 as eventlog;
 use proto::eventlog::v1::event_log_service_client::EventLogServiceClient;
@@ -651,6 +651,44 @@ fn directory_rows(target: &Target) -> Vec<Row> {
         row(
             "",
             directory::SearchManagedIdentitiesRequest {
+                group_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListMembershipsRequest {
+                namespace_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            " (workspace)",
+            directory::ListMembershipsRequest {
+                namespace_id: text(&target.workspace.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListPrincipalMembershipsRequest {
+                principal: Some(access::Principal {
+                    kind: Some(access::principal::Kind::Team(text(&target.team.id))),
+                }),
+                ..Default::default()
+            },
+        ),
+        row("", directory::ListTeamsRequest::default()),
+        row(
+            "",
+            directory::ListTeamMembersRequest {
+                team_id: text(&target.team.id),
+                ..Default::default()
+            },
+        ),
+        row(
+            "",
+            directory::ListServiceAccountsRequest {
                 group_id: text(&target.group.id),
                 ..Default::default()
             },

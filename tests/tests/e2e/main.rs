@@ -29,6 +29,7 @@ mod load;
 mod main_job;
 mod masks;
 mod moves;
+mod principals;
 mod reactions;
 mod reference;
 mod search;
