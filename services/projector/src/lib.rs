@@ -4,8 +4,8 @@ mod activity;
 pub mod fold;
 mod grams;
 mod grpc;
-mod order;
-mod page;
+pub mod order;
+pub mod page;
 mod query;
 
 use std::sync::Arc;

@@ -10,36 +10,43 @@ const MICROSECOND: &str = "interval '1 microsecond'";
 
 /// By what, and in which direction; rows that are equal in it by id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Order {
-    pub(crate) by: By,
-    pub(crate) descending: bool,
+pub struct Order {
+    /// What it goes by.
+    pub by: By,
+    /// From the end.
+    pub descending: bool,
 }
 
+/// What rows are ordered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum By {
+pub enum By {
+    /// Their name, or what stands for one.
     Name,
+    /// When they were made.
     CreateTime,
+    /// When they last changed.
     UpdateTime,
 }
 
 /// The text is no order; with what the name is called.
 #[derive(Debug, thiserror::Error)]
 #[error("must be {0}, create_time or update_time, with or without ` desc`, or empty")]
-pub(crate) struct InvalidOrder(&'static str);
+pub struct InvalidOrder(&'static str);
 
 impl Order {
-    pub(crate) const BY_NAME: Self = Self {
+    /// By name, from the beginning.
+    pub const BY_NAME: Self = Self {
         by: By::Name,
         descending: false,
     };
 
     /// `None` if the request leaves it open.
-    pub(crate) fn read(text: &str) -> Result<Option<Self>, InvalidOrder> {
+    pub fn read(text: &str) -> Result<Option<Self>, InvalidOrder> {
         Self::read_named("name", text)
     }
 
     /// Where what rows are named by is called something else.
-    pub(crate) fn read_named(name: &'static str, text: &str) -> Result<Option<Self>, InvalidOrder> {
+    pub fn read_named(name: &'static str, text: &str) -> Result<Option<Self>, InvalidOrder> {
         let mut words = text.split_ascii_whitespace();
         let by = match words.next() {
             None => return Ok(None),
@@ -60,7 +67,8 @@ impl Order {
     }
 
     /// The column.
-    pub(crate) fn column(self) -> &'static str {
+    #[must_use]
+    pub fn column(self) -> &'static str {
         match self.by {
             By::Name => "name",
             By::CreateTime => "created_at",
@@ -69,12 +77,14 @@ impl Order {
     }
 
     /// How PostgreSQL is told of the direction.
-    pub(crate) fn direction(self) -> &'static str {
+    #[must_use]
+    pub fn direction(self) -> &'static str {
         if self.descending { "DESC" } else { "ASC" }
     }
 
     /// The condition that a row is behind a key and id, each a parameter of type text; true where they are null.
-    pub(crate) fn behind(self, key: &str, id: &str) -> String {
+    #[must_use]
+    pub fn behind(self, key: &str, id: &str) -> String {
         let column = self.column();
         let key = match self.by {
             By::Name => format!("{key}::text"),
@@ -87,7 +97,8 @@ impl Order {
     }
 
     /// Whether a text is a key of this order.
-    pub(crate) fn has_key(self, text: &str) -> bool {
+    #[must_use]
+    pub fn has_key(self, text: &str) -> bool {
         match self.by {
             By::Name => true,
             By::CreateTime | By::UpdateTime => time(text).is_some(),
@@ -95,12 +106,8 @@ impl Order {
     }
 
     /// The key of a row, for a page token.
-    pub(crate) fn key(
-        self,
-        name: &str,
-        created: OffsetDateTime,
-        updated: OffsetDateTime,
-    ) -> String {
+    #[must_use]
+    pub fn key(self, name: &str, created: OffsetDateTime, updated: OffsetDateTime) -> String {
         match self.by {
             By::Name => name.to_owned(),
             By::CreateTime => moment(created),
@@ -110,12 +117,14 @@ impl Order {
 }
 
 /// A time in a page token.
-pub(crate) fn moment(time: OffsetDateTime) -> String {
+#[must_use]
+pub fn moment(time: OffsetDateTime) -> String {
     (time.unix_timestamp_nanos() / NANOSECONDS).to_string()
 }
 
 /// The time in a page token.
-pub(crate) fn time(text: &str) -> Option<OffsetDateTime> {
+#[must_use]
+pub fn time(text: &str) -> Option<OffsetDateTime> {
     let nanoseconds = text.parse::<i128>().ok()?.checked_mul(NANOSECONDS)?;
     OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
 }

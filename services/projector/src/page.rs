@@ -17,22 +17,17 @@ const WRONG_TOKEN: &str = "must be a next_page_token of the same query";
 
 /// Where a page begins, and how long it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Page {
+pub struct Page {
     /// Rows.
-    pub(crate) size: usize,
+    pub size: usize,
     /// The sort key of the last row of the page before; none for the first page.
-    pub(crate) after: Option<Vec<String>>,
+    pub after: Option<Vec<String>>,
     query: u64,
 }
 
 impl Page {
     /// Reads a request's page. `query` is everything else that the request asks: a token is good for the same only.
-    pub(crate) fn read(
-        size: i32,
-        token: &str,
-        query: &impl Hash,
-        keys: usize,
-    ) -> Result<Self, Status> {
+    pub fn read(size: i32, token: &str, query: &impl Hash, keys: usize) -> Result<Self, Status> {
         let query = digest(query);
         let mut violations = Violations::default();
         let size = match size {
@@ -53,17 +48,19 @@ impl Page {
     }
 
     /// For a token whose keys are none of the query's.
-    pub(crate) fn wrong_token() -> Violations {
+    #[must_use]
+    pub fn wrong_token() -> Violations {
         Violations::of("page_token", WRONG_TOKEN)
     }
 
     /// One row more than the page has: whether it is there tells whether there is a next page.
-    pub(crate) fn limit(&self) -> i64 {
+    #[must_use]
+    pub fn limit(&self) -> i64 {
         i64::try_from(self.size + 1).unwrap_or(i64::MAX)
     }
 
     /// Cuts the rows to the page, and makes the token for the next one.
-    pub(crate) fn cut<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> Vec<String>) -> String {
+    pub fn cut<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> Vec<String>) -> String {
         if rows.len() <= self.size {
             return String::new();
         }

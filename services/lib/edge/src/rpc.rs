@@ -98,7 +98,8 @@ fn late() -> tonic::Status {
 
 /// How long the caller waits, by its `grpc-timeout`
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>: at most 8 digits and a unit).
-pub(crate) fn deadline(headers: &HeaderMap) -> Option<Duration> {
+#[must_use]
+pub fn deadline(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
