@@ -226,6 +226,12 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         ..Default::default()
     };
     reads_little!(list_workspace_managed_identities assigned, "admin", Some(&at_workspace), managed_identities 1);
+    let effective = pb::ListWorkspaceManagedIdentitiesRequest {
+        include_unusable: true,
+        include_unassigned: true,
+        ..Default::default()
+    };
+    reads_little!(list_workspace_managed_identities effective, "admin", Some(&at_workspace), managed_identities 5);
     let workspaces = pb::ListManagedIdentityWorkspacesRequest::default();
     reads_little!(list_managed_identity_workspaces workspaces.clone(), "admin", Some(&at_identity), workspaces 50);
     reads_little!(list_managed_identity_workspaces workspaces, "member-7", Some(&at_identity), workspaces 50);

@@ -57,6 +57,30 @@ async fn has(user: &User, workspace: &str) -> Vec<(String, bool)> {
     listed.collect()
 }
 
+/// What a workspace has or could be given, a page for each: the id, whether it is assigned, and what hides it.
+async fn effective(user: &User, workspace: &str, unusable: bool) -> Vec<(String, bool, String)> {
+    let mut request = directory::ListWorkspaceManagedIdentitiesRequest {
+        workspace_id: workspace.to_owned(),
+        page_size: 1,
+        include_unassigned: true,
+        include_unusable: unusable,
+        ..Default::default()
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = user.asks(request.clone()).await.expect("listed");
+        found.extend(page.managed_identities.into_iter().map(|listed| {
+            let id = listed.managed_identity.expect("it").id;
+            (id, listed.assigned, listed.mask_id)
+        }));
+        if page.next_page_token.is_empty() {
+            found.sort();
+            return found;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
 /// Waits until a workspace has these and nothing more.
 async fn comes_to_have(user: &User, workspace: &str, ids: &[&str]) {
     eventually(async || {
@@ -168,6 +192,24 @@ async fn what_is_hidden_is_shown_before_and_ends_when_it_is() {
     assert_eq!(listed, expected);
     let mask = made.mask.expect("the mask");
     assert_eq!(mask.trn, format!("trn:mask:acme/prod/{}", mask.id));
+    let mut expected = vec![
+        (scene.kubernetes.clone(), true, String::new()),
+        (scene.own.clone(), false, String::new()),
+    ];
+    expected.sort();
+    assert_eq!(effective(admin, &scene.web, false).await, expected);
+    expected.push((scene.aws.clone(), false, mask.id.clone()));
+    expected.sort();
+    assert_eq!(effective(admin, &scene.web, true).await, expected);
+    let all = directory::ListManagedIdentitiesRequest {
+        group_id: prod.to_owned(),
+        include_masked: true,
+        ..Default::default()
+    };
+    let all = admin.asks(all).await.expect("listed").managed_identities;
+    let hidden = all.iter().filter(|listed| !listed.mask_id.is_empty());
+    let hidden: Vec<_> = hidden.map(|listed| &listed.mask_id).collect();
+    assert_eq!((all.len(), hidden), (3, vec![&mask.id]));
     let again = assignment(&scene.aws, &scene.web);
     let status = refused(
         admin.asks(again.clone()).await,

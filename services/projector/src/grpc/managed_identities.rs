@@ -18,7 +18,9 @@ use super::{expect, groups, path_of};
 use crate::order::Order;
 use crate::page::Page;
 use crate::query::from_above::{self, List};
-use crate::query::managed_identities::{self, AssignedRow, IdentityRow};
+use crate::query::managed_identities::{
+    self, IdentityRow, InheritedRow, OfWorkspace, WorkspaceRow,
+};
 use crate::query::visible::{self, Range};
 
 /// Name and id.
@@ -41,6 +43,7 @@ pub(super) async fn list(
         "identities",
         &id,
         message.exclude_inherited,
+        message.include_masked,
         (kind, &name_contains),
     );
     let page = List::page(order, (message.page_size, &message.page_token), &query)?;
@@ -49,28 +52,32 @@ pub(super) async fn list(
         narrowed_to: [kind, &name_contains],
         order,
     };
-    let rows = from_above::list(pool, &managed_identities::inherited(), &list, &page).await;
+    let source = managed_identities::inherited(message.include_masked);
+    let rows = from_above::list(pool, &source, &list, &page).await;
     let (rows, next_page_token) = rows.map_err(|error| status::database(&error))?;
     let managed_identities = rows
         .into_iter()
-        .map(|row| listed(place, row))
-        .collect::<Result<_, _>>()?;
+        .map(|found: InheritedRow| Ok(hidden(listed(place, found.row)?, found.masked_by)))
+        .collect::<Result<_, Status>>()?;
     Ok(pb::ListManagedIdentitiesResponse {
         managed_identities,
         next_page_token,
     })
 }
 
-/// Those that a workspace's jobs can get, and with `include_unusable` those that are assigned but that they can't get.
-pub(super) async fn assigned(
+/// Those that a workspace's jobs can get, and those that are asked for beside them.
+pub(super) async fn of_workspace(
     pool: &PgPool,
     call: &Call,
     message: &pb::ListWorkspaceManagedIdentitiesRequest,
 ) -> Result<pb::ListWorkspaceManagedIdentitiesResponse, Status> {
     let place = call.place()?;
     let id = expect(place, Kind::Workspace, "workspace_id")?.to_string();
-    let unusable = message.include_unusable;
-    let query = ("assigned", &id, unusable);
+    let which = OfWorkspace {
+        unusable: message.include_unusable,
+        unassigned: message.include_unassigned,
+    };
+    let query = ("of workspace", &id, which);
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let after = page
         .after
@@ -78,27 +85,29 @@ pub(super) async fn assigned(
         .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
     let database = |error| status::database(&error);
     let nodes: Vec<String> = place.nodes.iter().map(|node| node.id.to_string()).collect();
-    let rows = managed_identities::assigned(pool, &id, &nodes, unusable, after, page.limit()).await;
+    let rows =
+        managed_identities::of_workspace(pool, &id, &nodes, which, after, page.limit()).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |assigned| {
-        vec![assigned.row.name.clone(), assigned.row.id.clone()]
+    let next_page_token = page.cut(&mut rows, |found| {
+        vec![found.row.name.clone(), found.row.id.clone()]
     });
-    let visible = if rows.iter().any(|assigned| assigned.row.distance < 0) {
+    let visible = if rows.iter().any(|found| found.row.distance < 0) {
         visible::to(pool, call).await.map_err(database)?
     } else {
         vec![]
     };
     let managed_identities = rows
         .into_iter()
-        .map(|assigned| {
-            if assigned.row.distance < 0 {
-                self::unusable(assigned, &visible)
-            } else {
-                let masked_by = assigned.masked_by;
-                listed(place, assigned.row).map(|listed| hidden(listed, masked_by))
+        .map(|found| {
+            if found.row.distance < 0 {
+                return out_of_reach(found, &visible);
             }
+            Ok(pb::DirectoryManagedIdentity {
+                assigned: found.assigned,
+                ..hidden(listed(place, found.row)?, found.masked_by)
+            })
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, Status>>()?;
     Ok(pb::ListWorkspaceManagedIdentitiesResponse {
         managed_identities,
         next_page_token,
@@ -155,8 +164,7 @@ fn listed(place: &Place, row: IdentityRow) -> Result<pb::DirectoryManagedIdentit
         managed_identity: Some(identity(&group_path, row)?),
         inherited,
         group_path,
-        unusable_reason: pb::UnusableReason::Unspecified.into(),
-        mask_id: String::new(),
+        ..Default::default()
     })
 }
 
@@ -176,13 +184,13 @@ fn hidden(
 }
 
 /// An identity that is assigned, but not above: its id, and more only where the caller may see its group.
-fn unusable(
-    assigned: AssignedRow,
+fn out_of_reach(
+    found: WorkspaceRow,
     visible: &[Range],
 ) -> Result<pb::DirectoryManagedIdentity, Status> {
-    let AssignedRow {
+    let WorkspaceRow {
         row, path, gone, ..
-    } = assigned;
+    } = found;
     let seen = visible
         .iter()
         .any(|range| range.from <= path && path < range.to);
@@ -207,5 +215,6 @@ fn unusable(
         group_path,
         unusable_reason: reason.into(),
         mask_id: String::new(),
+        assigned: true,
     })
 }

@@ -60,7 +60,7 @@ impl DirectoryService for DirectoryRpc {
         request: Request<pb::ListWorkspaceManagedIdentitiesRequest>,
     ) -> Result<Response<pb::ListWorkspaceManagedIdentitiesResponse>, Status> {
         let call = Call::of(&request)?;
-        let answer = managed_identities::assigned(&self.pool, &call, request.get_ref()).await?;
+        let answer = managed_identities::of_workspace(&self.pool, &call, request.get_ref()).await?;
         Ok(Response::new(answer))
     }
 

@@ -38,35 +38,48 @@ fn hiding(nodes: &str, group: &str) -> String {
     )
 }
 
-impl from_above::Row for IdentityRow {
+/// An identity of a group or of one above it.
+#[derive(FromRow)]
+pub(crate) struct InheritedRow {
+    #[sqlx(flatten)]
+    pub(crate) row: IdentityRow,
+    /// What hides it there.
+    pub(crate) masked_by: Option<String>,
+}
+
+impl from_above::Row for InheritedRow {
     fn key(&self, order: Option<Order>) -> [String; 2] {
+        let row = &self.row;
         match order {
             Some(order) => [
-                order.key(&self.name, self.created_at, self.updated_at),
-                self.id.clone(),
+                order.key(&row.name, row.created_at, row.updated_at),
+                row.id.clone(),
             ],
-            None => [self.distance.to_string(), self.name.clone()],
+            None => [row.distance.to_string(), row.name.clone()],
         }
     }
 }
 
-/// Those that no mask hides, narrowed to a type and to a text in the name; empty for all.
-pub(crate) fn inherited() -> Source {
+/// Narrowed to a type and to a text in the name; empty for all. Those that a mask hides only if asked for.
+pub(crate) fn inherited(masked: bool) -> Source {
+    let hiding = hiding("$1", "above.number");
+    let visible = if masked {
+        String::new()
+    } else {
+        format!(" AND {hiding} IS NULL")
+    };
     Source {
         table: "managed_identities identity",
         alias: "identity",
-        columns: COLUMNS.to_owned(),
+        columns: format!("{COLUMNS}, {hiding} AS masked_by"),
         place: "identity.group_id",
-        condition: format!(
-            "($5 = '' OR type = $5) AND strpos(name, $6) > 0 AND {hiding} IS NULL",
-            hiding = hiding("$1", "above.number"),
-        ),
+        condition: format!("($5 = '' OR type = $5) AND strpos(name, $6) > 0{visible}"),
     }
 }
 
-/// An identity that is assigned to a workspace, though its group may not be above it.
+/// An identity that is assigned to a workspace, though its group may not be above it, or that it inherits.
 #[derive(FromRow)]
-pub(crate) struct AssignedRow {
+pub(crate) struct WorkspaceRow {
     #[sqlx(flatten)]
     pub(crate) row: IdentityRow,
     /// Of its group.
@@ -75,27 +88,55 @@ pub(crate) struct AssignedRow {
     pub(crate) gone: bool,
     /// What hides it from the workspace; none if its group is not above.
     pub(crate) masked_by: Option<String>,
+    /// Whether it is.
+    pub(crate) assigned: bool,
 }
 
-/// The identities assigned to a workspace, by name and id; with `unusable`, those too that are hidden, and those that lie
-/// in none of the nodes above, which have a distance of -1. The first of the nodes is the workspace itself.
-pub(crate) async fn assigned(
+/// Which of a workspace's identities.
+#[derive(Clone, Copy, Hash)]
+pub(crate) struct OfWorkspace {
+    /// Those too that are hidden, and those assigned that lie in none of the nodes above.
+    pub(crate) unusable: bool,
+    /// Those too that are inherited only.
+    pub(crate) unassigned: bool,
+}
+
+/// The identities of a workspace, by name and id. Those that lie in none of the nodes above have a distance of -1. The
+/// first of the nodes is the workspace itself.
+pub(crate) async fn of_workspace(
     pool: &PgPool,
     workspace: &str,
     nodes: &[String],
-    unusable: bool,
+    which: OfWorkspace,
     after: (&str, &str),
     limit: i64,
-) -> sqlx::Result<Vec<AssignedRow>> {
+) -> sqlx::Result<Vec<WorkspaceRow>> {
     sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT {COLUMNS}, coalesce(array_position($2::text[], identity.group_id), 1)::bigint - 2 AS distance,
-                  coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone, {hiding} AS masked_by
-           FROM assignments
-           JOIN managed_identities identity ON identity.id = assignments.managed_identity_id
+        "WITH found (id, assigned) AS (
+               SELECT managed_identity_id, true FROM assignments WHERE workspace_id = $1
+               UNION ALL
+               SELECT inherited.id, false
+               FROM UNNEST($2::text[]) WITH ORDINALITY AS above (id, number), LATERAL (
+                   SELECT identity.id FROM managed_identities identity
+                   WHERE identity.group_id = above.id AND (identity.name, identity.id) > ($3, $4)
+                     AND ($6 OR {hiding_above} IS NULL)
+                     AND NOT EXISTS (
+                         SELECT FROM assignments WHERE workspace_id = $1 AND managed_identity_id = identity.id
+                     )
+                   ORDER BY identity.name, identity.id LIMIT $5
+               ) inherited
+               WHERE $7
+           )
+           SELECT {COLUMNS}, coalesce(array_position($2::text[], identity.group_id), 1)::bigint - 2 AS distance,
+                  coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone, {hiding} AS masked_by,
+                  found.assigned
+           FROM found
+           JOIN managed_identities identity ON identity.id = found.id
            LEFT JOIN places ON places.id = identity.group_id
-           WHERE assignments.workspace_id = $1 AND ($6 OR identity.group_id = ANY($2) AND {hiding} IS NULL)
+           WHERE ($6 OR identity.group_id = ANY($2) AND {hiding} IS NULL)
              AND (identity.name, identity.id) > ($3, $4)
            ORDER BY identity.name, identity.id LIMIT $5",
+        hiding_above = hiding("$2", "above.number"),
         hiding = hiding("$2", "array_position($2::text[], identity.group_id)"),
     )))
     .bind(workspace)
@@ -103,7 +144,8 @@ pub(crate) async fn assigned(
     .bind(after.0)
     .bind(after.1)
     .bind(limit)
-    .bind(unusable)
+    .bind(which.unusable)
+    .bind(which.unassigned)
     .persistent(false)
     .fetch_all(pool)
     .await
