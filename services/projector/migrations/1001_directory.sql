@@ -145,7 +145,7 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_by_workspace ON jobs (workspace_id, created_at, id);
 
--- Each credential that was issued or refused. It only grows; old rows would be dropped by their time, by credentials_by_time.
+-- Each credential that was issued or refused, and each token for a service account. It only grows; old rows would be dropped by their time, by credentials_by_time.
 CREATE TABLE credentials (
     -- Of the event in the issuer's log.
     position            bigint PRIMARY KEY,
@@ -161,13 +161,19 @@ CREATE TABLE credentials (
     -- None if it was refused; then what follows on the identity is empty.
     expires_at          timestamptz,
     -- Why it was refused: reasons, with commas between.
-    reasons             text NOT NULL
+    reasons             text NOT NULL,
+    -- For whom it is, if it is none of a job; then what precedes of jobs and identities is empty.
+    service_account_id  text COLLATE "C",
+    -- The workspace, or the service account's group: where one has to see to see this.
+    place_id            text NOT NULL COLLATE "C"
 );
 CREATE INDEX credentials_by_token ON credentials (token_id);
 CREATE INDEX credentials_by_job ON credentials (job_id, issued_at, position);
 CREATE INDEX credentials_by_workspace ON credentials (workspace_id, issued_at, position);
 CREATE INDEX credentials_by_identity ON credentials (managed_identity_id, issued_at, position);
 CREATE INDEX credentials_by_key ON credentials (kid, issued_at, position);
+CREATE INDEX credentials_by_service_account ON credentials (service_account_id, issued_at, position)
+    WHERE service_account_id IS NOT NULL;
 CREATE INDEX credentials_by_time ON credentials (issued_at, position);
 
 -- Every event of every log: who did what when, and where. It only grows; old rows would be dropped by their time, by

@@ -6,7 +6,8 @@ use edge::caller::Caller;
 use edge::hierarchy::{Node, Place, node_key};
 use edge::layer::Call;
 use model::{
-    GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, TeamId, WorkspaceId,
+    GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, ServiceAccountId, TeamId,
+    WorkspaceId,
 };
 use projector::DirectoryRpc;
 use proto::access::v1 as access;
@@ -70,7 +71,11 @@ INSERT INTO assignments
 INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', now() + n * interval '1 s', now() FROM workspace;
 INSERT INTO credentials
     SELECT n, 'jti-' || n, 'job_' || n, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
-        'kid-' || n / 1000, now() + n * interval '1 s', now(), ''
+        'kid-' || n / 1000, now() + n * interval '1 s', now(), '', NULL, id
+    FROM workspace;
+INSERT INTO credentials
+    SELECT 1000000 + n, 'jti-sa-' || n, '', '', '', '', '', 'kid-' || n / 1000, now() + n * interval '1 s', now(), '',
+        CASE n % 1000 WHEN 7 THEN '{account}' ELSE 'sa_' || n END, '{group}'
     FROM workspace;
 INSERT INTO activities
     SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceCreated', id, id,
@@ -159,6 +164,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         ManagedIdentityId::from_uuid(Uuid::from_u128(7)),
     );
     let team = TeamId::from_uuid(Uuid::from_u128(7));
+    let account = ServiceAccountId::from_uuid(Uuid::from_u128(7));
     let database = Database::create().await;
     let pool = database.another_pool(1);
     eventlog::migrate(&pool, Some(&projector::MIGRATIONS))
@@ -168,6 +174,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         .replace("{group}", &group.to_string())
         .replace("{workspace}", &workspace.to_string())
         .replace("{identity}", &identity.to_string())
+        .replace("{account}", &account.to_string())
         .replace("{team}", &team.to_string())
         .replace("{team node}", &node_key(team));
     sqlx::raw_sql(AssertSqlSafe(rows))
@@ -184,6 +191,11 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     ]);
     let at_identity = place(vec![
         (identity.into(), "deployer-0-7"),
+        (group.into(), "team-7"),
+        (top.into(), "top-7"),
+    ]);
+    let at_account = place(vec![
+        (account.into(), "robot-7"),
         (group.into(), "team-7"),
         (top.into(), "top-7"),
     ]);
@@ -331,6 +343,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     reads_little!(list_credentials credentials(), "admin", None, credentials 50);
     reads_little!(list_credentials credentials(), "member-7", Some(&at_workspace), credentials 1);
     reads_little!(list_credentials credentials(), "member-7", Some(&at_identity), credentials 50);
+    reads_little!(list_credentials credentials(), "member-7", Some(&at_account), credentials 50);
     let by_token = pb::ListCredentialsRequest {
         token_id: text("jti-1007"),
         ..credentials()

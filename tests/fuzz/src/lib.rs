@@ -9,7 +9,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use edge::attestation::Envelope;
-use edge::{attestation, authentication, request, rpc};
+use edge::{attestation, authentication, consistency, request, rpc};
 use eventlog::ConsistencyToken;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::domain::{aws, azure, google, kubernetes};
@@ -43,7 +43,7 @@ pub const TARGETS: [Target; 13] = [
     target("trust", trust),
     target("facts", facts),
     target("attestations", attestations),
-    target("consistency", consistency),
+    target("consistency", consistency_tokens),
     target("lists", lists),
     target("headers", headers),
     target("tokens", tokens),
@@ -152,7 +152,7 @@ fn attestations(input: &[u8]) {
     same_text::<ModuleDigest>(text);
 }
 
-fn consistency(input: &[u8]) {
+fn consistency_tokens(input: &[u8]) {
     let Some(text) = text(input) else { return };
     same_value::<ConsistencyToken>(text);
 }
@@ -184,6 +184,7 @@ fn headers(input: &[u8]) {
         [header].into_iter().collect::<HeaderMap>()
     };
     let _ = rpc::deadline(&of("grpc-timeout"));
+    let _ = consistency::visibility_wait(&of("tharsis-wait"));
     let headers = of("traceparent");
     if let Some(context) = request::traceparent_of(&headers) {
         assert_eq!(context.as_bytes(), input);

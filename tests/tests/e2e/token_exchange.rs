@@ -217,6 +217,30 @@ async fn a_ci_job_calls_every_service_as_its_service_account() {
             assert!(!text.contains(signature), "{}", event.event_type);
         }
     }
+    let of_account = directory::ListCredentialsRequest {
+        parent_id: account.trn.clone(),
+        consistency_token: second.consistency_token.clone(),
+        ..Default::default()
+    };
+    let listed = as_ci.asks(of_account.clone()).await.expect("credentials");
+    let ids = listed.credentials.iter();
+    let ids: Vec<_> = ids.map(|token| token.token_id.as_str()).collect();
+    assert_eq!(ids, [second.token_id.as_str(), first.token_id.as_str()]);
+    for token in &listed.credentials {
+        assert_eq!(token.service_account_id, account.id);
+        assert_eq!(token.subject, account.id);
+        assert_eq!((&token.audience, &token.kid), (&first.audience, &first.kid));
+    }
+    let mallory = world.user("mallory");
+    not_found(mallory.asks(of_account).await);
+    for (who, seen) in [(&as_ci, 1), (&mallory, 0)] {
+        let by_token = directory::ListCredentialsRequest {
+            token_id: first.token_id.clone(),
+            ..Default::default()
+        };
+        let listed = who.asks(by_token).await.expect("credentials").credentials;
+        assert_eq!(listed.len(), seen);
+    }
     let owner_sees = directory::ListActivitiesRequest {
         resource_id: acme.id.clone(),
         consistency_token: second.consistency_token,

@@ -198,7 +198,10 @@ pub fn visibility_wait(headers: &HeaderMap) -> Result<Option<Duration>, Status> 
     let seconds = value
         .to_str()
         .ok()
-        .and_then(|text| text.strip_suffix('s')?.parse().ok());
+        .and_then(|text| text.strip_suffix('s'))
+        // A number would take a sign.
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse().ok());
     let wait = seconds.map(Duration::from_secs);
     match wait.filter(|wait| *wait <= MAX_VISIBILITY_WAIT) {
         Some(wait) => Ok(Some(wait)),
@@ -294,7 +297,16 @@ mod tests {
         assert_eq!(wait("none"), Some(None));
         assert_eq!(wait("0s"), Some(Some(Duration::ZERO)));
         assert_eq!(wait("30s"), Some(Some(MAX_VISIBILITY_WAIT)));
-        for odd in ["", "s", "5", "-1s", "1.5s", "31s", "99999999999999999999s"] {
+        for odd in [
+            "",
+            "s",
+            "5",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "31s",
+            "99999999999999999999s",
+        ] {
             assert_eq!(wait(odd), None, "{odd}");
         }
     }

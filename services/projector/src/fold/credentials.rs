@@ -1,4 +1,4 @@
-//! Jobs and the credentials that they were given.
+//! Jobs and the credentials that they were given, and the tokens of service accounts.
 
 use edge::hierarchy::node_key;
 use edge::request;
@@ -35,6 +35,8 @@ pub(super) async fn apply(
                 let expires = time(event, "expire_time", credential.expire_time.as_ref())?;
                 credentials.push(Answer {
                     event,
+                    place: credential.workspace_id.clone(),
+                    service_account: None,
                     credential,
                     at: issued,
                     expires: Some(expires),
@@ -51,10 +53,33 @@ pub(super) async fn apply(
                 };
                 credentials.push(Answer {
                     event,
+                    place: credential.workspace_id.clone(),
+                    service_account: None,
                     credential,
                     at,
                     expires: None,
                     reasons: refused.reasons.join(","),
+                });
+            }
+            Event::ServiceAccountTokenIssued(token) => {
+                let at = time(event, "issue_time", token.issue_time.as_ref())?;
+                let expires = time(event, "expire_time", token.expire_time.as_ref())?;
+                let credential = CredentialIssued {
+                    token_id: token.token_id,
+                    // Of the token that was signed; the event has that of the one that was exchanged.
+                    subject: token.service_account_id.clone(),
+                    audience: token.audience,
+                    kid: token.kid,
+                    ..Default::default()
+                };
+                credentials.push(Answer {
+                    event,
+                    place: token.group_id,
+                    service_account: Some(token.service_account_id),
+                    credential,
+                    at,
+                    expires: Some(expires),
+                    reasons: String::new(),
                 });
             }
             Event::JobHeartbeatReceived(_)
@@ -66,9 +91,7 @@ pub(super) async fn apply(
             | Event::SigningKeyActivated(_)
             | Event::SigningKeyRetired(_)
             | Event::SigningKeyRemoved(_)
-            | Event::SigningKeyRevoked(_)
-            // Among the activities.
-            | Event::ServiceAccountTokenIssued(_) => {}
+            | Event::SigningKeyRevoked(_) => {}
         }
     }
     open(connection, jobs).await?;
@@ -125,6 +148,9 @@ async fn open(
 /// What came of a request for a credential.
 struct Answer<'a> {
     event: &'a RecordedEvent,
+    /// The workspace, or the group of the service account.
+    place: String,
+    service_account: Option<String>,
     /// What a refused one does not have is empty.
     credential: CredentialIssued,
     at: OffsetDateTime,
@@ -140,7 +166,7 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         (vec![], vec![], vec![], vec![], vec![]);
     let (mut subjects, mut audiences, mut kids, mut issue_times, mut expire_times) =
         (vec![], vec![], vec![], vec![], vec![]);
-    let mut reasons = vec![];
+    let (mut reasons, mut service_accounts, mut places) = (vec![], vec![], vec![]);
     for answer in answers {
         let credential = answer.credential;
         positions.push(answer.event.position.cast_signed());
@@ -154,14 +180,16 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         issue_times.push(answer.at);
         expire_times.push(answer.expires);
         reasons.push(answer.reasons);
+        service_accounts.push(answer.service_account);
+        places.push(answer.place);
     }
     sqlx::query!(
         "INSERT INTO credentials
              (position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at,
-              reasons)
+              reasons, service_account_id, place_id)
          SELECT * FROM UNNEST
              ($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-              $9::timestamptz[], $10::timestamptz[], $11::text[])",
+              $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[])",
         &positions,
         &tokens,
         &jobs,
@@ -172,7 +200,9 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         &kids,
         &issue_times,
         &expire_times as &[Option<OffsetDateTime>],
-        &reasons
+        &reasons,
+        &service_accounts as &[Option<String>],
+        &places
     )
     .execute(connection)
     .await?;

@@ -93,7 +93,7 @@ async fn list_credentials(
     if matches!(parent, Some(id) if !PARENTS.contains(&id.kind())) {
         violations.add(
             "parent_id",
-            "must name a workspace, a managed identity or a job",
+            "must name a workspace, a managed identity, a service account or a job",
         );
     }
     let (start, end) = violations.finish(|| Some((start?, end?)))?;
@@ -106,10 +106,10 @@ async fn list_credentials(
     let query = ("credentials", format!("{unpaged:?}"));
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let before = before(&page, |position| position.parse().ok())?;
-    // Whoever sees a workspace or job sees its credentials; an identity has some of workspaces that lie elsewhere now.
+    // Whoever sees one of the others sees its credentials; an identity has some of workspaces that lie elsewhere now.
     let whole = matches!(
         parent.map(|id| id.kind()),
-        Some(Kind::Workspace | Kind::Job)
+        Some(Kind::Workspace | Kind::Job | Kind::ServiceAccount)
     );
     let visible = visible_to(pool, call, whole).await?;
     let parent = parent.map(|id| (id.kind(), id.to_string()));
@@ -121,6 +121,7 @@ async fn list_credentials(
         workspace: of(Kind::Workspace),
         managed_identity: of(Kind::ManagedIdentity),
         job: of(Kind::Job),
+        service_account: of(Kind::ServiceAccount),
         token: given(&message.token_id),
         kid: given(&message.kid),
         filters: [given(&message.managed_identity_id), given(&message.job_id)],
@@ -142,7 +143,12 @@ async fn list_credentials(
 }
 
 /// What credentials are listed of.
-const PARENTS: [Kind; 3] = [Kind::Workspace, Kind::ManagedIdentity, Kind::Job];
+const PARENTS: [Kind; 4] = [
+    Kind::Workspace,
+    Kind::ManagedIdentity,
+    Kind::ServiceAccount,
+    Kind::Job,
+];
 
 async fn list_activities(
     pool: &PgPool,
@@ -294,6 +300,7 @@ fn credential(row: CredentialRow) -> pb::Credential {
             .filter(|reason| !reason.is_empty())
             .map(str::to_owned)
             .collect(),
+        service_account_id: row.service_account_id.unwrap_or_default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Jobs and the credentials that they were given, the newest first.
+//! Jobs, the credentials that they were given, and the tokens of service accounts, the newest first.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
@@ -56,6 +56,7 @@ pub(crate) struct CredentialRow {
     pub(crate) expires_at: Option<OffsetDateTime>,
     /// With commas between.
     pub(crate) reasons: String,
+    pub(crate) service_account_id: Option<String>,
 }
 
 /// Which credentials are listed.
@@ -66,11 +67,12 @@ pub(crate) struct Credentials<'a> {
     pub(crate) job: Option<&'a str>,
     pub(crate) token: Option<&'a str>,
     pub(crate) kid: Option<&'a str>,
+    pub(crate) service_account: Option<&'a str>,
     /// An identity and a job that the request asks for beside.
     pub(crate) filters: [Option<&'a str>; 2],
     pub(crate) start: Option<OffsetDateTime>,
     pub(crate) end: Option<OffsetDateTime>,
-    /// Only of workspaces within these, unless everything is visible.
+    /// Only of places within these, unless everything is visible.
     pub(crate) visible: Option<&'a [Range]>,
     /// Time and position of the last row of the page before.
     pub(crate) before: Option<(OffsetDateTime, i64)>,
@@ -85,7 +87,8 @@ pub(crate) async fn credentials(
     let (at, position) = list.before.unzip();
     let [identity, job] = list.filters;
     let query = format!(
-        "SELECT position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at, reasons
+        "SELECT position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at, reasons,
+                service_account_id
          FROM credentials
          WHERE ($1::text IS NULL OR workspace_id = $1)
            AND ($2::text IS NULL OR managed_identity_id = $2)
@@ -98,8 +101,9 @@ pub(crate) async fn credentials(
            AND ($10::text IS NULL OR managed_identity_id = $10)
            AND ($11::text IS NULL OR job_id = $11)
            AND ($12 OR {})
+           AND ($16::text IS NULL OR service_account_id = $16)
          ORDER BY issued_at DESC, position DESC LIMIT $15",
-        within("workspace_id", "$13", "$14"),
+        within("place_id", "$13", "$14"),
     );
     sqlx::query_as(AssertSqlSafe(query))
         .bind(list.workspace)
@@ -117,6 +121,7 @@ pub(crate) async fn credentials(
         .bind(from_paths)
         .bind(to_paths)
         .bind(list.limit)
+        .bind(list.service_account)
         .persistent(false)
         .fetch_all(pool)
         .await
