@@ -19,12 +19,16 @@ use proto::namespace::v1::limit_service_server::LimitServiceServer;
 use proto::namespace::v1::membership_service_server::MembershipServiceServer;
 use proto::namespace::v1::team_service_server::TeamServiceServer;
 use proto::namespace::v1::workspace_service_server::WorkspaceServiceServer;
+use sqlx::migrate::Migrator;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::grpc::NamespaceRpc;
 use crate::reactions::Memberships;
 use crate::replica::Replica;
+
+/// What belongs to this service in its database beside the log.
+static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// What the service is told.
 #[derive(Clone, Debug)]
@@ -49,7 +53,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), HostError> {
     let administrators = config.settings.administrators.clone();
-    let mut host = Host::connect(config.settings, None, None, stop).await?;
+    let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop).await?;
     let log = host.open_log("namespace").await?;
     let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
     let rpc = NamespaceRpc::new(

@@ -147,8 +147,12 @@ impl Revocation {
     /// Whether this is what a job is answered from then on.
     fn refuses_with(self, status: &Status) -> bool {
         let reason = reason(status);
-        // What is hidden ends too, a moment later.
-        let has_ended = matches!(self, Self::Masked) && reason == "NOT_ASSIGNED";
+        // The assignment ends too, a moment later; and of a deletion in another log, that may be seen first.
+        let ends = matches!(
+            self,
+            Self::Masked | Self::WorkspaceDeleted | Self::GroupDeleted
+        );
+        let has_ended = ends && reason == "NOT_ASSIGNED";
         has_ended || (status.code(), reason.as_str()) == self.refusal()
     }
 

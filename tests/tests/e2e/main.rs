@@ -12,6 +12,7 @@ mod consistency;
 mod credentials;
 mod directory;
 mod edge;
+mod ending_assignments;
 mod errors;
 mod events;
 mod explain;

@@ -29,7 +29,7 @@ fn delete(id: &str) -> identity::DeleteMaskRequest {
 }
 
 /// An identity of a cloud that has one more type, so that one workspace has room for both.
-async fn creates_kubernetes(user: &User, path: &str) -> identity::ManagedIdentity {
+pub(crate) async fn creates_kubernetes(user: &User, path: &str) -> identity::ManagedIdentity {
     let mut request = aws_identity(path);
     let wanted = request.managed_identity.get_or_insert_default();
     wanted.configuration = Some(identity::Configuration {

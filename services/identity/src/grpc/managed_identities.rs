@@ -370,7 +370,12 @@ impl IdentityRpc {
             Expected::Version(loaded.version),
             encoded(events),
         );
-        let reply = pb::DeleteManagedIdentityResponse::default();
+        let ending = self.ending_by_deletion(call, id).await?;
+        let reply = pb::DeleteManagedIdentityResponse {
+            ending_assignments: ending.assignments,
+            ending_assignment_count: ending.count,
+            ..Default::default()
+        };
         Ok(Decision {
             streams: streams.into_iter().collect(),
             guards,

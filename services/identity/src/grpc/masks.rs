@@ -1,11 +1,12 @@
 //! `MaskService`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use edge::aggregate::{self, Loaded};
+use edge::assignments::{Assignments, Ending};
 use edge::authorization::find;
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{ASSIGNMENTS, Place, identity_type_key};
+use edge::hierarchy::{Place, identity_type_key};
 use edge::layer::Call;
 use edge::masks::{self, Inherited};
 use edge::status::PreconditionViolation;
@@ -13,7 +14,7 @@ use edge::{clock, request, status};
 use eventlog::{Expected, Guard, StreamId};
 use futures::future::try_join_all;
 use model::mask::Hidden;
-use model::{ManagedIdentityId, MaskId, NamespaceId, ResourceId, WorkspaceId};
+use model::{ManagedIdentityId, MaskId, NamespaceId, ResourceId};
 use proto::identity::v1 as pb;
 use proto::identity::v1::mask_service_server::MaskService;
 use tonic::{Request, Response, Status};
@@ -22,9 +23,6 @@ use super::{IdentityRpc, changes, count, encoded};
 use crate::domain::mask::{self, Command, MAX_IN_NAMESPACE, Mask, Rejection, State};
 use crate::wire::mask as wire;
 use crate::wire::mask::{Hides, Named, Wanted};
-
-/// Assignments that an answer names.
-const NAMED: usize = 1_000;
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
@@ -168,8 +166,8 @@ impl IdentityRpc {
             guards,
             reply: pb::CreateMaskResponse {
                 mask: Some(wire::message(&place.path(), &mask)),
-                hidden_assignment_count: i32::try_from(hidden.len()).unwrap_or(i32::MAX),
-                hidden_assignments: self.shown(hidden).await?,
+                hidden_assignments: hidden.assignments,
+                hidden_assignment_count: hidden.count,
                 ..Default::default()
             },
         })
@@ -233,51 +231,16 @@ impl IdentityRpc {
     }
 
     /// The assignments in a place and below it of what a mask there would hide.
-    async fn hidden(
-        &self,
-        place: &Place,
-        mask: &model::Mask,
-    ) -> Result<Vec<(WorkspaceId, ManagedIdentityId)>, Status> {
-        let below = self.hierarchy.facts_below(place.id(), ASSIGNMENTS).await;
-        let below = below.map_err(|error| status::database(&error))?;
-        let pairs: Vec<(WorkspaceId, ManagedIdentityId)> = below
-            .iter()
-            .filter_map(|(key, _)| {
-                let (workspace, identity) = key.strip_prefix(ASSIGNMENTS)?.split_once('/')?;
-                Some((workspace.parse().ok()?, identity.parse().ok()?))
-            })
-            .collect();
-        let mut hides = BTreeMap::new();
-        for identity in pairs.iter().map(|(_, identity)| *identity) {
-            if hides.contains_key(&identity) {
-                continue;
-            }
-            let kind = identity_type_key(identity);
-            let facts = self.facts(std::slice::from_ref(&kind)).await?;
-            let identity_type = facts.get(&kind).unwrap_or_default();
-            let group = self.way_up(identity.into()).await?;
-            let group = group.and_then(|place| place.parent());
-            let inherited = group.is_some_and(|group| is_above(group, place));
-            hides.insert(identity, inherited && mask.hides(identity, identity_type));
-        }
-        let hidden = pairs.into_iter();
-        Ok(hidden.filter(|(_, identity)| hides[identity]).collect())
-    }
-
-    async fn shown(
-        &self,
-        hidden: Vec<(WorkspaceId, ManagedIdentityId)>,
-    ) -> Result<Vec<pb::HiddenAssignment>, Status> {
-        let mut shown = Vec::new();
-        for (workspace, identity) in hidden.into_iter().take(NAMED) {
-            let place = self.way_up(workspace.into()).await?;
-            shown.push(pb::HiddenAssignment {
-                workspace_id: workspace.to_string(),
-                workspace_path: place.map(|place| place.path()).unwrap_or_default(),
-                managed_identity_id: identity.to_string(),
-            });
-        }
-        Ok(shown)
+    async fn hidden(&self, place: &Place, mask: &model::Mask) -> Result<Ending, Status> {
+        let log = self.commands.log();
+        let assignments = Assignments::below(log, &self.hierarchy, place.id()).await?;
+        let identities = assignments.identities.iter();
+        let hidden = identities.filter(|identity| {
+            identity.is_from_above(place) && mask.hides(identity.id, &identity.identity_type)
+        });
+        let hidden: BTreeSet<_> = hidden.map(|identity| identity.id).collect();
+        let ends = |_, identity| hidden.contains(&identity);
+        assignments.ending(&self.hierarchy, ends).await
     }
 
     /// The nearest mask that hides an identity in a place, and what must still hold for that.

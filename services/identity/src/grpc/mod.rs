@@ -3,6 +3,7 @@
 mod access_rules;
 mod assignments;
 mod configuration;
+mod ending;
 mod initial_assignments;
 mod managed_identities;
 mod masks;

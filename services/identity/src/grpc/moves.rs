@@ -87,8 +87,11 @@ impl IdentityRpc {
         let State::Live(moved) = &after.state else {
             return Err(Rejection::Missing.into());
         };
+        let ending = self.ending_by_move(call, id, to).await?;
         let reply = pb::MoveManagedIdentityResponse {
             managed_identity: Some(message(&group.path(), moved, &after)),
+            ending_assignments: ending.assignments,
+            ending_assignment_count: ending.count,
             ..Default::default()
         };
         let events: Vec<_> = events.iter().map(wire::write_identity).collect();

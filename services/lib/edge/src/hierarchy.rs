@@ -64,7 +64,7 @@ pub fn member_key(namespace: impl std::fmt::Display, principal: &Principal) -> S
 /// The key of a managed identity's type: `aws`.
 #[must_use]
 pub fn identity_type_key(id: impl std::fmt::Display) -> String {
-    format!("identity-type/{id}")
+    format!("{IDENTITY_TYPE}{id}")
 }
 
 /// The key of the audience that a managed identity's cloud expects, where that is not its type's word.
@@ -127,6 +127,8 @@ pub fn max_job_duration_key(workspace: impl std::fmt::Display) -> String {
     format!("max-job-duration/{workspace}")
 }
 
+/// The keys of the types of managed identities start so.
+pub const IDENTITY_TYPE: &str = "identity-type/";
 /// The keys of everything assigned start so, followed by the workspace.
 pub const ASSIGNMENTS: &str = "assignment/";
 /// The keys of the names of managed identities start so, followed by the group.

@@ -14,7 +14,7 @@ use crate::status;
 /// The key of what happened last to the masks of a group or workspace. Whoever leans on them expects this: so one that
 /// comes or goes meanwhile is noticed.
 fn last_change_key(namespace: impl std::fmt::Display) -> String {
-    format!("masks/{namespace}")
+    format!("{LAST_CHANGES}{namespace}")
 }
 
 /// The keys of the masks of a group or workspace start so; what follows is the mask's id.
@@ -25,6 +25,13 @@ pub fn prefix(namespace: impl std::fmt::Display) -> String {
 
 /// The keys of all masks start so, followed by the group or workspace.
 pub const MASKS: &str = "mask/";
+
+const LAST_CHANGES: &str = "masks/";
+
+/// Whether a fact says which masks there are.
+pub(crate) fn is_of_masks(key: &str) -> bool {
+    key.starts_with(MASKS) || key.starts_with(LAST_CHANGES)
+}
 
 /// The facts that a mask is there.
 pub(crate) fn is_made(event: &pb::MaskCreated) -> Result<Vec<Change>, MalformedEvent> {

@@ -1,6 +1,7 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod access;
+mod ending;
 mod groups;
 mod holdings;
 mod initial_assignments;

@@ -138,12 +138,15 @@ impl NamespaceRpc {
             streams.extend(owner);
             guards.extend(owner_guards);
         }
+        let ending = self.ending_by_move(call, &place, above.as_ref()).await?;
         let path = above.map(|above| above.path()).unwrap_or_default();
         Ok(Decision {
             streams,
             guards,
             reply: pb::MoveGroupResponse {
                 group: groups::message(id, &path, &after),
+                ending_assignments: ending.assignments,
+                ending_assignment_count: ending.count,
                 ..Default::default()
             },
         })
@@ -192,11 +195,14 @@ impl NamespaceRpc {
             Expected::Version(loaded.version),
             encoded(events),
         );
+        let ending = self.ending_by_move(call, &place, Some(&above)).await?;
         Ok(Decision {
             streams: streams.into_iter().collect(),
             guards,
             reply: pb::MoveWorkspaceResponse {
                 workspace: super::workspaces::message(id, &above.path(), &after),
+                ending_assignments: ending.assignments,
+                ending_assignment_count: ending.count,
                 ..Default::default()
             },
         })

@@ -308,10 +308,15 @@ impl NamespaceRpc {
             Expected::Version(loaded.version),
             encoded(events),
         );
+        let ending = self.ending_by_deletion(call, &place).await?;
         Ok(Decision {
             streams: streams.into_iter().collect(),
             guards,
-            reply: pb::DeleteWorkspaceResponse::default(),
+            reply: pb::DeleteWorkspaceResponse {
+                ending_assignments: ending.assignments,
+                ending_assignment_count: ending.count,
+                ..Default::default()
+            },
         })
     }
 }

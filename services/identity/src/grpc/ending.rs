@@ -1,0 +1,64 @@
+//! Which workspaces would lose a managed identity: for those who only ask.
+
+use std::collections::BTreeSet;
+
+use edge::assignments::{Assignments, Ending, Identity};
+use edge::layer::Call;
+use edge::status;
+use model::{GroupId, ManagedIdentityId, WorkspaceId};
+use tonic::Status;
+
+use super::{IdentityRpc, assigned_to_prefix};
+
+impl IdentityRpc {
+    /// By its deletion.
+    pub(super) async fn ending_by_deletion(
+        &self,
+        call: &Call,
+        id: ManagedIdentityId,
+    ) -> Result<Ending, Status> {
+        if !call.validate_only {
+            return Ok(Ending::default());
+        }
+        let assignments = self.assignments_of(id).await?;
+        assignments.ending(&self.hierarchy, |_, _| true).await
+    }
+
+    /// By its move to another group: all of them inherit it from there too, but a mask may lie between.
+    pub(super) async fn ending_by_move(
+        &self,
+        call: &Call,
+        id: ManagedIdentityId,
+        to: GroupId,
+    ) -> Result<Ending, Status> {
+        if !call.validate_only {
+            return Ok(Ending::default());
+        }
+        let assignments = self.assignments_of(id).await?;
+        let mut lost: BTreeSet<WorkspaceId> = BTreeSet::new();
+        for identity in &assignments.identities {
+            let moved = Identity {
+                group: to.into(),
+                ..identity.clone()
+            };
+            for (workspace, _) in assignments.pairs() {
+                let place = self.way_up((*workspace).into()).await?;
+                let log = self.commands.log();
+                if place.is_some() && moved.is_out_of_reach(log, place.as_ref()).await? {
+                    lost.insert(*workspace);
+                }
+            }
+        }
+        let ends = |workspace, _| lost.contains(&workspace);
+        assignments.ending(&self.hierarchy, ends).await
+    }
+
+    async fn assignments_of(&self, id: ManagedIdentityId) -> Result<Assignments, Status> {
+        let prefix = assigned_to_prefix(id);
+        let keys = self.commands.log().fact_keys(&prefix).await;
+        let keys = keys.map_err(|error| status::log(&error))?;
+        let workspaces = keys.iter().filter_map(|key| key.strip_prefix(&prefix));
+        let pairs = workspaces.filter_map(|workspace| Some((workspace.parse().ok()?, id)));
+        Assignments::of(self.commands.log(), &self.hierarchy, pairs.collect()).await
+    }
+}

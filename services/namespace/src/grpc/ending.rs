@@ -1,0 +1,50 @@
+//! Which workspaces would lose which managed identities: for those who only ask.
+
+use std::collections::BTreeSet;
+
+use edge::assignments::{Assignments, Ending};
+use edge::hierarchy::Place;
+use edge::layer::Call;
+use tonic::Status;
+
+use super::NamespaceRpc;
+
+impl NamespaceRpc {
+    /// By a move of a group or workspace; to the top, if it is to nowhere.
+    pub(super) async fn ending_by_move(
+        &self,
+        call: &Call,
+        place: &Place,
+        to: Option<&Place>,
+    ) -> Result<Ending, Status> {
+        if !call.validate_only {
+            return Ok(Ending::default());
+        }
+        let log = self.commands.log();
+        let assignments = Assignments::below(log, &self.hierarchy, place.id()).await?;
+        let mut lost = BTreeSet::new();
+        // Those of the groups that move along stay.
+        let from_above = assignments.identities.iter();
+        for identity in from_above.filter(|identity| identity.is_from_above(place)) {
+            if identity.is_out_of_reach(log, to).await? {
+                lost.insert(identity.id);
+            }
+        }
+        let ends = |_, identity| lost.contains(&identity);
+        assignments.ending(&self.hierarchy, ends).await
+    }
+
+    /// By its deletion.
+    pub(super) async fn ending_by_deletion(
+        &self,
+        call: &Call,
+        place: &Place,
+    ) -> Result<Ending, Status> {
+        if !call.validate_only {
+            return Ok(Ending::default());
+        }
+        let log = self.commands.log();
+        let assignments = Assignments::below(log, &self.hierarchy, place.id()).await?;
+        assignments.ending(&self.hierarchy, |_, _| true).await
+    }
+}
