@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 
 use prost_reflect::prost_types::SourceCodeInfo;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind,
-    MessageDescriptor, MethodDescriptor, SerializeOptions, ServiceDescriptor,
+    DescriptorPool, DynamicMessage, EnumDescriptor, EnumValueDescriptor, FieldDescriptor,
+    FileDescriptor, Kind, MessageDescriptor, MethodDescriptor, SerializeOptions, ServiceDescriptor,
 };
 use serde_json::Value;
 
@@ -84,6 +84,14 @@ fn access_option(method: &MethodDescriptor) -> DynamicMessage {
     value.as_message().expect("a message").clone()
 }
 
+fn permission(access: &DynamicMessage) -> EnumValueDescriptor {
+    let permissions = CONTRACT.get_enum_by_name("tharsis.access.v1.Permission");
+    let permissions: EnumDescriptor = permissions.expect("permissions");
+    let number = access.get_field_by_name("permission").expect("a field");
+    let value = permissions.get_value(number.as_enum_number().expect("a number"));
+    value.expect("a permission")
+}
+
 /// What a caller needs.
 fn needs(method: &MethodDescriptor) -> String {
     let access = access_option(method);
@@ -91,11 +99,8 @@ fn needs(method: &MethodDescriptor) -> String {
         let value = access.get_field_by_name(field).expect(field);
         value.as_enum_number().expect("a number")
     };
-    let permissions = CONTRACT.get_enum_by_name("tharsis.access.v1.Permission");
-    let permissions: EnumDescriptor = permissions.expect("permissions");
-    let value = permissions.get_value(number("permission"));
-    let value = value.expect("a permission");
-    let who = comment(&permissions.parent_file(), value.path());
+    let value = permission(&access);
+    let who = comment(&value.parent_enum().parent_file(), value.path());
     let resource = access.get_field_by_name("resource").expect("a field");
     let resource = resource.as_str().unwrap_or_default().to_owned();
     let mut text = format!("Needs `{}`", value.name());
@@ -126,7 +131,10 @@ fn errors(method: &MethodDescriptor) -> String {
     let on_resource = access.get_field_by_name("resource").expect("a field");
     let on_resource = !on_resource.as_str().unwrap_or_default().is_empty();
     let has = |field: &str| method.input().get_field_by_name(field).is_some();
-    let mut codes = vec!["INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED"];
+    let mut codes = vec!["INVALID_ARGUMENT", "UNAUTHENTICATED"];
+    if permission(&access).name() != "PERMISSION_ANYONE" {
+        codes.push("PERMISSION_DENIED");
+    }
     if on_resource || has("id") || has("service_account_id") {
         codes.push("NOT_FOUND");
     }
