@@ -54,6 +54,8 @@ struct Looked {
 /// with; `whole` is the path that the text is looked for in, `own` the name.
 struct Subject {
     from: &'static str,
+    /// The same of the places that are looked through: each leads to its own, for there are few of them.
+    looked_through: &'static str,
     id: &'static str,
     whole: &'static str,
     own: &'static str,
@@ -64,6 +66,7 @@ struct Subject {
 
 const NAMESPACES: Subject = Subject {
     from: "places",
+    looked_through: "looked_through places",
     id: "places.id",
     whole: "left(places.path, -1)",
     own: "places.name",
@@ -73,6 +76,9 @@ const NAMESPACES: Subject = Subject {
 
 const IDENTITIES: Subject = Subject {
     from: "places JOIN managed_identities identity ON identity.group_id = places.id",
+    looked_through: "looked_through places CROSS JOIN LATERAL (
+                     SELECT * FROM managed_identities WHERE group_id = places.id ORDER BY name
+                 ) identity",
     id: "identity.id",
     whole: "places.path || identity.name",
     own: "identity.name",
@@ -123,14 +129,13 @@ impl Search<'_> {
         limit: i64,
     ) -> sqlx::Result<Vec<Looked>> {
         let Subject {
-            from,
+            looked_through: from,
             id,
             name,
             kind,
             ..
         } = subject;
         let matches = subject.matches(self.prefix);
-        let from = from.replacen("places", "looked_through places", 1);
         // In a place that was on the last page there may be more identities.
         let query = format!(
             "WITH looked_through AS MATERIALIZED (
