@@ -74,6 +74,8 @@ rpcs! {
     Identity "/tharsis.identity.v1.ManagedIdentityService/UpdateManagedIdentity" identity UpdateManagedIdentityRequest UpdateManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/MoveManagedIdentity" identity MoveManagedIdentityRequest MoveManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentity" identity DeleteManagedIdentityRequest DeleteManagedIdentityResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/CreateManagedIdentityAlias" identity CreateManagedIdentityAliasRequest CreateManagedIdentityAliasResponse;
+    Identity "/tharsis.identity.v1.ManagedIdentityService/DeleteManagedIdentityAlias" identity DeleteManagedIdentityAliasRequest DeleteManagedIdentityAliasResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/AssignManagedIdentity" identity AssignManagedIdentityRequest AssignManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ManagedIdentityService/UnassignManagedIdentity" identity UnassignManagedIdentityRequest UnassignManagedIdentityResponse;
     Identity "/tharsis.identity.v1.ServiceAccountService/CreateServiceAccount" identity CreateServiceAccountRequest CreateServiceAccountResponse;
@@ -99,6 +101,7 @@ rpcs! {
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentities" directory ListManagedIdentitiesRequest ListManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListWorkspaceManagedIdentities" directory ListWorkspaceManagedIdentitiesRequest ListWorkspaceManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentityWorkspaces" directory ListManagedIdentityWorkspacesRequest ListManagedIdentityWorkspacesResponse;
+    Projector "/tharsis.directory.v1.DirectoryService/ListManagedIdentityAliases" directory ListManagedIdentityAliasesRequest ListManagedIdentityAliasesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/SearchNamespaces" directory SearchNamespacesRequest SearchNamespacesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/SearchManagedIdentities" directory SearchManagedIdentitiesRequest SearchManagedIdentitiesResponse;
     Projector "/tharsis.directory.v1.DirectoryService/ListMemberships" directory ListMembershipsRequest ListMembershipsResponse;

@@ -180,6 +180,14 @@ impl User {
             .expect("the identity")
     }
 
+    /// Makes an alias of an identity, by id or TRN.
+    pub async fn creates_alias(&self, path: &str, source: &str) -> identity::ManagedIdentity {
+        let made = self.asks(alias(path, source)).await;
+        made.expect("an alias is made")
+            .managed_identity
+            .expect("the alias")
+    }
+
     /// Makes a service account, which stands for the tokens of one repository.
     pub async fn creates_service_account(&self, path: &str) -> identity::ServiceAccount {
         let made = self.asks(service_account(path)).await;
@@ -415,6 +423,18 @@ pub fn aws_identity(path: &str) -> identity::CreateManagedIdentityRequest {
     };
     identity::CreateManagedIdentityRequest {
         managed_identity: Some(managed_identity),
+        ..Default::default()
+    }
+}
+
+/// The request that makes the alias of this path, of an identity by id or TRN.
+#[must_use]
+pub fn alias(path: &str, source: &str) -> identity::CreateManagedIdentityAliasRequest {
+    let (group_id, name) = split(path);
+    identity::CreateManagedIdentityAliasRequest {
+        group_id,
+        name,
+        source_id: source.to_owned(),
         ..Default::default()
     }
 }

@@ -3,7 +3,7 @@
 
 use edge::hierarchy::{ASSIGNMENTS, IDENTITY_NAMES, SERVICE_ACCOUNT_NAMES};
 use edge::masks::MASKS;
-use edge::status;
+use edge::{aliases, status};
 use eventlog::{Noted, React, ReactError, RecordedEvent};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use model::{ManagedIdentityId, ResourceId, WorkspaceId};
@@ -79,10 +79,12 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
     use proto::identity::v1::Event;
     match event {
         Event::ManagedIdentityDeleted(event) => Some(event.managed_identity_id),
+        Event::ManagedIdentityAliasDeleted(event) => Some(event.managed_identity_id),
         // No workspace loses its way to it, for that is refused; but a mask may lie between now.
         Event::ManagedIdentityMoved(event) => Some(event.managed_identity_id),
         Event::MaskCreated(event) => Some(event.namespace_id),
         Event::ManagedIdentityCreated(_)
+        | Event::ManagedIdentityAliasCreated(_)
         | Event::ManagedIdentityUpdated(_)
         | Event::MaskDeleted(_)
         | Event::ManagedIdentityAssigned(_)
@@ -124,8 +126,10 @@ impl Dependants {
                 let workspaces = keys
                     .iter()
                     .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok());
+                let aliases = aliases::of(self.0.commands().log(), identity).await?;
                 Ok(workspaces
                     .map(|workspace| Dependant::Assignment(workspace, identity))
+                    .chain(aliases.into_iter().map(Dependant::Identity))
                     .chain([Dependant::AccessRules(identity)])
                     .collect())
             }
@@ -154,7 +158,7 @@ impl Dependants {
                 commands.react(noted.event, &target, None, decide).await
             }
             Dependant::Identity(id) => {
-                let decide = || rpc.decide_delete_with_group(id);
+                let decide = || rpc.decide_delete_with_ground(id);
                 commands
                     .react(noted.event, &id.to_string(), None, decide)
                     .await

@@ -14,6 +14,7 @@ use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
 
 use crate::domain::access_rules::MAX_RULES;
+use crate::domain::alias::Alias;
 use crate::domain::managed_identity::{Configuration, ManagedIdentity};
 use crate::domain::{assignment, managed_identity};
 
@@ -71,6 +72,23 @@ pub(crate) fn read_identity(
             group: parse("group id", &event.group_id)?,
             name: parse("name", &event.name)?,
         }),
+        Event::ManagedIdentityAliasCreated(event) => Ok(managed_identity::Event::AliasCreated(
+            Alias {
+                id: parse("managed identity id", &event.managed_identity_id)?,
+                group: parse("group id", &event.group_id)?,
+                name: parse("name", &event.name)?,
+                source: parse("source id", &event.source_id)?,
+            },
+            event.r#type,
+        )),
+        Event::ManagedIdentityAliasDeleted(event) => {
+            Ok(managed_identity::Event::AliasDeleted(Alias {
+                id: parse("managed identity id", &event.managed_identity_id)?,
+                group: parse("group id", &event.group_id)?,
+                name: parse("name", &event.name)?,
+                source: parse("source id", &event.source_id)?,
+            }))
+        }
         event => Err(Unreadable::Foreign(event.event_type().to_owned())),
     }
 }
@@ -111,6 +129,23 @@ pub(crate) fn write_identity(event: &managed_identity::Event) -> Event {
                 managed_identity_id: id.to_string(),
                 group_id: group.to_string(),
                 name: name.to_string(),
+            })
+        }
+        managed_identity::Event::AliasCreated(alias, identity_type) => {
+            Event::ManagedIdentityAliasCreated(pb::ManagedIdentityAliasCreated {
+                managed_identity_id: alias.id.to_string(),
+                group_id: alias.group.to_string(),
+                name: alias.name.to_string(),
+                source_id: alias.source.to_string(),
+                r#type: identity_type.clone(),
+            })
+        }
+        managed_identity::Event::AliasDeleted(alias) => {
+            Event::ManagedIdentityAliasDeleted(pb::ManagedIdentityAliasDeleted {
+                managed_identity_id: alias.id.to_string(),
+                group_id: alias.group.to_string(),
+                name: alias.name.to_string(),
+                source_id: alias.source.to_string(),
             })
         }
     }
@@ -412,5 +447,23 @@ pub(crate) fn message(group_path: &str, identity: &ManagedIdentity) -> pb::Manag
         configuration: Some(write_configuration(&identity.configuration)),
         token_settings: Some(write_token_settings(identity.token_settings)),
         ..pb::ManagedIdentity::default()
+    }
+}
+
+/// The same of an alias, by what its source is like.
+pub(crate) fn alias_message(
+    group_path: &str,
+    alias: &Alias,
+    source: &ManagedIdentity,
+) -> pb::ManagedIdentity {
+    let presented = ManagedIdentity {
+        id: alias.id,
+        group: alias.group,
+        name: alias.name.clone(),
+        ..source.clone()
+    };
+    pb::ManagedIdentity {
+        alias_source_id: alias.source.to_string(),
+        ..message(group_path, &presented)
     }
 }

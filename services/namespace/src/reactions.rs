@@ -49,6 +49,8 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
         | Event::ManagedIdentityUpdated(_)
         | Event::ManagedIdentityMoved(_)
         | Event::ManagedIdentityDeleted(_)
+        | Event::ManagedIdentityAliasCreated(_)
+        | Event::ManagedIdentityAliasDeleted(_)
         | Event::ManagedIdentityAssigned(_)
         | Event::ManagedIdentityUnassigned(_)
         | Event::InitialAssignmentsDecided(_)

@@ -17,6 +17,8 @@ CREATE UNIQUE INDEX namespaces_by_parent ON namespaces (parent_id, name);
 
 CREATE TABLE managed_identities (
     id            text PRIMARY KEY COLLATE "C",
+    -- Of an alias; it has its source's description, configuration, token settings and type.
+    source_id     text COLLATE "C",
     group_id      text   NOT NULL COLLATE "C",
     name          text   NOT NULL COLLATE "C",
     description   text   NOT NULL,
@@ -33,6 +35,7 @@ CREATE TABLE managed_identities (
     updated_at    timestamptz NOT NULL
 );
 CREATE UNIQUE INDEX managed_identities_by_group ON managed_identities (group_id, name);
+CREATE INDEX managed_identities_by_source ON managed_identities (source_id, name, id) WHERE source_id IS NOT NULL;
 
 -- What is hidden of what a group or workspace inherits, from there down.
 CREATE TABLE masks (

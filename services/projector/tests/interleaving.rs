@@ -57,6 +57,8 @@ enum Deed {
     Assign(usize, usize),
     Unassign(usize),
     MoveIdentity(usize, usize),
+    MakeAlias(usize, usize, usize),
+    DeleteAlias(usize),
     MakeRule(usize),
     DeleteRule(usize),
     MakeMask(usize, usize),
@@ -94,6 +96,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         3 => (number(), number()).prop_map(|(a, b)| Assign(a, b)),
         1 => number().prop_map(Unassign),
         1 => (number(), number()).prop_map(|(a, b)| MoveIdentity(a, b)),
+        2 => (number(), number(), number()).prop_map(|(a, b, c)| Deed::MakeAlias(a, b, c)),
+        1 => number().prop_map(Deed::DeleteAlias),
         1 => number().prop_map(MakeRule),
         1 => number().prop_map(DeleteRule),
         2 => (number(), number()).prop_map(|(a, b)| Deed::MakeMask(a, b)),
@@ -119,6 +123,8 @@ struct History {
     /// Namespace and user, by id.
     memberships: BTreeMap<String, (String, String)>,
     identities: BTreeMap<String, (String, String)>,
+    /// Group, name and source, by id.
+    aliases: BTreeMap<String, (String, String, String)>,
     assignments: Vec<(String, String)>,
     /// The identity, by id.
     rules: BTreeMap<String, String>,
@@ -210,6 +216,8 @@ impl History {
             Deed::Assign(identity, workspace) => self.assign(identity, workspace),
             Deed::Unassign(number) => self.unassign(number),
             Deed::MoveIdentity(identity, to) => self.move_identity(identity, to),
+            Deed::MakeAlias(source, at, name) => self.make_alias(source, at, name),
+            Deed::DeleteAlias(number) => self.delete_alias(number),
             Deed::MakeRule(identity) => self.make_rule(identity),
             Deed::DeleteRule(number) => self.delete_rule(number),
             Deed::MakeMask(at, what) => self.make_mask(at, what),
@@ -454,10 +462,10 @@ impl History {
         let Some(group_id) = pick(&self.groups, at) else {
             return;
         };
-        let wanted = (group_id.clone(), name.clone());
-        if self.identities.values().any(|taken| *taken == wanted) {
+        if self.identity_name_is_taken(&group_id, &name) {
             return;
         }
+        let wanted = (group_id.clone(), name.clone());
         let id = self.id("mi");
         self.identities.insert(id.clone(), wanted);
         let event = identity::ManagedIdentityCreated {
@@ -500,11 +508,16 @@ impl History {
             name,
         };
         self.identity("managed_identity", &id, event);
+        let orphans = self.aliases.iter();
+        let orphans = orphans.filter(|(_, (_, _, source))| *source == id);
+        let orphans: Vec<_> = orphans.map(|(alias, _)| alias.clone()).collect();
+        orphans.into_iter().for_each(|alias| self.end_alias(&alias));
     }
 
     fn assign(&mut self, identity: usize, workspace: usize) {
+        let alias = pick(&self.aliases, identity / 2).filter(|_| identity.is_multiple_of(2));
         let (Some(identity), Some(workspace)) = (
-            pick(&self.identities, identity),
+            alias.or_else(|| pick(&self.identities, identity)),
             pick(&self.workspaces, workspace),
         ) else {
             return;
@@ -541,10 +554,10 @@ impl History {
             return;
         };
         let (from, name) = self.identities[&id].clone();
-        let wanted = (to.clone(), name.clone());
-        if self.identities.values().any(|taken| *taken == wanted) {
+        if self.identity_name_is_taken(&to, &name) {
             return;
         }
+        let wanted = (to.clone(), name.clone());
         self.identities.insert(id.clone(), wanted);
         let event = identity::ManagedIdentityMoved {
             managed_identity_id: id.clone(),
@@ -553,6 +566,55 @@ impl History {
             name,
         };
         self.identity("managed_identity", &id, event);
+    }
+
+    fn identity_name_is_taken(&self, group: &str, name: &str) -> bool {
+        let own = self.identities.values().map(|(group, name)| (group, name));
+        let aliases = self.aliases.values().map(|(group, name, _)| (group, name));
+        own.chain(aliases)
+            .any(|(taken_in, taken)| taken_in == group && taken == name)
+    }
+
+    fn make_alias(&mut self, source: usize, at: usize, name: usize) {
+        let name = NAMES[name % NAMES.len()].to_owned();
+        let (Some(source_id), Some(group_id)) =
+            (pick(&self.identities, source), pick(&self.groups, at))
+        else {
+            return;
+        };
+        if self.identity_name_is_taken(&group_id, &name) {
+            return;
+        }
+        let id = self.id("mi");
+        let made = (group_id.clone(), name.clone(), source_id.clone());
+        self.aliases.insert(id.clone(), made);
+        let event = identity::ManagedIdentityAliasCreated {
+            managed_identity_id: id.clone(),
+            group_id,
+            name,
+            source_id,
+            r#type: "aws".to_owned(),
+        };
+        self.identity("managed_identity", &id, event);
+    }
+
+    fn delete_alias(&mut self, number: usize) {
+        if let Some(id) = pick(&self.aliases, number) {
+            self.end_alias(&id);
+        }
+    }
+
+    fn end_alias(&mut self, id: &str) {
+        let Some((group_id, name, source_id)) = self.aliases.remove(id) else {
+            return;
+        };
+        let event = identity::ManagedIdentityAliasDeleted {
+            managed_identity_id: id.to_owned(),
+            group_id,
+            name,
+            source_id,
+        };
+        self.identity("managed_identity", id, event);
     }
 
     fn make_rule(&mut self, identity: usize) {
@@ -772,6 +834,13 @@ fn aws(role: &str) -> identity::Configuration {
     }
 }
 
+/// The aliases that don't show what their sources do. Each source of the histories is there until its aliases are gone.
+const UNLIKE_SOURCES: &str = "SELECT alias.id FROM managed_identities alias
+    LEFT JOIN managed_identities source ON source.id = alias.source_id
+    WHERE alias.source_id IS NOT NULL
+      AND (alias.description, alias.configuration, alias.token_settings, alias.type)
+          IS DISTINCT FROM (source.description, source.configuration, source.token_settings, source.type)";
+
 /// The read models after these batches of the two logs, each a flag, whether of `namespace`, and a number of events;
 /// in the end the rest of each. Nothing of it stays.
 async fn read_models(pool: &PgPool, history: &History, batches: &[(bool, usize)]) -> Vec<String> {
@@ -801,6 +870,11 @@ async fn read_models(pool: &PgPool, history: &History, batches: &[(bool, usize)]
         .await
         .expect("rows");
     assert_eq!(misplaced, [""; 0]);
+    let unlike: Vec<String> = sqlx::query_scalar(UNLIKE_SOURCES)
+        .fetch_all(&mut *transaction)
+        .await
+        .expect("rows");
+    assert_eq!(unlike, [""; 0]);
     let mut rows = Vec::new();
     for table in TABLES {
         rows.extend(content(&mut transaction, table).await);

@@ -65,6 +65,11 @@ INSERT INTO managed_identities (id, group_id, name, description, configuration, 
     SELECT CASE WHEN n = 7 AND m = 0 THEN '{identity}' ELSE 'mi_' || n || '_' || m END, id, 'deployer-' || m || '-' || n, '', '',
         1, now(), now(), 'aws', pg_temp.grams('deployer-' || m || '-' || n), ''
     FROM team, generate_series(0, 4) m;
+INSERT INTO managed_identities (id, source_id, group_id, name, description, configuration, version, created_at, updated_at,
+        type, grams, token_settings)
+    SELECT 'mi_alias' || n, CASE WHEN n % 100 = 0 THEN '{identity}' ELSE 'mi_' || team || '_1' END, CASE team WHEN 7 THEN '{group}' ELSE 'grp_' || team END,
+        'alias-' || n, '', '', 1, now(), now(), 'aws', '{}', ''
+    FROM workspace;
 INSERT INTO masks SELECT 'mask_' || n || '_' || m, id, 'azure', '' FROM team, generate_series(0, 9) m;
 INSERT INTO assignments
     SELECT workspace.id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END FROM workspace;
@@ -87,9 +92,9 @@ ANALYZE;
 const READ: &str =
     "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
      WHERE schemaname = 'public' AND relname = ANY($1) ORDER BY relname";
-/// Identities are only five for each team: their table is worth reading whole.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "namespaces",
+    "managed_identities",
     "places",
     "members",
     "teams",
@@ -231,7 +236,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
             order_by: text(order_by),
             ..Default::default()
         };
-        reads_little!(list_managed_identities list, "admin", Some(&at_group), managed_identities 5);
+        reads_little!(list_managed_identities list, "admin", Some(&at_group), managed_identities 50);
     }
     let assigned = pb::ListWorkspaceManagedIdentitiesRequest {
         include_unusable: true,
@@ -243,10 +248,12 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         include_unassigned: true,
         ..Default::default()
     };
-    reads_little!(list_workspace_managed_identities effective, "admin", Some(&at_workspace), managed_identities 5);
+    reads_little!(list_workspace_managed_identities effective, "admin", Some(&at_workspace), managed_identities 50);
     let workspaces = pb::ListManagedIdentityWorkspacesRequest::default();
     reads_little!(list_managed_identity_workspaces workspaces.clone(), "admin", Some(&at_identity), workspaces 50);
     reads_little!(list_managed_identity_workspaces workspaces, "member-7", Some(&at_identity), workspaces 50);
+    let aliases = pb::ListManagedIdentityAliasesRequest::default();
+    reads_little!(list_managed_identity_aliases aliases, "member-7", Some(&at_identity), aliases 50);
     for (query, prefix, caller, found) in [
         ("", false, "admin", 50),
         ("stage", false, "admin", 50),
@@ -279,7 +286,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         ("deployer", "admin", 50),
         ("deployer-3-977", "admin", 1),
         ("team-977/dep", "admin", 5),
-        ("", "member-7", 5),
+        ("", "member-7", 50),
         ("deployer-3", "chief-7", 50),
         ("deployer-3-977", "chief-7", 1),
         ("deployer-3-977", "chief-3", 0),

@@ -36,6 +36,12 @@ struct Target {
     team: namespace::Team,
     account: identity::ServiceAccount,
     identity: identity::ManagedIdentity,
+    /// Of a group in which all callers are deployers.
+    lent: identity::ManagedIdentity,
+    /// In the group, of an identity elsewhere.
+    alias: identity::ManagedIdentity,
+    /// Elsewhere, of the identity in the group.
+    alias_elsewhere: identity::ManagedIdentity,
     rule: identity::AccessRule,
     mask: identity::Mask,
     /// The id of the one that signs.
@@ -77,6 +83,9 @@ impl Target {
             (&self.team.id, &self.team.trn),
             (&self.account.id, &self.account.trn),
             (&self.identity.id, &self.identity.trn),
+            (&self.lent.id, &self.lent.trn),
+            (&self.alias.id, &self.alias.trn),
+            (&self.alias_elsewhere.id, &self.alias_elsewhere.trn),
         ] {
             text = text.replace(id.as_str(), trn);
         }
@@ -125,6 +134,7 @@ fn rows(target: &Target) -> Vec<Row> {
     rows.extend(move_rows(target));
     rows.extend(team_rows(target));
     rows.extend(identity_rows(target));
+    rows.extend(alias_rows(target));
     rows.extend(access_rule_rows(target));
     rows.extend(mask_rows(target));
     rows.extend(service_account_rows(target));
@@ -410,6 +420,33 @@ fn identity_rows(target: &Target) -> Vec<Row> {
     ]
 }
 
+fn alias_rows(target: &Target) -> Vec<Row> {
+    let create = |group: &str, source: &str| identity::CreateManagedIdentityAliasRequest {
+        group_id: text(group),
+        name: text("shared"),
+        source_id: text(source),
+        validate_only: true,
+        ..Default::default()
+    };
+    let delete = |id: &str| identity::DeleteManagedIdentityAliasRequest {
+        id: text(id),
+        etag: OTHER_ETAG.to_owned(),
+        ..Default::default()
+    };
+    vec![
+        row("", create(&target.group.id, &target.lent.id)),
+        row(
+            " (the identity is there)",
+            create(&target.lent.group_id, &target.identity.id),
+        ),
+        row("", delete(&target.alias.id)),
+        row(
+            " (the identity is there)",
+            delete(&target.alias_elsewhere.id),
+        ),
+    ]
+}
+
 fn mask_rows(target: &Target) -> Vec<Row> {
     vec![
         row("", user::mask(&target.group.id)),
@@ -634,6 +671,13 @@ fn directory_rows(target: &Target) -> Vec<Row> {
             },
         ),
         row(
+            "",
+            directory::ListManagedIdentityAliasesRequest {
+                managed_identity_id: text(&target.identity.id),
+                ..Default::default()
+            },
+        ),
+        row(
             " (top level)",
             directory::SearchNamespacesRequest::default(),
         ),
@@ -781,6 +825,12 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
     let key = keys.expect("the keys").signing_keys[0].id.clone();
     let account = admin.creates_service_account("acme/team/ci").await;
     let job = admin.opens_job(&workspace.id).await;
+    admin.creates_group("lender").await;
+    let lent = admin.creates_identity("lender/deployer").await;
+    admin.creates_group("closed").await;
+    let closed = admin.creates_identity("closed/deployer").await;
+    let alias = admin.creates_alias("acme/team/borrowed", &closed.id).await;
+    let alias_elsewhere = admin.creates_alias("closed/team", &identity.id).await;
     let mut callers = vec![("nowhere".to_owned(), world.user("nobody"))];
     for (relation, at) in [
         ("above", "trn:group:acme"),
@@ -795,6 +845,9 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
                 .to_ascii_lowercase();
             let user = world.user(&format!("{relation}-{name}"));
             admin.grants(&user, role, at).await;
+            admin
+                .grants(&user, Role::Deployer, "trn:group:lender")
+                .await;
             callers.push((format!("{relation} {name}"), user));
         }
     }
@@ -809,6 +862,9 @@ async fn callers(world: &World) -> (Target, Vec<(String, User)>) {
         team,
         account,
         identity,
+        lent,
+        alias,
+        alias_elsewhere,
         rule,
         mask,
         key,

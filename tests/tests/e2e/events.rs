@@ -196,6 +196,7 @@ async fn make_each_happen(admin: &User, bob: &User) {
     };
     admin.asks(change).await.expect("changed");
     rules_happen(admin, bob, &deployer.id).await;
+    aliases_happen(admin, &deployer.id).await;
     admin.assigns(&deployer.id, &web.id).await;
     masks_happen(admin, &web.id, &deployer.id).await;
     let opened = admin.opens_job(&web.id).await;
@@ -268,6 +269,17 @@ async fn move_things(admin: &User, team: &namespace::v1::Group, web: &namespace:
     admin.moves_group(&team.id, "trn:group:acme/other").await;
     admin.moves_group(&team.id, acme).await;
     admin.sets_limit("group_subgroups", 10).await;
+}
+
+async fn aliases_happen(admin: &User, source: &str) {
+    let group = admin.creates_group("borrowers").await;
+    let alias = admin.creates_alias("borrowers/deployer", source).await;
+    let delete = identity::v1::DeleteManagedIdentityAliasRequest {
+        id: alias.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    admin.deletes_group(&group.id).await;
 }
 
 async fn rules_happen(admin: &User, bob: &User, identity: &str) {

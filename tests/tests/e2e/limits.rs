@@ -23,7 +23,8 @@ async fn anybody_sees_the_limits_and_administrators_set_them() {
             ("namespace_depth", 20, 20),
             ("group_subgroups", 1_000, 1_000),
             ("group_workspaces", 1_000, 1_000),
-            ("group_managed_identities", 1_000, 1_000)
+            ("group_managed_identities", 1_000, 1_000),
+            ("managed_identity_aliases", 1_000, 1_000)
         ]
     );
     refused(

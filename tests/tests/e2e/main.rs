@@ -2,6 +2,7 @@
 
 mod access;
 mod access_rules;
+mod aliases;
 mod assignments;
 mod attestations;
 mod audit;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bed::eventually;
 use e2e::refusal::reason;
 use e2e::user::{
-    access_rule, assignment, aws_identity, group, group_move, membership, service_account,
+    access_rule, alias, assignment, aws_identity, group, group_move, membership, service_account,
     unassignment, workspace, workspace_move,
 };
 use e2e::{Service, User, World};
@@ -30,6 +30,8 @@ use crate::tree::{Tree, facts_of, is_the_same_everywhere};
 struct Registry {
     /// Group, by identity.
     identities: BTreeMap<String, String>,
+    /// Identity, by alias; each alias is among the identities too.
+    sources: BTreeMap<String, String>,
     /// Workspace and identity.
     assignments: BTreeSet<(String, String)>,
     /// Identity, by access rule.
@@ -72,6 +74,15 @@ impl Registry {
             ),
             Event::ManagedIdentityDeleted(event) => {
                 deleted(&mut self.identities, &event.managed_identity_id);
+            }
+            Event::ManagedIdentityAliasCreated(event) => {
+                let id = event.managed_identity_id;
+                made(&mut self.identities, id.clone(), event.group_id);
+                made(&mut self.sources, id, event.source_id);
+            }
+            Event::ManagedIdentityAliasDeleted(event) => {
+                deleted(&mut self.identities, &event.managed_identity_id);
+                deleted(&mut self.sources, &event.managed_identity_id);
             }
             Event::ManagedIdentityAssigned(event) => {
                 let pair = (event.workspace_id, event.managed_identity_id);
@@ -132,6 +143,12 @@ impl Registry {
             })
         });
         let lost = lost.map(|(workspace, identity)| format!("{identity} is no more {workspace}'s"));
+        let sources = self.sources.iter();
+        let sources = sources
+            .filter(|(_, source)| {
+                !self.identities.contains_key(*source) || self.sources.contains_key(*source)
+            })
+            .map(|(alias, source)| format!("{alias} is an alias of {source}"));
         let rules = self.rules.iter();
         let rules = rules
             .filter(|(_, identity)| !self.identities.contains_key(*identity))
@@ -144,7 +161,12 @@ impl Registry {
                     || account.is_some_and(|account| !self.accounts.contains_key(account))
             })
             .map(|(id, (namespace, account))| format!("{id} of {account:?} in {namespace}"));
-        homeless.chain(lost).chain(rules).chain(held).collect()
+        homeless
+            .chain(sources)
+            .chain(lost)
+            .chain(rules)
+            .chain(held)
+            .collect()
     }
 
     /// As far as a service other than `namespace` keeps it.
@@ -216,7 +238,7 @@ async fn no_orphan_is_left(world: &World) -> Registry {
     assert!(kept.memberships.keys().eq(registry.memberships.keys()));
     eventually(async || {
         let rows =
-            sqlx::query("SELECT workspace_id, managed_identity_id FROM directory_v4.assignments")
+            sqlx::query("SELECT workspace_id, managed_identity_id FROM directory_v5.assignments")
                 .fetch_all(world.database(Service::Projector).pool())
                 .await
                 .map_err(|error| error.to_string())?;
@@ -274,6 +296,9 @@ async fn kept(world: &World, service: Service) -> Registry {
                     _ => {}
                 }
             }
+            ["alias-source", alias] => {
+                registry.sources.insert((*alias).to_owned(), value);
+            }
             ["assignment", workspace, identity] => {
                 let pair = ((*workspace).to_owned(), (*identity).to_owned());
                 registry.assignments.insert(pair);
@@ -291,6 +316,9 @@ async fn counts_are_right(world: &World, registry: &Registry) {
             .entry(format!("managed-identities/{group}"))
             .or_default() += 1;
     }
+    for source in registry.sources.values() {
+        *expected.entry(format!("alias-count/{source}")).or_default() += 1;
+    }
     for group in registry.accounts.values() {
         *expected
             .entry(format!("service-accounts/{group}"))
@@ -303,7 +331,12 @@ async fn counts_are_right(world: &World, registry: &Registry) {
     }
     let facts = facts_of(world, Service::Identity, "facts", "").await;
     let counted = facts.into_iter().filter(|(key, _)| {
-        let counts = ["managed-identities/", "service-accounts/", "assignments/"];
+        let counts = [
+            "managed-identities/",
+            "alias-count/",
+            "service-accounts/",
+            "assignments/",
+        ];
         counts.iter().any(|count| key.starts_with(count))
     });
     let counted: BTreeMap<_, _> = counted
@@ -570,7 +603,7 @@ impl Caller {
 
     async fn acts(&mut self, turn: usize) {
         let name = format!("n{}-{turn}", self.number);
-        let outcome = match self.chance.below(20) {
+        let outcome = match self.chance.below(22) {
             0 => self.makes_group(&name).await,
             1 => self.makes_workspace(&name).await,
             2 | 3 => self.makes_identity(&name).await,
@@ -614,6 +647,7 @@ impl Caller {
                 let request = delete_account(&self.account());
                 self.user.asks(request).await.map(drop)
             }
+            19 | 20 => self.makes_alias(&name).await,
             _ if turn.is_multiple_of(2) => {
                 let request = delete_workspace(&self.workspace());
                 self.user.asks(request).await.map(drop)
@@ -670,6 +704,15 @@ impl Caller {
         let made = self.user.asks(request).await?;
         let mut all = self.made.lock().expect("nobody panics");
         all.accounts.push(made.service_account.expect("it").id);
+        Ok(())
+    }
+
+    async fn makes_alias(&mut self, name: &str) -> Result<(), Status> {
+        let mut request = alias(name, &self.identity());
+        request.group_id = self.group();
+        let made = self.user.asks(request).await?;
+        let mut all = self.made.lock().expect("nobody panics");
+        all.identities.push(made.managed_identity.expect("it").id);
         Ok(())
     }
 

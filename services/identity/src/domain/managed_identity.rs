@@ -2,6 +2,7 @@
 
 use model::{Description, GroupId, ManagedIdentityId, Name, ServiceAccountId, TokenSettings};
 
+use super::alias::{self, Alias};
 use super::aws::RoleArn;
 use super::azure::{AzureAudience, Guid};
 use super::google::{Provider, ServiceAccount};
@@ -15,6 +16,8 @@ pub enum State {
     Absent,
     /// It exists, as far as its own stream knows: its group may be gone.
     Live(ManagedIdentity),
+    /// The same of an alias.
+    Alias(Alias),
     /// It was deleted.
     Deleted,
 }
@@ -94,6 +97,8 @@ pub enum Command {
         /// The most of them.
         max_siblings: i64,
     },
+    /// Make an alias.
+    CreateAlias(alias::Wanted),
     /// Change it.
     Update {
         /// The new description, if it changes.
@@ -120,11 +125,29 @@ pub enum Command {
     },
     /// Delete it.
     Delete {
-        /// The paths of workspaces that have it; not all, if they are many.
-        assigned: Vec<String>,
+        /// Workspaces that have it, or an alias of it; not all, if they are many.
+        assigned: Vec<Having>,
         /// Their assignments end too.
         force: bool,
     },
+}
+
+/// A workspace that has an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Having {
+    /// The path of the workspace.
+    pub workspace: String,
+    /// The path of the alias through which it has it, if it does.
+    pub through: Option<String>,
+}
+
+impl std::fmt::Display for Having {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.workspace)?;
+        self.through
+            .iter()
+            .try_for_each(|alias| write!(f, " (through the alias {alias})"))
+    }
 }
 
 /// What happened to a managed identity. As it is afterwards, or was until its end.
@@ -163,6 +186,10 @@ pub enum Event {
         /// What it was called.
         name: Name,
     },
+    /// An alias of another one was made; of this type.
+    AliasCreated(Alias, String),
+    /// An alias is gone.
+    AliasDeleted(Alias),
 }
 
 /// Why a command was refused.
@@ -192,8 +219,29 @@ pub enum Rejection {
     #[error("workspaces have the managed identity that would not inherit it from there; unassign it first: {}", .0.join(", "))]
     Losing(Vec<String>),
     /// Workspaces have it.
-    #[error("the managed identity is assigned to workspaces; unassign it first, or set force: {}", .0.join(", "))]
-    Assigned(Vec<String>),
+    #[error("the managed identity is assigned to workspaces; unassign it first, or set force: {}", listed(.0))]
+    Assigned(Vec<Having>),
+    /// What it is to be an alias of is one.
+    #[error("an alias has no aliases; make one of its source, {0}")]
+    AliasOfAlias(ManagedIdentityId),
+    /// An alias would be of no use there.
+    #[error(
+        "the group inherits the managed identity anyway; make an alias in a group that does not"
+    )]
+    InheritedAnyway,
+    /// The identity has all the aliases that it may have.
+    #[error("the managed identity has {0} aliases, more are not allowed")]
+    TooManyAliases(i64),
+    /// An alias never changes.
+    #[error(
+        "an alias can't be changed or moved, and has no access rules of its own; change its source, {0}, or make another alias"
+    )]
+    IsAlias(ManagedIdentityId),
+}
+
+fn listed(workspaces: &[Having]) -> String {
+    let named: Vec<String> = workspaces.iter().map(ToString::to_string).collect();
+    named.join(", ")
 }
 
 /// Decides a command.
@@ -214,9 +262,13 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             },
         ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
         (State::Absent, Command::Create { identity, .. }) => Ok(vec![Event::Created(identity)]),
+        (State::Absent, Command::CreateAlias(wanted)) => alias::create(wanted),
         // Ids are made anew for each identity and never used again.
-        (_, Command::Create { .. }) => Err(Rejection::NameTaken),
+        (_, Command::Create { .. } | Command::CreateAlias(_)) => Err(Rejection::NameTaken),
         (State::Absent | State::Deleted, _) => Err(Rejection::Missing),
+        (State::Alias(alias), Command::Update { .. } | Command::Move { .. }) => {
+            Err(Rejection::IsAlias(alias.source))
+        }
         (
             State::Live(identity),
             Command::Update {
@@ -259,12 +311,15 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             name: identity.name.clone(),
         }]),
         (
-            State::Live(_),
+            State::Live(_) | State::Alias(_),
             Command::Delete {
                 assigned,
                 force: false,
             },
         ) if !assigned.is_empty() => Err(Rejection::Assigned(assigned)),
+        (State::Alias(alias), Command::Delete { .. }) => {
+            Ok(vec![Event::AliasDeleted(alias.clone())])
+        }
         (State::Live(identity), Command::Delete { .. }) => Ok(vec![Event::Deleted {
             id: identity.id,
             group: identity.group,
@@ -322,7 +377,8 @@ pub fn evolve(state: &mut State, event: &Event) {
                 identity.group = *to;
             }
         }
-        Event::Deleted { .. } => *state = State::Deleted,
+        Event::AliasCreated(alias, _) => *state = State::Alias(alias.clone()),
+        Event::Deleted { .. } | Event::AliasDeleted(_) => *state = State::Deleted,
     }
 }
 
@@ -459,13 +515,24 @@ mod tests {
 
     #[test]
     fn an_assigned_one_goes_only_by_force() {
+        let having = |workspace: &str, through: Option<&str>| Having {
+            workspace: workspace.to_owned(),
+            through: through.map(str::to_owned),
+        };
+        let assigned = vec![
+            having("acme/web", None),
+            having("other/web", Some("other/shared")),
+        ];
         let delete = |force| Command::Delete {
-            assigned: vec!["acme/web".to_owned()],
+            assigned: assigned.clone(),
             force,
         };
-        assert_eq!(
-            decide(&live(), delete(false)),
-            Err(Rejection::Assigned(vec!["acme/web".to_owned()]))
+        let refused = decide(&live(), delete(false)).expect_err("assigned");
+        assert_eq!(refused, Rejection::Assigned(assigned.clone()));
+        assert!(
+            refused
+                .to_string()
+                .ends_with("acme/web, other/web (through the alias other/shared)")
         );
         let gone = decide(&live(), delete(true)).expect("allowed");
         let mut state = live();

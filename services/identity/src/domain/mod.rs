@@ -2,6 +2,7 @@
 //! stream comes in with the command; the append checks that it still holds.
 
 pub mod access_rules;
+pub mod alias;
 pub mod assignment;
 pub mod aws;
 pub mod azure;

@@ -9,7 +9,7 @@ use edge::layer::Call;
 use edge::request::{self, expected_version};
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{clock, status};
+use edge::{aliases, clock, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
 use model::access_rule::{AccessRule, Condition};
 use model::{AccessRuleId, ManagedIdentityId};
@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::{IdentityRpc, changes, encoded};
 use crate::domain::access_rules::{self, Command, Event, Rejection};
+use crate::domain::managed_identity;
 use crate::wire::access_rule::{self as wire, AskedCondition};
 
 impl From<Rejection> for Status {
@@ -202,11 +203,24 @@ impl AccessRuleService for IdentityRpc {
         request: Request<pb::ListAccessRulesRequest>,
     ) -> Result<Response<pb::ListAccessRulesResponse>, Status> {
         let call = Call::of(&request)?;
-        let _: ManagedIdentityId = call.id("managed_identity_id", "managed identity")?;
+        let id = call.id("managed_identity_id", "managed identity")?;
         let place = call.place()?;
-        let (_, loaded) = self.load_rules(place).await?;
+        let source = aliases::source(self.commands.log(), &self.hierarchy, id).await?;
+        let source = source.ok_or(managed_identity::Rejection::Missing)?;
+        let loaded = self.load_rules_of(source.id).await?;
         let ids = loaded.state.state.rules.keys();
-        let access_rules = ids.filter_map(|id| message(place, *id, &loaded.state));
+        let rules = ids.filter_map(|id| message(place, *id, &loaded.state));
+        // Where the rules of an alias's source are, whoever sees the alias may not know.
+        let access_rules = rules.map(|rule| {
+            if source.id == id {
+                return rule;
+            }
+            pb::AccessRule {
+                managed_identity_id: source.id.to_string(),
+                trn: String::new(),
+                ..rule
+            }
+        });
         Ok(Response::new(pb::ListAccessRulesResponse {
             access_rules: access_rules.collect(),
         }))
@@ -216,7 +230,10 @@ impl AccessRuleService for IdentityRpc {
 impl IdentityRpc {
     /// The place of the identity that a request names.
     async fn identity_place(&self, call: &Call, field: &str) -> Result<Place, Status> {
-        let _: ManagedIdentityId = call.id(field, "managed identity")?;
+        let id = call.id(field, "managed identity")?;
+        if let Some(source) = aliases::alias_of(self.commands.log(), id).await? {
+            return Err(managed_identity::Rejection::IsAlias(source).into());
+        }
         let place = call.relocate(&self.hierarchy).await?;
         place.ok_or_else(|| status::not_found("the managed identity"))
     }

@@ -1,13 +1,12 @@
 //! Assign managed identities to workspaces, and take them away.
 
-use edge::aggregate;
 use edge::authorization::{find, locate};
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, assignment_key, identity_type_key};
 use edge::layer::Call;
-use edge::status;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
+use edge::{aggregate, aliases, status};
 use eventlog::{Expected, Guard, StreamId};
 use model::{ManagedIdentityId, Reference, WorkspaceId};
 use proto::identity::v1 as pb;
@@ -118,6 +117,9 @@ impl IdentityRpc {
         }
         let same_type = self.rivals(call, place, identity, state).await?;
         let (masked, mut guards) = self.hiding(place, &identity_place).await?;
+        // What an alias presents must be there when it is assigned: its source's end takes away all that are assigned.
+        let source = aliases::source(self.commands.log(), &self.hierarchy, identity).await?;
+        guards.extend(source.ok_or_else(|| status::not_found(named))?.guards);
         let command = assignment::Command::Assign {
             workspace,
             identity,
@@ -250,9 +252,12 @@ impl IdentityRpc {
             // One that was deleted has no type any more; it is cleared away whichever it had.
             if kind.is_none() || kind == wanted {
                 let place = locate(&self.hierarchy, other.into(), &call.caller).await?;
+                let source = aliases::source(self.commands.log(), &self.hierarchy, other).await?;
                 let usable = match place.filter(|place| inherits(workspace, place)) {
-                    Some(place) => self.hiding(workspace, &place).await?.0.is_none(),
-                    None => false,
+                    Some(place) if source.is_some() => {
+                        self.hiding(workspace, &place).await?.0.is_none()
+                    }
+                    Some(_) | None => false,
                 };
                 rivals.push(Rival { id: other, usable });
             }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use edge::assignments::{Assignments, Ending, Identity};
 use edge::layer::Call;
-use edge::status;
+use edge::{aliases, status};
 use model::{GroupId, ManagedIdentityId, WorkspaceId};
 use tonic::Status;
 
 use super::{IdentityRpc, assigned_to_prefix};
 
 impl IdentityRpc {
-    /// By its deletion.
+    /// By its deletion, which takes its aliases along.
     pub(super) async fn ending_by_deletion(
         &self,
         call: &Call,
@@ -20,7 +20,9 @@ impl IdentityRpc {
         if !call.validate_only {
             return Ok(Ending::default());
         }
-        let assignments = self.assignments_of(id).await?;
+        let aliases = aliases::of(self.commands.log(), id).await?;
+        let identities: Vec<_> = [id].into_iter().chain(aliases).collect();
+        let assignments = self.assignments_of(&identities).await?;
         assignments.ending(&self.hierarchy, |_, _| true).await
     }
 
@@ -34,7 +36,7 @@ impl IdentityRpc {
         if !call.validate_only {
             return Ok(Ending::default());
         }
-        let assignments = self.assignments_of(id).await?;
+        let assignments = self.assignments_of(&[id]).await?;
         let mut lost: BTreeSet<WorkspaceId> = BTreeSet::new();
         for identity in &assignments.identities {
             let moved = Identity {
@@ -53,12 +55,19 @@ impl IdentityRpc {
         assignments.ending(&self.hierarchy, ends).await
     }
 
-    async fn assignments_of(&self, id: ManagedIdentityId) -> Result<Assignments, Status> {
-        let prefix = assigned_to_prefix(id);
-        let keys = self.commands.log().fact_keys(&prefix).await;
-        let keys = keys.map_err(|error| status::log(&error))?;
-        let workspaces = keys.iter().filter_map(|key| key.strip_prefix(&prefix));
-        let pairs = workspaces.filter_map(|workspace| Some((workspace.parse().ok()?, id)));
-        Assignments::of(self.commands.log(), &self.hierarchy, pairs.collect()).await
+    async fn assignments_of(
+        &self,
+        identities: &[ManagedIdentityId],
+    ) -> Result<Assignments, Status> {
+        let log = self.commands.log();
+        let mut pairs = Vec::new();
+        for id in identities {
+            let prefix = assigned_to_prefix(id);
+            let keys = log.fact_keys(&prefix).await;
+            let keys = keys.map_err(|error| status::log(&error))?;
+            let workspaces = keys.iter().filter_map(|key| key.strip_prefix(&prefix));
+            pairs.extend(workspaces.filter_map(|workspace| Some((workspace.parse().ok()?, *id))));
+        }
+        Assignments::of(log, &self.hierarchy, pairs).await
     }
 }

@@ -1,6 +1,7 @@
 //! Create, get, update and delete managed identities.
 
 use edge::aggregate::{self, Loaded};
+use edge::assignments::Ending;
 use edge::authorization::locate;
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, identity_name_key, limit_key};
@@ -8,17 +9,17 @@ use edge::layer::Call;
 use edge::request::etag;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{clock, limits, request, status};
-use eventlog::{Expected, Guard, StreamId};
+use edge::{aliases, clock, limits, request, status};
+use eventlog::{Expected, Facts, Guard, StreamId};
 use model::{AccessRuleId, Description, Limit, ManagedIdentityId, ResourceId, TokenSettings};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{
-    IdentityRpc, access_rules, assigned_to_prefix, assignments_key, changes, count, encoded,
-    siblings_key,
+    IdentityRpc, access_rules, aliases_key, assigned_to_prefix, assignments_key, changes, count,
+    encoded, siblings_key,
 };
-use crate::domain::managed_identity::{self, ManagedIdentity, Rejection, State};
+use crate::domain::managed_identity::{self, Event, Having, ManagedIdentity, Rejection, State};
 use crate::wire::access_rule::Asked;
 use crate::wire::{self, Given, Wanted};
 
@@ -48,22 +49,31 @@ impl From<Rejection> for Status {
             }
             Rejection::AccountOutOfReach => refused("SERVICE_ACCOUNT_OUT_OF_REACH"),
             Rejection::SameGroup => refused("SAME_PARENT"),
+            Rejection::AliasOfAlias(_) => refused("ALIAS_OF_ALIAS"),
+            Rejection::InheritedAnyway => refused("INHERITED_ANYWAY"),
+            Rejection::TooManyAliases(_) => refused("ALIAS_LIMIT"),
+            Rejection::IsAlias(_) => refused("IS_ALIAS"),
             Rejection::Losing(workspaces) => {
-                status::failed_precondition("ASSIGNMENTS_LOST", &message, having(workspaces))
+                let losing = workspaces.iter().map(|path| having(path, None));
+                status::failed_precondition("ASSIGNMENTS_LOST", &message, losing.collect())
             }
-            Rejection::Assigned(workspaces) => status::failed_precondition(
-                "MANAGED_IDENTITY_ASSIGNED",
-                &message,
-                having(workspaces),
-            ),
+            Rejection::Assigned(workspaces) => {
+                let assigned = workspaces
+                    .iter()
+                    .map(|having_it| having(&having_it.workspace, having_it.through.as_deref()));
+                let assigned = assigned.collect();
+                status::failed_precondition("MANAGED_IDENTITY_ASSIGNED", &message, assigned)
+            }
         }
     }
 }
 
-fn having(workspaces: &[String]) -> Vec<PreconditionViolation> {
-    let having =
-        |path: &String| PreconditionViolation::new("ASSIGNED", path, "has the managed identity");
-    workspaces.iter().map(having).collect()
+fn having(workspace: &str, through: Option<&str>) -> PreconditionViolation {
+    let has = through.map_or_else(
+        || "has the managed identity".to_owned(),
+        |alias| format!("has the managed identity through its alias {alias}"),
+    );
+    PreconditionViolation::new("ASSIGNED", workspace, &has)
 }
 
 impl IdentityRpc {
@@ -107,10 +117,17 @@ impl IdentityRpc {
         let call = Call::of(&request)?;
         let place = call.place()?;
         let (_, loaded) = self.load("id", place).await?;
-        let State::Live(identity) = &loaded.state else {
-            return Err(Rejection::Missing.into());
+        let group_path = group_path(place);
+        let message = match &loaded.state {
+            State::Live(identity) => message(&group_path, identity, &loaded),
+            State::Alias(alias) => pb::ManagedIdentity {
+                etag: loaded.etag(),
+                create_time: loaded.create_time.map(request::timestamp),
+                update_time: loaded.update_time.map(request::timestamp),
+                ..wire::alias_message(&group_path, alias, &self.source(alias).await?)
+            },
+            State::Absent | State::Deleted => return Err(Rejection::Missing.into()),
         };
-        let message = message(&group_path(place), identity, &loaded);
         Ok(Response::new(pb::GetManagedIdentityResponse {
             managed_identity: Some(message),
         }))
@@ -200,7 +217,7 @@ impl IdentityRpc {
         Ok((id, self.load_stream(id).await?))
     }
 
-    async fn load_stream(&self, id: ManagedIdentityId) -> Result<Loaded<State>, Status> {
+    pub(super) async fn load_stream(&self, id: ManagedIdentityId) -> Result<Loaded<State>, Status> {
         let (read, evolve) = (wire::read_identity, managed_identity::evolve);
         aggregate::load(self.commands.log(), &stream(id), read, evolve).await
     }
@@ -343,67 +360,78 @@ impl IdentityRpc {
             .relocate(&self.hierarchy)
             .await?
             .ok_or(Rejection::Missing)?;
-        let (id, loaded) = self.load("id", &place).await?;
+        let (deletion, ending) = self
+            .deletion(call, &place, place.guards(), given_etag, force)
+            .await?;
+        Ok(deletion.map(pb::DeleteManagedIdentityResponse {
+            ending_assignments: ending.assignments,
+            ending_assignment_count: ending.count,
+            ..Default::default()
+        }))
+    }
+
+    /// The end of an identity or alias, if these hold still; and what ends with it, for those who only ask.
+    pub(super) async fn deletion(
+        &self,
+        call: &Call,
+        place: &Place,
+        mut guards: Vec<Guard>,
+        given_etag: &str,
+        force: bool,
+    ) -> Result<(Decision<()>, Ending), Status> {
+        let (id, loaded) = self.load("id", place).await?;
         loaded.check_etag("etag", given_etag)?;
-        let assignments = assignments_key(id);
-        let facts = self.facts(std::slice::from_ref(&assignments)).await?;
-        let assigned = if count(&facts, &assignments) == 0 {
-            vec![]
-        } else {
-            self.assigned_to(call, id).await?
-        };
+        let (assigned, unassigned) = self.having(call, id).await?;
         let command = managed_identity::Command::Delete { assigned, force };
-        let events: Vec<_> = managed_identity::decide(&loaded.state, command)?
-            .iter()
-            .map(wire::write_identity)
-            .collect();
-        let mut guards = place.guards();
-        guards.extend(leaves(place.parent()));
-        // Nobody assigns it between the look and the append.
-        guards.push(Guard::Expect {
-            value: facts.get(&assignments).map(str::to_owned),
-            key: assignments,
-        });
+        let events = managed_identity::decide(&loaded.state, command)?;
+        guards.extend(place.parent().map(leaves));
+        if !force {
+            guards.extend(unassigned);
+        }
+        guards.extend(of_source(&events));
+        let events: Vec<_> = events.iter().map(wire::write_identity).collect();
         guards.extend(changes(&events)?);
         let streams = aggregate::append(
             stream(id),
             Expected::Version(loaded.version),
             encoded(events),
         );
-        let ending = self.ending_by_deletion(call, id).await?;
-        let reply = pb::DeleteManagedIdentityResponse {
-            ending_assignments: ending.assignments,
-            ending_assignment_count: ending.count,
-            ..Default::default()
-        };
-        Ok(Decision {
+        let deletion = Decision {
             streams: streams.into_iter().collect(),
             guards,
-            reply,
-        })
+            reply: (),
+        };
+        Ok((deletion, self.ending_by_deletion(call, id).await?))
     }
 
-    /// Deletes an identity whose group is gone. Nobody else can change it any more.
-    pub(crate) async fn decide_delete_with_group(
+    /// Deletes an identity whose group is gone, or an alias whose group or source is. Nobody else can change it any more.
+    pub(crate) async fn decide_delete_with_ground(
         &self,
         id: ManagedIdentityId,
     ) -> Result<Decision<()>, Status> {
-        if self.exists(id.into()).await? {
+        let loaded = self.load_stream(id).await?;
+        let (group, stands) = match &loaded.state {
+            State::Live(identity) => (identity.group, self.exists(id.into()).await?),
+            State::Alias(alias) => {
+                let stands = self.exists(id.into()).await?;
+                (
+                    alias.group,
+                    stands && self.exists(alias.source.into()).await?,
+                )
+            }
+            State::Absent | State::Deleted => return Ok(Decision::nothing()),
+        };
+        if stands {
             return Ok(Decision::nothing());
         }
-        let loaded = self.load_stream(id).await?;
-        let State::Live(identity) = &loaded.state else {
-            return Ok(Decision::nothing());
-        };
         let command = managed_identity::Command::Delete {
             assigned: vec![],
             force: true,
         };
-        let events: Vec<_> = managed_identity::decide(&loaded.state, command)?
-            .iter()
-            .map(wire::write_identity)
-            .collect();
-        let mut guards: Vec<_> = leaves(Some(identity.group.into())).into_iter().collect();
+        let events = managed_identity::decide(&loaded.state, command)?;
+        let mut guards = vec![leaves(group.into())];
+        guards.extend(of_source(&events));
+        let events: Vec<_> = events.iter().map(wire::write_identity).collect();
         guards.extend(changes(&events)?);
         let expected = Expected::Version(loaded.version);
         Ok(Decision {
@@ -415,8 +443,48 @@ impl IdentityRpc {
         })
     }
 
-    /// The paths of workspaces that exist and have the identity, a few of them.
-    async fn assigned_to(&self, call: &Call, id: ManagedIdentityId) -> Result<Vec<String>, Status> {
+    /// Workspaces that exist and have an identity or an alias of it, a few of them; and that no other one has when the
+    /// append is made, if none has now.
+    async fn having(
+        &self,
+        call: &Call,
+        id: ManagedIdentityId,
+    ) -> Result<(Vec<Having>, Vec<Guard>), Status> {
+        // Read before the aliases are: one that comes between the two reads makes the append refuse.
+        let last_change = aliases::last_change_key(id);
+        let before = self.facts(std::slice::from_ref(&last_change)).await?;
+        let aliases = aliases::of(self.commands.log(), id).await?;
+        let all: Vec<_> = [id].into_iter().chain(aliases).collect();
+        let counts: Vec<_> = all.iter().map(assignments_key).collect();
+        let facts = self.facts(&counts).await?;
+        let mut workspaces = Vec::new();
+        for identity in all {
+            if workspaces.len() < NAMED && count(&facts, &assignments_key(identity)) > 0 {
+                let through = (identity != id).then_some(identity);
+                let having = self.assigned_to(call, identity, through).await?;
+                workspaces.extend(having);
+            }
+        }
+        workspaces.truncate(NAMED);
+        let expect = |facts: &Facts, key: String| Guard::Expect {
+            value: facts.get(&key).map(str::to_owned),
+            key,
+        };
+        let unassigned = counts.into_iter().map(|key| expect(&facts, key));
+        let unassigned = unassigned.chain([expect(&before, last_change)]);
+        Ok((workspaces, unassigned.collect()))
+    }
+
+    async fn assigned_to(
+        &self,
+        call: &Call,
+        id: ManagedIdentityId,
+        alias: Option<ManagedIdentityId>,
+    ) -> Result<Vec<Having>, Status> {
+        let through = match alias {
+            Some(alias) => self.way_up(alias.into()).await?.map(|place| place.path()),
+            None => None,
+        };
         let prefix = assigned_to_prefix(id);
         let keys = self
             .commands
@@ -424,31 +492,46 @@ impl IdentityRpc {
             .fact_keys(&prefix)
             .await
             .map_err(|error| status::log(&error))?;
-        let mut paths = Vec::new();
+        let mut having = Vec::new();
         for key in keys {
             let Some(Ok(workspace)) = key.strip_prefix(&prefix).map(str::parse::<ResourceId>)
             else {
                 continue;
             };
             if let Some(place) = locate(&self.hierarchy, workspace, &call.caller).await? {
-                paths.push(place.path());
+                having.push(Having {
+                    workspace: place.path(),
+                    through: through.clone(),
+                });
             }
-            if paths.len() == NAMED {
+            if having.len() == NAMED {
                 break;
             }
         }
-        Ok(paths)
+        Ok(having)
     }
 }
 
 /// One less in the group that it leaves.
-fn leaves(group: Option<ResourceId>) -> Option<Guard> {
-    Some(Guard::Count {
-        key: siblings_key(group?),
+fn leaves(group: ResourceId) -> Guard {
+    one_less(siblings_key(group))
+}
+
+/// One alias less of its source, if it is one.
+fn of_source(events: &[Event]) -> Option<Guard> {
+    events.iter().find_map(|event| match event {
+        Event::AliasDeleted(alias) => Some(one_less(aliases_key(alias.source))),
+        _ => None,
+    })
+}
+
+fn one_less(key: String) -> Guard {
+    Guard::Count {
+        key,
         by: -1,
         min: 0,
         max: i64::MAX,
-    })
+    }
 }
 
 pub(super) fn stream(id: ManagedIdentityId) -> StreamId {

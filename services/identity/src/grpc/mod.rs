@@ -1,6 +1,7 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod access_rules;
+mod aliases;
 mod assignments;
 mod configuration;
 mod ending;
@@ -125,6 +126,20 @@ impl ManagedIdentityService for IdentityRpc {
         self.delete(request).await
     }
 
+    async fn create_managed_identity_alias(
+        &self,
+        request: Request<pb::CreateManagedIdentityAliasRequest>,
+    ) -> Result<Response<pb::CreateManagedIdentityAliasResponse>, Status> {
+        self.create_alias(request).await
+    }
+
+    async fn delete_managed_identity_alias(
+        &self,
+        request: Request<pb::DeleteManagedIdentityAliasRequest>,
+    ) -> Result<Response<pb::DeleteManagedIdentityAliasResponse>, Status> {
+        self.delete_alias(request).await
+    }
+
     async fn assign_managed_identity(
         &self,
         request: Request<pb::AssignManagedIdentityRequest>,
@@ -143,6 +158,11 @@ impl ManagedIdentityService for IdentityRpc {
 /// The key of the count of a group's managed identities.
 fn siblings_key(group: impl fmt::Display) -> String {
     format!("managed-identities/{group}")
+}
+
+/// The key of the count of a managed identity's aliases.
+fn aliases_key(source: impl fmt::Display) -> String {
+    format!("alias-count/{source}")
 }
 
 /// The key of the count of a managed identity's assignments.

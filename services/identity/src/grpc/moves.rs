@@ -54,8 +54,10 @@ impl IdentityRpc {
             .ok_or(Rejection::Missing)?;
         let (id, loaded) = self.load("id", &place).await?;
         loaded.check_etag("etag", &asked.etag)?;
-        let State::Live(identity) = &loaded.state else {
-            return Err(Rejection::Missing.into());
+        let identity = match &loaded.state {
+            State::Live(identity) => identity,
+            State::Alias(alias) => return Err(Rejection::IsAlias(alias.source).into()),
+            State::Absent | State::Deleted => return Err(Rejection::Missing.into()),
         };
         let (to, group) = self.new_group(call, &asked.new_group_id).await?;
         let name = identity_name_key(&to.to_string(), identity.name.as_str());

@@ -20,8 +20,11 @@ impl IdentityRpc {
     ) -> Result<Response<pb::GetSetupInstructionsResponse>, Status> {
         let call = Call::of(&request)?;
         let (_, loaded) = self.load("id", call.place()?).await?;
-        let State::Live(identity) = &loaded.state else {
-            return Err(Rejection::Missing.into());
+        // The cloud sees no alias: its tokens are its source's.
+        let identity = match &loaded.state {
+            State::Live(identity) => identity,
+            State::Alias(alias) => &self.source(alias).await?,
+            State::Absent | State::Deleted => return Err(Rejection::Missing.into()),
         };
         let account = self.account(&call, &identity.configuration).await?;
         let mut instructions = instructions(&self.issuer_url, identity, account.as_ref())?;

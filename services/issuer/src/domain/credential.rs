@@ -25,6 +25,8 @@ pub struct Question {
     pub member: bool,
     /// Which identity.
     pub identity: ManagedIdentityId,
+    /// Whose subject, audience, token settings and access rules it has: of an alias its source's, otherwise its own.
+    pub source: ManagedIdentityId,
     /// Whether it is assigned to the workspace.
     pub assigned: bool,
     /// Whether the workspace lies below the identity's group.
@@ -151,7 +153,7 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
     Ok(Grant {
         subject: question
             .token_settings
-            .subject_at(question.identity, question.stage),
+            .subject_at(question.source, question.stage),
         job: question.job,
         workspace: question.workspace,
         identity: question.identity,
@@ -185,6 +187,7 @@ mod tests {
             job_life: lives_until(NOON + Duration::hours(1)),
             member: true,
             identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
+            source: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             assigned: true,
             inherited: true,
             masked: None,
@@ -231,6 +234,18 @@ mod tests {
         }
         let grant = decide(question()).expect("granted");
         assert_eq!(grant.subject, grant.identity.to_string());
+    }
+
+    #[test]
+    fn an_alias_has_the_subject_of_its_source() {
+        let source = ManagedIdentityId::from_uuid(Uuid::from_u128(4));
+        let grant = decide(Question {
+            source,
+            ..question()
+        })
+        .expect("granted");
+        assert_eq!(grant.identity, question().identity);
+        assert_eq!(grant.subject, source.to_string());
     }
 
     #[test]

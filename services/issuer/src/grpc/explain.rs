@@ -47,7 +47,14 @@ impl IssuerRpc {
             }
         };
         let subject = subject.ok_or_else(|| not_found(&message.job_id))?;
-        let weighed = self.weigh(&subject, identity, &identity_place).await?;
+        let source = self.source(identity).await?;
+        let source = source.ok_or_else(|| not_found(named))?;
+        let asked = super::ground::Asked {
+            identity,
+            place: &identity_place,
+            source: &source,
+        };
+        let weighed = self.weigh(&subject, asked).await?;
         let (mut question, verdicts) = (weighed.question, weighed.verdicts);
         // What the workspace does not inherit, who sees the workspace may not even know of.
         if !question.inherited && !question.assigned && identity_place.role.is_none() {

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
+use edge::aliases::{self, Source};
 use edge::attestation::Envelope;
 use edge::caller::Caller;
 use edge::hierarchy::{
@@ -62,6 +63,13 @@ fn still(facts: &Facts, keys: impl IntoIterator<Item = String>) -> Vec<Guard> {
         key,
     });
     guards.collect()
+}
+
+/// What is asked for.
+pub(super) struct Asked<'a> {
+    pub(super) identity: ManagedIdentityId,
+    pub(super) place: &'a Place,
+    pub(super) source: &'a Source,
 }
 
 /// Who asks.
@@ -168,7 +176,14 @@ impl IssuerRpc {
             life: known.life,
             place: job_place,
         };
-        let weighed = self.weigh(&subject, identity, &identity_place).await?;
+        let source = self.source(identity).await?;
+        let source = source.ok_or_else(|| refused(IDENTITY_NOT_FOUND, Some(identity), named))?;
+        let asked = Asked {
+            identity,
+            place: &identity_place,
+            source: &source,
+        };
+        let weighed = self.weigh(&subject, asked).await?;
         let question = weighed.question;
         if !question.assigned && !question.inherited {
             return Err(refused("NOT_INHERITED", Some(identity), named).into());
@@ -185,27 +200,40 @@ impl IssuerRpc {
         })
     }
 
+    /// Whose subject, audience, token settings and access rules an identity has. `None` if that is gone.
+    pub(super) async fn source(
+        &self,
+        identity: ManagedIdentityId,
+    ) -> Result<Option<Source>, Status> {
+        let log = self.shared.commands.log();
+        aliases::source(log, &self.shared.hierarchy, identity).await
+    }
+
     /// What is known of a job and an identity, and the facts that say so.
     pub(super) async fn weigh(
         &self,
         subject: &Subject,
-        identity: ManagedIdentityId,
-        identity_place: &Place,
+        asked: Asked<'_>,
     ) -> Result<Weighed, Status> {
         let Subject { job, life, place } = subject;
+        let Asked {
+            identity,
+            place: identity_place,
+            source,
+        } = asked;
         let (assignment, kind, audience, tokens, revision) = (
             assignment_key(job.workspace, identity),
-            identity_type_key(identity),
-            identity_audience_key(identity),
-            token_settings_key(identity),
-            access_rules::revision_key(identity),
+            identity_type_key(source.id),
+            identity_audience_key(source.id),
+            token_settings_key(source.id),
+            access_rules::revision_key(source.id),
         );
         let keys = [&assignment, &kind, &audience, &tokens, &revision].map(String::clone);
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let inherited = |group| place.is_within(group);
         let rules = match facts.get(&revision) {
-            Some(_) => self.access_rules(identity).await?,
+            Some(_) => self.access_rules(source.id).await?,
             None => vec![],
         };
         let token_settings = facts.get(&tokens).map(str::parse).transpose();
@@ -238,6 +266,7 @@ impl IssuerRpc {
             job_life: *life,
             member: place.role >= Some(Role::Deployer),
             identity,
+            source: source.id,
             assigned: facts.get(&assignment).is_some(),
             inherited: identity_place.parent().is_some_and(inherited),
             masked,
@@ -252,6 +281,7 @@ impl IssuerRpc {
             now: OffsetDateTime::UNIX_EPOCH,
         };
         let mut guards = still(&facts, keys);
+        guards.extend(source.guards.iter().cloned());
         guards.extend(of_teams);
         guards.extend(masks);
         Ok(Weighed {

@@ -3,6 +3,7 @@
 use edge::hierarchy::{identity_configuration_key, read_configuration};
 use edge::layer::Call;
 use edge::{authorization, clock, status};
+use futures::future::try_join_all;
 use model::Principal;
 use proto::issuer::v1 as pb;
 use tonic::Status;
@@ -28,13 +29,19 @@ impl IssuerRpc {
             return Err(Refusal::JobOver(over).into());
         }
         let assigned = self.assigned(known.job.workspace).await?;
-        let keys: Vec<String> = assigned.iter().map(identity_configuration_key).collect();
+        let assigned = try_join_all(assigned.into_iter().map(async |id| {
+            let source = self.source(id).await?;
+            Ok::<_, Status>(source.map(|source| (id, identity_configuration_key(source.id))))
+        }));
+        // An alias whose source is gone is about to go itself.
+        let assigned: Vec<_> = assigned.await?.into_iter().flatten().collect();
+        let keys: Vec<String> = assigned.iter().map(|(_, key)| key.clone()).collect();
         let facts = log
             .facts(&keys)
             .await
             .map_err(|error| status::log(&error))?;
         let mut identities = Vec::new();
-        for id in assigned {
+        for (id, configuration) in assigned {
             let place =
                 authorization::locate(&self.shared.hierarchy, id.into(), &call.caller).await?;
             // An assignment may outlive its identity, or the workspace's inheriting it, until the event that ends it
@@ -44,7 +51,7 @@ impl IssuerRpc {
                 group.is_some_and(|group| job_place.is_within(group))
             });
             let Some(place) = inherited else { continue };
-            let configuration = facts.get(&identity_configuration_key(id));
+            let configuration = facts.get(&configuration);
             identities.push(pb::JobManagedIdentity {
                 id: id.to_string(),
                 trn: place.trn(),

@@ -8,9 +8,11 @@ use model::{ManagedIdentityId, ResourceId, WorkspaceId};
 use proto::identity::v1 as pb;
 use tonic::Status;
 
-use crate::hierarchy::{ASSIGNMENTS, Hierarchy, IDENTITY_TYPE, Place, identity_type_key};
+use crate::hierarchy::{
+    ASSIGNMENTS, Hierarchy, IDENTITY_NAMES, IDENTITY_TYPE, Place, identity_type_key,
+};
 use crate::masks::{self, Inherited};
-use crate::status;
+use crate::{aliases, status};
 
 /// Assignments that an answer names.
 const NAMED: usize = 1_000;
@@ -18,8 +20,9 @@ const NAMED: usize = 1_000;
 /// Whether a fact is of those that this is read from.
 #[must_use]
 pub fn is_of_assignments(key: &str) -> bool {
-    let of_identities = ["node/mi_", IDENTITY_TYPE, ASSIGNMENTS];
-    of_identities.iter().any(|prefix| key.starts_with(prefix)) || masks::is_of_masks(key)
+    let of_identities = ["node/mi_", IDENTITY_NAMES, IDENTITY_TYPE, ASSIGNMENTS];
+    let is_of_identities = of_identities.iter().any(|prefix| key.starts_with(prefix));
+    is_of_identities || aliases::is_of_aliases(key) || masks::is_of_masks(key)
 }
 
 /// An identity that is assigned somewhere.
@@ -83,13 +86,33 @@ impl Assignments {
         hierarchy: &Hierarchy,
         id: ResourceId,
     ) -> Result<Self, Status> {
-        let facts = hierarchy.facts_below(id, ASSIGNMENTS).await;
-        let facts = facts.map_err(|error| status::database(&error))?;
-        let pairs = facts.iter().filter_map(|(key, _)| {
-            let (workspace, identity) = key.strip_prefix(ASSIGNMENTS)?.split_once('/')?;
-            Some((workspace.parse().ok()?, identity.parse().ok()?))
-        });
-        Self::of(log, hierarchy, pairs.collect()).await
+        Self::of(log, hierarchy, pairs_below(hierarchy, id).await?).await
+    }
+
+    /// The same, and those elsewhere of aliases of what was made in the group or below it.
+    pub async fn hanging_on(
+        log: &EventLog,
+        hierarchy: &Hierarchy,
+        id: ResourceId,
+    ) -> Result<Self, Status> {
+        let mut pairs: BTreeSet<_> = pairs_below(hierarchy, id).await?.into_iter().collect();
+        let made = hierarchy.facts_below(id, IDENTITY_NAMES).await;
+        let made = made.map_err(|error| status::database(&error))?;
+        for source in made
+            .iter()
+            .filter_map(|(_, identity)| identity.parse().ok())
+        {
+            for alias in aliases::of(log, source).await? {
+                let place = hierarchy.way_up(alias.into()).await;
+                let place = place.map_err(|error| status::database(&error))?;
+                let Some(group) = place.and_then(|place| place.parent()) else {
+                    continue;
+                };
+                let below = pairs_below(hierarchy, group).await?;
+                pairs.extend(below.into_iter().filter(|(_, assigned)| *assigned == alias));
+            }
+        }
+        Self::of(log, hierarchy, pairs.into_iter().collect()).await
     }
 
     /// These.
@@ -149,4 +172,18 @@ impl Assignments {
             count: i32::try_from(ending.len()).unwrap_or(i32::MAX),
         })
     }
+}
+
+/// The workspaces of a group and below it, or a workspace, each with an identity that it has.
+async fn pairs_below(
+    hierarchy: &Hierarchy,
+    id: ResourceId,
+) -> Result<Vec<(WorkspaceId, ManagedIdentityId)>, Status> {
+    let facts = hierarchy.facts_below(id, ASSIGNMENTS).await;
+    let facts = facts.map_err(|error| status::database(&error))?;
+    let pairs = facts.iter().filter_map(|(key, _)| {
+        let (workspace, identity) = key.strip_prefix(ASSIGNMENTS)?.split_once('/')?;
+        Some((workspace.parse().ok()?, identity.parse().ok()?))
+    });
+    Ok(pairs.collect())
 }

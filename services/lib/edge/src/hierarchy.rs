@@ -17,7 +17,7 @@ use proto::{identity, namespace};
 use sqlx::{PgConnection, PgPool};
 
 use crate::roles::{Found, Grant, team_of_key, teams_of};
-use crate::{access_rules, initial_assignments, masks, trust};
+use crate::{access_rules, aliases, initial_assignments, masks, trust};
 
 /// The key of what stands above a resource, and its name: `<parent id>/<name>`. A thing without it does not exist.
 #[must_use]
@@ -377,6 +377,8 @@ pub fn identity_changes(event: &identity::v1::Event) -> Result<Vec<Change>, Malf
             (identity_configuration_key(&event.managed_identity_id), None),
             (token_settings_key(&event.managed_identity_id), None),
         ],
+        Event::ManagedIdentityAliasCreated(event) => aliases::is_made(event),
+        Event::ManagedIdentityAliasDeleted(event) => aliases::is_gone(event),
         Event::InitialAssignmentsDecided(event) => vec![initial_assignments::are_decided(event)],
         Event::ManagedIdentityAssigned(event) => {
             vec![(

@@ -3,6 +3,7 @@
 
 pub mod access_rules;
 pub mod aggregate;
+pub mod aliases;
 pub mod assignments;
 pub mod attestation;
 pub mod authentication;

@@ -14,6 +14,8 @@ pub enum Limit {
     GroupWorkspaces,
     /// Managed identities of a group.
     GroupManagedIdentities,
+    /// Aliases of a managed identity.
+    ManagedIdentityAliases,
 }
 
 /// The text is not the id of a [`Limit`].
@@ -23,11 +25,12 @@ pub struct InvalidLimit;
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::NamespaceDepth,
         Self::GroupSubgroups,
         Self::GroupWorkspaces,
         Self::GroupManagedIdentities,
+        Self::ManagedIdentityAliases,
     ];
     /// The least that any may be: none of them keeps everybody from everything.
     pub const MIN: i64 = 1;
@@ -40,6 +43,7 @@ impl Limit {
             Self::GroupSubgroups => "group_subgroups",
             Self::GroupWorkspaces => "group_workspaces",
             Self::GroupManagedIdentities => "group_managed_identities",
+            Self::ManagedIdentityAliases => "managed_identity_aliases",
         }
     }
 
@@ -50,7 +54,8 @@ impl Limit {
             Self::NamespaceDepth => "names in the path of a group or workspace",
             Self::GroupSubgroups => "subgroups of a group",
             Self::GroupWorkspaces => "workspaces of a group",
-            Self::GroupManagedIdentities => "managed identities of a group",
+            Self::GroupManagedIdentities => "managed identities of a group, aliases included",
+            Self::ManagedIdentityAliases => "aliases of a managed identity",
         }
     }
 
@@ -59,7 +64,10 @@ impl Limit {
     pub const fn default_value(self) -> i64 {
         match self {
             Self::NamespaceDepth => 20,
-            Self::GroupSubgroups | Self::GroupWorkspaces | Self::GroupManagedIdentities => 1_000,
+            Self::GroupSubgroups
+            | Self::GroupWorkspaces
+            | Self::GroupManagedIdentities
+            | Self::ManagedIdentityAliases => 1_000,
         }
     }
 
@@ -68,7 +76,10 @@ impl Limit {
     pub const fn max_value(self) -> i64 {
         match self {
             Self::NamespaceDepth => 40,
-            Self::GroupSubgroups | Self::GroupWorkspaces | Self::GroupManagedIdentities => 10_000,
+            Self::GroupSubgroups
+            | Self::GroupWorkspaces
+            | Self::GroupManagedIdentities
+            | Self::ManagedIdentityAliases => 10_000,
         }
     }
 }

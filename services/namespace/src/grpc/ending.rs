@@ -34,7 +34,7 @@ impl NamespaceRpc {
         assignments.ending(&self.hierarchy, ends).await
     }
 
-    /// By its deletion.
+    /// By its deletion, which takes along the aliases elsewhere of what was made there.
     pub(super) async fn ending_by_deletion(
         &self,
         call: &Call,
@@ -44,7 +44,7 @@ impl NamespaceRpc {
             return Ok(Ending::default());
         }
         let log = self.commands.log();
-        let assignments = Assignments::below(log, &self.hierarchy, place.id()).await?;
+        let assignments = Assignments::hanging_on(log, &self.hierarchy, place.id()).await?;
         assignments.ending(&self.hierarchy, |_, _| true).await
     }
 }

@@ -15,6 +15,7 @@ use crate::activity;
 /// The fields that name the group or workspace in which something happened, the nearest first.
 const PLACES: [&str; 4] = ["workspace_id", "namespace_id", "group_id", "new_group_id"];
 const IDENTITY: &str = "managed_identity_id";
+const SOURCE: &str = "source_id";
 
 static CONTRACT: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
@@ -71,7 +72,9 @@ pub(super) async fn apply(
             .map_or("", |(_, id)| id)
             .to_owned();
         let mut place = PLACES.iter().find_map(|field| text(field));
-        let identity = text(IDENTITY);
+        let identity = text(IDENTITY).filter(|identity| *identity != resource);
+        // An alias is about its source too.
+        let identity = identity.or_else(|| text(SOURCE));
         let thing = owned(log).and_then(text);
         match (thing, &place) {
             (Some(thing), Some(place)) if thing == resource => {
@@ -88,8 +91,7 @@ pub(super) async fn apply(
         rows.times.push(event.recorded_at);
         rows.actors.push(event.metadata.actor.clone());
         rows.types.push(event.event_type.clone());
-        rows.identities
-            .push(identity.filter(|identity| *identity != resource));
+        rows.identities.push(identity);
         rows.resources.push(resource);
         rows.places.push(place.unwrap_or_default());
     }

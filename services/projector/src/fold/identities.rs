@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use edge::hierarchy;
 use eventlog::{FoldError, RecordedEvent};
-use proto::identity::v1::Event;
+use proto::identity::v1::{Event, ManagedIdentityAliasCreated};
 use sqlx::PgConnection;
 
 use super::{Stamps, inapplicable, places};
@@ -42,18 +42,24 @@ pub(super) async fn apply(
     for event in events {
         let decoded =
             Event::decode(&event.event_type, &event.payload).map_err(inapplicable(event))?;
-        // Which name is free in a group depends on what was moved before.
-        if let Event::ManagedIdentityMoved(moved) = decoded {
-            std::mem::take(&mut changes).write(connection).await?;
-            relocate(
-                connection,
-                &moved.managed_identity_id,
-                &moved.new_group_id,
-                event,
-            )
-            .await?;
-        } else {
-            changes.add(event, decoded)?;
+        match decoded {
+            // Which name is free in a group depends on what was moved before.
+            Event::ManagedIdentityMoved(moved) => {
+                std::mem::take(&mut changes).write(connection).await?;
+                relocate(
+                    connection,
+                    &moved.managed_identity_id,
+                    &moved.new_group_id,
+                    event,
+                )
+                .await?;
+            }
+            // What it presents is as its source is by then.
+            Event::ManagedIdentityAliasCreated(alias) => {
+                std::mem::take(&mut changes).write(connection).await?;
+                insert_alias(connection, &alias, event).await?;
+            }
+            decoded => changes.add(event, decoded)?,
         }
     }
     changes.write(connection).await?;
@@ -96,12 +102,8 @@ impl<'a> Changes<'a> {
                 };
                 self.identities.insert(identity.managed_identity_id, row);
             }
-            Event::ManagedIdentityDeleted(identity) => {
-                self.identities.remove(&identity.managed_identity_id);
-                self.assignments
-                    .retain(|(_, assigned), _| *assigned != identity.managed_identity_id);
-                self.deleted.push(identity.managed_identity_id);
-            }
+            Event::ManagedIdentityDeleted(identity) => self.delete(identity.managed_identity_id),
+            Event::ManagedIdentityAliasDeleted(alias) => self.delete(alias.managed_identity_id),
             Event::ManagedIdentityAssigned(assignment) => {
                 self.assignments.insert(
                     (assignment.workspace_id, assignment.managed_identity_id),
@@ -114,8 +116,10 @@ impl<'a> Changes<'a> {
                     false,
                 );
             }
-            // A move is written by itself, and so are masks and service accounts; the service that owns rules lists them.
+            // Moves and aliases are written by themselves, and so are masks and service accounts; the service that owns
+            // rules lists them.
             Event::ManagedIdentityMoved(_)
+            | Event::ManagedIdentityAliasCreated(_)
             | Event::MaskCreated(_)
             | Event::MaskDeleted(_)
             | Event::AccessRuleCreated(_)
@@ -127,6 +131,12 @@ impl<'a> Changes<'a> {
             | Event::ServiceAccountDeleted(_) => {}
         }
         Ok(())
+    }
+
+    fn delete(&mut self, id: String) {
+        self.identities.remove(&id);
+        self.assignments.retain(|(_, assigned), _| *assigned != id);
+        self.deleted.push(id);
     }
 
     async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -234,6 +244,43 @@ async fn update(
         &versions,
         &times,
         &tokens
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "UPDATE managed_identities alias
+         SET description = new.description, configuration = new.configuration, token_settings = new.token_settings
+         FROM UNNEST($1::text[], $2::text[], $3::bytea[], $4::bytea[])
+             AS new (source_id, description, configuration, token_settings)
+         WHERE alias.source_id = new.source_id",
+        &ids,
+        &descriptions,
+        &configurations,
+        &tokens
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_alias(
+    connection: &mut PgConnection,
+    alias: &ManagedIdentityAliasCreated,
+    event: &RecordedEvent,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO managed_identities
+             (id, source_id, group_id, name, description, configuration, token_settings, type, grams, version, created_at,
+              updated_at)
+         SELECT $1, id, $3, $4, description, configuration, token_settings, type, $5::text::integer[], $6, $7, $7
+         FROM managed_identities WHERE id = $2",
+        alias.managed_identity_id,
+        alias.source_id,
+        alias.group_id,
+        alias.name,
+        places::array(&alias.name),
+        event.version.cast_signed(),
+        event.recorded_at
     )
     .execute(connection)
     .await?;

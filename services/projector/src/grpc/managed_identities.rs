@@ -19,7 +19,7 @@ use crate::order::Order;
 use crate::page::Page;
 use crate::query::from_above::{self, List};
 use crate::query::managed_identities::{
-    self, IdentityRow, InheritedRow, OfWorkspace, WorkspaceRow,
+    self, AliasRow, IdentityRow, InheritedRow, OfWorkspace, WorkspaceRow,
 };
 use crate::query::visible::{self, Range};
 
@@ -145,6 +145,7 @@ pub(super) fn identity(
     Ok(identity::v1::ManagedIdentity {
         trn: format!("trn:managed_identity:{group_path}/{}", row.name),
         id: row.id,
+        alias_source_id: row.source_id.unwrap_or_default(),
         group_id: row.group_id,
         name: row.name,
         description: row.description,
@@ -191,19 +192,7 @@ fn out_of_reach(
     let WorkspaceRow {
         row, path, gone, ..
     } = found;
-    let seen = visible
-        .iter()
-        .any(|range| range.from <= path && path < range.to);
-    let (group_path, managed_identity) = if seen && !gone {
-        let path = path.trim_end_matches('/');
-        (path.to_owned(), identity(path, row)?)
-    } else {
-        let id_only = identity::v1::ManagedIdentity {
-            id: row.id,
-            ..Default::default()
-        };
-        (String::new(), id_only)
-    };
+    let (group_path, managed_identity) = as_seen(row, &path, gone, visible)?;
     let reason = if gone {
         pb::UnusableReason::GroupDeleted
     } else {
@@ -216,5 +205,64 @@ fn out_of_reach(
         unusable_reason: reason.into(),
         mask_id: String::new(),
         assigned: true,
+    })
+}
+
+/// An identity and the path of its group, if the caller may see that; otherwise its id alone.
+fn as_seen(
+    row: IdentityRow,
+    path: &str,
+    gone: bool,
+    visible: &[Range],
+) -> Result<(String, identity::v1::ManagedIdentity), Status> {
+    let seen = visible
+        .iter()
+        .any(|range| range.from.as_str() <= path && path < range.to.as_str());
+    if seen && !gone {
+        let path = path.trim_end_matches('/');
+        return Ok((path.to_owned(), identity(path, row)?));
+    }
+    let id_only = identity::v1::ManagedIdentity {
+        id: row.id,
+        ..Default::default()
+    };
+    Ok((String::new(), id_only))
+}
+
+/// The aliases of an identity.
+pub(super) async fn aliases(
+    pool: &PgPool,
+    call: &Call,
+    message: &pb::ListManagedIdentityAliasesRequest,
+) -> Result<pb::ListManagedIdentityAliasesResponse, Status> {
+    let id = expect(call.place()?, Kind::ManagedIdentity, "managed_identity_id")?.to_string();
+    let page = Page::read(
+        message.page_size,
+        &message.page_token,
+        &("aliases", &id),
+        KEYS,
+    )?;
+    let after = page
+        .after
+        .as_ref()
+        .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
+    let database = |error| status::database(&error);
+    let visible = visible::to(pool, call).await.map_err(database)?;
+    let rows = managed_identities::aliases(pool, &id, after, page.limit()).await;
+    let mut rows = rows.map_err(database)?;
+    let next_page_token = page.cut(&mut rows, |found| {
+        vec![found.row.name.clone(), found.row.id.clone()]
+    });
+    let aliases = rows.into_iter().map(|AliasRow { row, path, gone }| {
+        let (group_path, managed_identity) = as_seen(row, &path, gone, &visible)?;
+        Ok(pb::DirectoryManagedIdentity {
+            managed_identity: Some(managed_identity),
+            group_path,
+            ..Default::default()
+        })
+    });
+    Ok(pb::ListManagedIdentityAliasesResponse {
+        aliases: aliases.collect::<Result<_, Status>>()?,
+        next_page_token,
     })
 }

@@ -73,6 +73,15 @@ impl DirectoryService for DirectoryRpc {
         Ok(Response::new(answer))
     }
 
+    async fn list_managed_identity_aliases(
+        &self,
+        request: Request<pb::ListManagedIdentityAliasesRequest>,
+    ) -> Result<Response<pb::ListManagedIdentityAliasesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let answer = managed_identities::aliases(&self.pool, &call, request.get_ref()).await?;
+        Ok(Response::new(answer))
+    }
+
     async fn search_namespaces(
         &self,
         request: Request<pb::SearchNamespacesRequest>,

@@ -10,6 +10,8 @@ use crate::order::Order;
 #[derive(FromRow)]
 pub(crate) struct IdentityRow {
     pub(crate) id: String,
+    /// Of an alias.
+    pub(crate) source_id: Option<String>,
     pub(crate) group_id: String,
     pub(crate) name: String,
     pub(crate) description: String,
@@ -23,8 +25,9 @@ pub(crate) struct IdentityRow {
 }
 
 /// Of an [`IdentityRow`], but its distance.
-const COLUMNS: &str = "identity.id, identity.group_id, identity.name, identity.description, identity.configuration, \
-                       identity.token_settings, identity.version, identity.created_at, identity.updated_at";
+const COLUMNS: &str = "identity.id, identity.source_id, identity.group_id, identity.name, identity.description, \
+                       identity.configuration, identity.token_settings, identity.version, identity.created_at, \
+                       identity.updated_at";
 
 /// The nearest mask that hides an identity where it is inherited, by the place's ids from there up and where the
 /// identity's group is among them, from 1. The same rule as `model::Mask::hides`.
@@ -157,6 +160,39 @@ pub(crate) async fn by_ids(pool: &PgPool, ids: &[String]) -> sqlx::Result<Vec<Id
         "SELECT {COLUMNS}, 0::bigint AS distance FROM managed_identities identity WHERE id = ANY($1)"
     )))
     .bind(ids)
+    .fetch_all(pool)
+    .await
+}
+
+/// An alias, and where it is.
+#[derive(FromRow)]
+pub(crate) struct AliasRow {
+    #[sqlx(flatten)]
+    pub(crate) row: IdentityRow,
+    /// Of its group.
+    pub(crate) path: String,
+    /// Whether its group is deleted.
+    pub(crate) gone: bool,
+}
+
+/// The aliases of an identity, by name and id.
+pub(crate) async fn aliases(
+    pool: &PgPool,
+    source: &str,
+    after: (&str, &str),
+    limit: i64,
+) -> sqlx::Result<Vec<AliasRow>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, 0::bigint AS distance, coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone
+         FROM managed_identities identity LEFT JOIN places ON places.id = identity.group_id
+         WHERE identity.source_id = $1 AND (identity.name, identity.id) > ($2, $3)
+         ORDER BY identity.name, identity.id LIMIT $4"
+    )))
+    .bind(source)
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .persistent(false)
     .fetch_all(pool)
     .await
 }
