@@ -82,9 +82,10 @@ impl Order {
         if self.descending { "DESC" } else { "ASC" }
     }
 
-    /// The condition that a row is behind a key and id, each a parameter of type text; true where they are null.
+    /// The condition that a row of a table, by its alias, is behind a key and id, each a parameter of type text; true
+    /// where they are null.
     #[must_use]
-    pub fn behind(self, key: &str, id: &str) -> String {
+    pub fn behind(self, table: &str, key: &str, id: &str) -> String {
         let column = self.column();
         let key = match self.by {
             By::Name => format!("{key}::text"),
@@ -93,7 +94,9 @@ impl Order {
             }
         };
         let compare = if self.descending { '<' } else { '>' };
-        format!("({id}::text IS NULL OR ({column}, id) {compare} ({key}, {id}::text))")
+        format!(
+            "({id}::text IS NULL OR ({table}.{column}, {table}.id) {compare} ({key}, {id}::text))"
+        )
     }
 
     /// Whether a text is a key of this order.
@@ -113,6 +116,44 @@ impl Order {
             By::CreateTime => moment(created),
             By::UpdateTime => moment(updated),
         }
+    }
+}
+
+/// In which direction a list goes that has only one order, by what `name` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Direction {
+    /// From the end.
+    pub descending: bool,
+}
+
+/// The text is no direction of the only order that there is.
+#[derive(Debug, thiserror::Error)]
+#[error("must be {0}, with or without ` desc`, or empty")]
+pub struct InvalidDirection(&'static str);
+
+impl Direction {
+    /// `None` if the request leaves it open.
+    pub fn read(name: &'static str, text: &str) -> Result<Option<Self>, InvalidDirection> {
+        let words: Vec<_> = text.split_ascii_whitespace().collect();
+        let descending = match words.as_slice() {
+            [] => return Ok(None),
+            [word] | [word, "asc"] if *word == name => false,
+            [word, "desc"] if *word == name => true,
+            _ => return Err(InvalidDirection(name)),
+        };
+        Ok(Some(Self { descending }))
+    }
+
+    /// How PostgreSQL is told of it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        if self.descending { "DESC" } else { "ASC" }
+    }
+
+    /// How what comes behind compares.
+    #[must_use]
+    pub fn behind(self) -> char {
+        if self.descending { '<' } else { '>' }
     }
 }
 
@@ -153,6 +194,22 @@ mod tests {
             "name, id",
         ] {
             assert!(Order::read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn directions() {
+        let direction = |descending| Some(Direction { descending });
+        for (text, expected) in [
+            ("", None),
+            ("time", direction(false)),
+            (" time  asc", direction(false)),
+            ("time desc", direction(true)),
+        ] {
+            assert_eq!(Direction::read("time", text).ok(), Some(expected), "{text}");
+        }
+        for text in ["name", "desc", "time desc desc", "time, name", "time DESC"] {
+            assert!(Direction::read("time", text).is_err(), "{text}");
         }
     }
 

@@ -248,12 +248,28 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         include_unassigned: true,
         ..Default::default()
     };
-    reads_little!(list_workspace_managed_identities effective, "admin", Some(&at_workspace), managed_identities 50);
-    let workspaces = pb::ListManagedIdentityWorkspacesRequest::default();
-    reads_little!(list_managed_identity_workspaces workspaces.clone(), "admin", Some(&at_identity), workspaces 50);
-    reads_little!(list_managed_identity_workspaces workspaces, "member-7", Some(&at_identity), workspaces 50);
-    let aliases = pb::ListManagedIdentityAliasesRequest::default();
-    reads_little!(list_managed_identity_aliases aliases, "member-7", Some(&at_identity), aliases 50);
+    for order_by in ["", "name desc", "create_time", "update_time desc"] {
+        let effective = pb::ListWorkspaceManagedIdentitiesRequest {
+            order_by: text(order_by),
+            ..effective.clone()
+        };
+        reads_little!(list_workspace_managed_identities effective, "admin", Some(&at_workspace), managed_identities 50);
+    }
+    for order_by in ["", "create_time desc"] {
+        let workspaces = pb::ListManagedIdentityWorkspacesRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_managed_identity_workspaces workspaces.clone(), "admin", Some(&at_identity), workspaces 50);
+        reads_little!(list_managed_identity_workspaces workspaces, "member-7", Some(&at_identity), workspaces 50);
+    }
+    for order_by in ["", "name desc", "create_time", "update_time desc"] {
+        let aliases = pb::ListManagedIdentityAliasesRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_managed_identity_aliases aliases, "member-7", Some(&at_identity), aliases 50);
+    }
     for (query, prefix, caller, found) in [
         ("", false, "admin", 50),
         ("stage", false, "admin", 50),
@@ -315,11 +331,14 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         reads_little!(list_memberships list, "admin", Some(&at_workspace), memberships 1);
     }
     for (name, caller, found) in [("robot", "admin", 50), ("guest-7", "member-7", 1)] {
-        let list = pb::ListPrincipalMembershipsRequest {
-            principal: Some(user(name)),
-            ..Default::default()
-        };
-        reads_little!(list_principal_memberships list, caller, None, memberships found);
+        for order_by in ["", "create_time desc"] {
+            let list = pb::ListPrincipalMembershipsRequest {
+                principal: Some(user(name)),
+                order_by: text(order_by),
+                ..Default::default()
+            };
+            reads_little!(list_principal_memberships list, caller, None, memberships found);
+        }
     }
     for order_by in ["", "create_time desc", "update_time"] {
         let list = pb::ListTeamsRequest {
@@ -333,11 +352,14 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         ..Default::default()
     };
     reads_little!(list_teams of_member, "member-7", None, teams 1);
-    let of_team = pb::ListTeamMembersRequest {
-        team_id: team.to_string(),
-        ..Default::default()
-    };
-    reads_little!(list_team_members of_team, "member-7", None, members 50);
+    for order_by in ["", "user desc", "add_time"] {
+        let of_team = pb::ListTeamMembersRequest {
+            team_id: team.to_string(),
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_team_members of_team, "member-7", None, members 50);
+    }
     for order_by in ["", "name desc", "create_time", "update_time desc"] {
         let list = pb::ListServiceAccountsRequest {
             order_by: text(order_by),
@@ -347,6 +369,11 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     }
     reads_little!(list_jobs pb::ListJobsRequest::default(), "member-7", Some(&at_workspace), jobs 1);
     let credentials = pb::ListCredentialsRequest::default;
+    let from_the_first = pb::ListCredentialsRequest {
+        order_by: text("issue_time"),
+        ..credentials()
+    };
+    reads_little!(list_credentials from_the_first, "member-7", Some(&at_identity), credentials 50);
     reads_little!(list_credentials credentials(), "admin", None, credentials 50);
     reads_little!(list_credentials credentials(), "member-7", Some(&at_workspace), credentials 1);
     reads_little!(list_credentials credentials(), "member-7", Some(&at_identity), credentials 50);
@@ -372,6 +399,13 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     reads_little!(list_activities activities(), "chief-7", None, activities 50);
     reads_little!(list_activities activities(), "member-7", Some(&at_workspace), activities 1);
     reads_little!(list_activities activities(), "member-7", Some(&at_identity), activities 50);
+    let from_the_first = pb::ListActivitiesRequest {
+        order_by: text("time"),
+        ..activities()
+    };
+    reads_little!(list_activities from_the_first.clone(), "admin", None, activities 50);
+    reads_little!(list_activities from_the_first.clone(), "chief-7", None, activities 50);
+    reads_little!(list_activities from_the_first, "member-7", Some(&at_identity), activities 50);
     let by_actor = pb::ListActivitiesRequest {
         actor: text("user:dev/actor-17"),
         ..activities()

@@ -13,9 +13,10 @@ use time::OffsetDateTime;
 use tonic::{Request, Response, Status};
 
 use super::{DirectoryRpc, expect};
+use crate::order::Direction;
 use crate::page::Page;
 use crate::query::activities::{Activities, ActivityRow, Of};
-use crate::query::credentials::{self, CredentialRow, Credentials, JobRow};
+use crate::query::credentials::{self, CredentialRow, Credentials, JobRow, Jobs};
 use crate::query::visible::{self, Range};
 use crate::{activity, order};
 
@@ -59,13 +60,38 @@ async fn list_jobs(
 ) -> Result<pb::ListJobsResponse, Status> {
     let place = call.place()?;
     let workspace = expect(place, Kind::Workspace, "workspace_id")?.to_string();
-    let stage = issuer::v1::Stage::try_from(message.stage)
-        .map_err(|_| Violations::of("stage", "must be a known stage, or not set"))?;
-    let query = ("jobs", &workspace, message.stage);
+    let mut violations = Violations::default();
+    let stage = issuer::v1::Stage::try_from(message.stage);
+    let stage = stage.map_err(|_| "must be a known stage, or not set");
+    let stage = violations.check("stage", stage);
+    if !message.principal.is_empty() {
+        violations.check("principal", message.principal.parse::<Principal>());
+    }
+    let start = moment(&mut violations, "start_time", message.start_time.as_ref());
+    let end = moment(&mut violations, "end_time", message.end_time.as_ref());
+    let direction = direction(&mut violations, "create_time", &message.order_by);
+    let checked = violations.finish(|| Some((stage?, start?, end?, direction?)));
+    let (stage, start, end, direction) = checked?;
+    let unpaged = pb::ListJobsRequest {
+        page_size: 0,
+        page_token: String::new(),
+        consistency_token: String::new(),
+        ..message.clone()
+    };
+    let query = ("jobs", &workspace, format!("{unpaged:?}"));
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let before = before(&page, |id| Some(id.to_owned()))?;
-    let before = before.as_ref().map(|(at, id)| (*at, id.as_str()));
-    let rows = credentials::jobs(pool, &workspace, stage.into(), before, page.limit()).await;
+    let after = after(&page, |id| Some(id.to_owned()))?;
+    let list = Jobs {
+        workspace: &workspace,
+        stage: stage.into(),
+        principal: &message.principal,
+        start,
+        end,
+        direction,
+        after: after.as_ref().map(|(at, id)| (*at, id.as_str())),
+        limit: page.limit(),
+    };
+    let rows = credentials::jobs(pool, &list).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
     let next_page_token = page.cut(&mut rows, |row| {
         vec![order::moment(row.created_at), row.id.clone()]
@@ -96,7 +122,16 @@ async fn list_credentials(
             "must name a workspace, a managed identity, a service account or a job",
         );
     }
-    let (start, end) = violations.finish(|| Some((start?, end?)))?;
+    let direction = direction(&mut violations, "issue_time", &message.order_by);
+    let issued = match pb::CredentialOutcome::try_from(message.outcome) {
+        Ok(pb::CredentialOutcome::Unspecified) => None,
+        Ok(outcome) => Some(outcome == pb::CredentialOutcome::Issued),
+        Err(_) => {
+            violations.add("outcome", "must be a known outcome, or not set");
+            None
+        }
+    };
+    let (start, end, direction) = violations.finish(|| Some((start?, end?, direction?)))?;
     let unpaged = pb::ListCredentialsRequest {
         page_size: 0,
         page_token: String::new(),
@@ -105,7 +140,7 @@ async fn list_credentials(
     };
     let query = ("credentials", format!("{unpaged:?}"));
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let before = before(&page, |position| position.parse().ok())?;
+    let after = after(&page, |position| position.parse().ok())?;
     // Whoever sees one of the others sees its credentials; an identity has some of workspaces that lie elsewhere now.
     let whole = matches!(
         parent.map(|id| id.kind()),
@@ -128,7 +163,9 @@ async fn list_credentials(
         start,
         end,
         visible: visible.as_deref(),
-        before,
+        issued,
+        direction,
+        after,
         limit: page.limit(),
     };
     let rows = credentials::credentials(pool, &list).await;
@@ -164,7 +201,8 @@ async fn list_activities(
     if !message.affected_id.is_empty() {
         violations.check("affected_id", message.affected_id.parse::<ResourceId>());
     }
-    let (start, end) = violations.finish(|| Some((start?, end?)))?;
+    let direction = direction(&mut violations, "time", &message.order_by);
+    let (start, end, direction) = violations.finish(|| Some((start?, end?, direction?)))?;
     let unpaged = pb::ListActivitiesRequest {
         page_size: 0,
         page_token: String::new(),
@@ -179,7 +217,8 @@ async fn list_activities(
         affected: &message.affected_id,
         start,
         end,
-        before: before(&page, |number| number.parse().ok())?,
+        direction,
+        after: after(&page, |number| number.parse().ok())?,
         limit: page.limit(),
     };
     let mut rows = activities(pool, call, &list, message.include_descendants).await?;
@@ -255,8 +294,15 @@ fn moment(
     }
 }
 
+/// The newest first, if the request leaves it open.
+fn direction(violations: &mut Violations, name: &'static str, text: &str) -> Option<Direction> {
+    let newest_first = Direction { descending: true };
+    let direction = violations.check("order_by", Direction::read(name, text));
+    direction.map(|direction| direction.unwrap_or(newest_first))
+}
+
 /// The time and the other key of a page token.
-fn before<T>(
+fn after<T>(
     page: &Page,
     read: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<(OffsetDateTime, T)>, Violations> {

@@ -10,9 +10,9 @@ use sqlx::PgPool;
 use tonic::Status;
 
 use super::{expect, keyed};
-use crate::order::Order;
+use crate::order::{Direction, Order};
 use crate::page::Page;
-use crate::query::namespaces::{self, Children, NamespaceRow};
+use crate::query::namespaces::{self, Children, NamespaceRow, WithIdentity};
 use crate::query::visible;
 
 /// Key and id.
@@ -84,17 +84,25 @@ pub(super) async fn with_identity(
     message: &pb::ListManagedIdentityWorkspacesRequest,
 ) -> Result<pb::ListManagedIdentityWorkspacesResponse, Status> {
     let id = expect(call.place()?, Kind::ManagedIdentity, "managed_identity_id")?.to_string();
-    let page = Page::read(
-        message.page_size,
-        &message.page_token,
-        &("workspaces", &id),
-        1,
-    )?;
-    let after = page.after.as_ref().map_or("", |key| key[0].as_str());
+    let direction = Direction::read("create_time", &message.order_by)
+        .map_err(|error| Violations::of("order_by", error))?;
+    let direction = direction.unwrap_or_default();
+    let name_contains = message.name_contains.to_ascii_lowercase();
+    let query = ("workspaces", &id, &name_contains, direction);
+    let page = Page::read(message.page_size, &message.page_token, &query, 1)?;
     let database = |error| status::database(&error);
     let visible = visible::to(pool, call).await.map_err(database)?;
-    let rows = namespaces::with_identity(pool, &id, &visible, after, page.limit()).await;
-    let mut rows = rows.map_err(database)?;
+    let list = WithIdentity {
+        identity: &id,
+        name_contains: &name_contains,
+        visible: &visible,
+        direction,
+        after: page.after.as_ref().map(|key| key[0].as_str()),
+        limit: page.limit(),
+    };
+    let mut rows = namespaces::with_identity(pool, &list)
+        .await
+        .map_err(database)?;
     let next_page_token = page.cut(&mut rows, |placed| vec![placed.row.id.clone()]);
     let workspaces = rows
         .into_iter()

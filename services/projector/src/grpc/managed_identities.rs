@@ -14,7 +14,7 @@ use proto::identity;
 use sqlx::PgPool;
 use tonic::Status;
 
-use super::{expect, groups, path_of};
+use super::{expect, groups, keyed, path_of};
 use crate::order::Order;
 use crate::page::Page;
 use crate::query::from_above::{self, List};
@@ -73,24 +73,37 @@ pub(super) async fn of_workspace(
 ) -> Result<pb::ListWorkspaceManagedIdentitiesResponse, Status> {
     let place = call.place()?;
     let id = expect(place, Kind::Workspace, "workspace_id")?.to_string();
-    let which = OfWorkspace {
-        unusable: message.include_unusable,
-        unassigned: message.include_unassigned,
-    };
-    let query = ("of workspace", &id, which);
+    let mut violations = Violations::default();
+    let kind = violations.check("type", identity_type(&message.r#type));
+    let order = violations.check("order_by", Order::read(&message.order_by));
+    let (kind, order) = violations.finish(|| Some((kind?, order?)))?;
+    let order = order.unwrap_or(Order::BY_NAME);
+    let name_contains = message.name_contains.to_ascii_lowercase();
+    let (unusable, unassigned) = (message.include_unusable, message.include_unassigned);
+    let query = (
+        "of workspace",
+        &id,
+        (unusable, unassigned),
+        (kind, &name_contains),
+        order,
+    );
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let after = page
-        .after
-        .as_ref()
-        .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
     let database = |error| status::database(&error);
     let nodes: Vec<String> = place.nodes.iter().map(|node| node.id.to_string()).collect();
-    let rows =
-        managed_identities::of_workspace(pool, &id, &nodes, which, after, page.limit()).await;
+    let list = OfWorkspace {
+        workspace: &id,
+        nodes: &nodes,
+        unusable,
+        unassigned,
+        kind,
+        name_contains: &name_contains,
+        order,
+        after: keyed(&page, order)?,
+        limit: page.limit(),
+    };
+    let rows = managed_identities::of_workspace(pool, &list).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |found| {
-        vec![found.row.name.clone(), found.row.id.clone()]
-    });
+    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row));
     let visible = if rows.iter().any(|found| found.row.distance < 0) {
         visible::to(pool, call).await.map_err(database)?
     } else {
@@ -112,6 +125,12 @@ pub(super) async fn of_workspace(
         managed_identities,
         next_page_token,
     })
+}
+
+/// What a page token says of an identity.
+fn key(order: Order, row: &IdentityRow) -> Vec<String> {
+    let key = order.key(&row.name, row.created_at, row.updated_at);
+    vec![key, row.id.clone()]
 }
 
 /// The types that there are: the fields of a configuration.
@@ -236,23 +255,17 @@ pub(super) async fn aliases(
     message: &pb::ListManagedIdentityAliasesRequest,
 ) -> Result<pb::ListManagedIdentityAliasesResponse, Status> {
     let id = expect(call.place()?, Kind::ManagedIdentity, "managed_identity_id")?.to_string();
-    let page = Page::read(
-        message.page_size,
-        &message.page_token,
-        &("aliases", &id),
-        KEYS,
-    )?;
-    let after = page
-        .after
-        .as_ref()
-        .map_or(("", ""), |key| (key[0].as_str(), key[1].as_str()));
+    let order =
+        Order::read(&message.order_by).map_err(|error| Violations::of("order_by", error))?;
+    let order = order.unwrap_or(Order::BY_NAME);
+    let query = ("aliases", &id, order);
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let after = keyed(&page, order)?;
     let database = |error| status::database(&error);
     let visible = visible::to(pool, call).await.map_err(database)?;
-    let rows = managed_identities::aliases(pool, &id, after, page.limit()).await;
+    let rows = managed_identities::aliases(pool, &id, order, after, page.limit()).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |found| {
-        vec![found.row.name.clone(), found.row.id.clone()]
-    });
+    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row));
     let aliases = rows.into_iter().map(|AliasRow { row, path, gone }| {
         let (group_path, managed_identity) = as_seen(row, &path, gone, &visible)?;
         Ok(pb::DirectoryManagedIdentity {

@@ -13,10 +13,10 @@ use sqlx::PgPool;
 use tonic::Status;
 
 use super::path_of;
-use crate::order::Order;
+use crate::order::{Direction, Order};
 use crate::page::Page;
 use crate::query::from_above::{self, List};
-use crate::query::members::{self, MemberRow};
+use crate::query::members::{self, MemberRow, OfPrincipal};
 use crate::query::visible;
 
 /// Those that count in a group or workspace, and those that they override.
@@ -80,15 +80,25 @@ pub(super) async fn of_principal(
     let mut violations = Violations::default();
     let given = violations.required("principal", message.principal.as_ref());
     let holder = given.and_then(|given| violations.nested("principal", Holder::read(given)));
-    let holder = violations.finish(|| holder)?;
+    let role = violations.check("role", role(message.role));
+    let direction = Direction::read("create_time", &message.order_by);
+    let direction = violations.check("order_by", direction);
+    let (holder, role, direction) = violations.finish(|| Some((holder?, role?, direction?)))?;
+    let direction = direction.unwrap_or_default();
     let principal = named(pool, call, holder).await?.to_string();
-    let query = ("memberships of a principal", &principal);
+    let query = ("memberships of a principal", &principal, &role, direction);
     let page = Page::read(message.page_size, &message.page_token, &query, 1)?;
-    let after = page.after.as_ref().map_or("", |key| key[0].as_str());
     let database = |error| status::database(&error);
     let visible = visible::to(pool, call).await.map_err(database)?;
-    let rows = members::of_principal(pool, &principal, &visible, after, page.limit()).await;
-    let mut rows = rows.map_err(database)?;
+    let list = OfPrincipal {
+        principal: &principal,
+        role: &role,
+        visible: &visible,
+        direction,
+        after: page.after.as_ref().map(|key| key[0].as_str()),
+        limit: page.limit(),
+    };
+    let mut rows = members::of_principal(pool, &list).await.map_err(database)?;
     let next_page_token = page.cut(&mut rows, |placed| vec![placed.row.id.clone()]);
     let memberships = rows
         .into_iter()

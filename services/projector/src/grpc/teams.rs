@@ -12,11 +12,11 @@ use sqlx::PgPool;
 use tonic::Status;
 
 use super::keyed;
-use crate::order::Order;
+use crate::order::{self, Direction, Order};
 use crate::page::Page;
-use crate::query::teams::{self, TeamRow, Teams};
+use crate::query::teams::{self, Members, TeamRow, Teams};
 
-/// Key and id.
+/// Key and id, or time and name.
 const KEYS: usize = 2;
 /// How the read models begin the name of a user.
 const USER: &str = "user:";
@@ -72,11 +72,30 @@ pub(super) async fn members(
     let team = authorization::find(&hierarchy, &reference, &call.caller).await?;
     let team = team.ok_or_else(|| status::not_found(named))?;
     let id = team.id().to_string();
-    let page = Page::read(message.page_size, &message.page_token, &("members", &id), 1)?;
-    let after = page.after.as_ref().map_or("", |key| key[0].as_str());
-    let rows = teams::members(pool, &id, after, page.limit()).await;
+    let (by_time, direction) =
+        member_order(&message.order_by).map_err(|error| Violations::of("order_by", error))?;
+    let query = ("members", &id, &message.user_contains, (by_time, direction));
+    let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let after = match page.after.as_deref() {
+        Some([at, principal]) => {
+            let at = order::time(at).ok_or_else(Page::wrong_token)?;
+            Some((at, principal.as_str()))
+        }
+        _ => None,
+    };
+    let list = Members {
+        team: &id,
+        user_contains: &message.user_contains,
+        by_time,
+        direction,
+        after,
+        limit: page.limit(),
+    };
+    let rows = teams::members(pool, &list).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
-    let next_page_token = page.cut(&mut rows, |row| vec![row.principal.clone()]);
+    let next_page_token = page.cut(&mut rows, |row| {
+        vec![order::moment(row.added_at), row.principal.clone()]
+    });
     let members = rows.into_iter().map(|row| pb::TeamMember {
         user: row
             .principal
@@ -89,6 +108,15 @@ pub(super) async fn members(
         members: members.collect(),
         next_page_token,
     })
+}
+
+/// Whether members are listed by when they were added, and in which direction.
+fn member_order(text: &str) -> Result<(bool, Direction), &'static str> {
+    const WRONG: &str = "must be user or add_time, with or without ` desc`, or empty";
+    let by_user = Direction::read("user", text).map(|direction| (false, direction));
+    let by_time = || Direction::read("add_time", text).map(|direction| (true, direction));
+    let (by_time, direction) = by_user.or_else(|_| by_time()).map_err(|_| WRONG)?;
+    Ok((by_time, direction.unwrap_or_default()))
 }
 
 fn team(row: TeamRow) -> namespace::v1::Team {

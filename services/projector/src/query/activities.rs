@@ -1,12 +1,13 @@
-//! Who did what when, the newest first.
+//! Who did what when, by time.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
 use super::credentials::within;
 use super::visible::{Range, ends};
+use crate::order::Direction;
 
-/// So many places are asked one by one for their newest; among more, the newest of all are soon those of one of them.
+/// So many places are asked one by one for their first; among more, the first of all are soon those of one of them.
 const ASKED_ONE_BY_ONE: i64 = 2_000;
 
 /// Something that somebody did.
@@ -40,25 +41,35 @@ pub(crate) struct Activities<'a> {
     pub(crate) affected: &'a str,
     pub(crate) start: Option<OffsetDateTime>,
     pub(crate) end: Option<OffsetDateTime>,
+    pub(crate) direction: Direction,
     /// Time and number of the last row of the page before.
-    pub(crate) before: Option<(OffsetDateTime, i64)>,
+    pub(crate) after: Option<(OffsetDateTime, i64)>,
     pub(crate) limit: i64,
 }
 
 const COLUMNS: &str = "activities.id, activities.at, activities.actor, activities.event_type, activities.resource_id, \
                        activities.place_id, activities.managed_identity_id";
 
-const FILTER: &str = "($1 = '' OR activities.actor = $1)
-     AND ($2 = '' OR activities.event_type = $2)
-     AND ($3 = '' OR activities.resource_id = $3 OR activities.managed_identity_id = $3)
-     AND ($4::timestamptz IS NULL OR activities.at >= $4)
-     AND ($5::timestamptz IS NULL OR activities.at < $5)
-     AND ($6::timestamptz IS NULL OR (activities.at, activities.id) < ($6, $7))";
-
-const NEWEST: &str = "ORDER BY at DESC, id DESC LIMIT $8";
-
 impl Activities<'_> {
+    fn filter(&self) -> String {
+        format!(
+            "($1 = '' OR activities.actor = $1)
+             AND ($2 = '' OR activities.event_type = $2)
+             AND ($3 = '' OR activities.resource_id = $3 OR activities.managed_identity_id = $3)
+             AND ($4::timestamptz IS NULL OR activities.at >= $4)
+             AND ($5::timestamptz IS NULL OR activities.at < $5)
+             AND ($6::timestamptz IS NULL OR (activities.at, activities.id) {} ($6, $7))",
+            self.direction.behind()
+        )
+    }
+
+    fn first(&self) -> String {
+        let direction = self.direction.word();
+        format!("ORDER BY at {direction}, id {direction} LIMIT $8")
+    }
+
     pub(crate) async fn list(&self, pool: &PgPool, of: &Of<'_>) -> sqlx::Result<Vec<ActivityRow>> {
+        let (filter, first) = (self.filter(), self.first());
         match *of {
             Of::Everything if !self.affected.is_empty() => {
                 self.of_thing(pool, self.affected, None).await
@@ -67,13 +78,13 @@ impl Activities<'_> {
                 self.of_thing(pool, self.affected, Some(ranges)).await
             }
             Of::Everything => {
-                let query = format!("SELECT {COLUMNS} FROM activities WHERE {FILTER} {NEWEST}");
+                let query = format!("SELECT {COLUMNS} FROM activities WHERE {filter} {first}");
                 self.ask(pool, query, &[], &[], "").await
             }
             Of::Ranges(ranges) => self.of_ranges(pool, ranges).await,
             Of::Place(id) => {
                 let query = format!(
-                    "SELECT {COLUMNS} FROM activities WHERE place_id = $11 AND {FILTER} {NEWEST}"
+                    "SELECT {COLUMNS} FROM activities WHERE place_id = $11 AND {filter} {first}"
                 );
                 self.ask(pool, query, &[], &[], id).await
             }
@@ -88,17 +99,18 @@ impl Activities<'_> {
         id: &str,
         visible: Option<&[Range]>,
     ) -> sqlx::Result<Vec<ActivityRow>> {
+        let (filter, first) = (self.filter(), self.first());
         let visible_only = match visible {
             Some(_) => within("activities.place_id", "$9", "$10"),
             None => "true".to_owned(),
         };
         let of = |column: &str| {
             format!(
-                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {FILTER} AND {visible_only} {NEWEST})"
+                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {filter} AND {visible_only} {first})"
             )
         };
         let query = format!(
-            "SELECT * FROM ({} UNION ALL {}) either {NEWEST}",
+            "SELECT * FROM ({} UNION ALL {}) either {first}",
             of("resource_id"),
             of("managed_identity_id")
         );
@@ -107,22 +119,23 @@ impl Activities<'_> {
     }
 
     async fn of_ranges(&self, pool: &PgPool, ranges: &[Range]) -> sqlx::Result<Vec<ActivityRow>> {
+        let (filter, first) = (self.filter(), self.first());
         let (from_paths, to_paths) = ends(ranges);
         let places = places(pool, &from_paths, &to_paths).await?;
         let few = i64::try_from(places.len()).is_ok_and(|count| count <= ASKED_ONE_BY_ONE);
         if few {
             let query = format!(
-                "SELECT newest.* FROM UNNEST($9::text[]) AS place (id) CROSS JOIN LATERAL (
+                "SELECT found.* FROM UNNEST($9::text[]) AS place (id) CROSS JOIN LATERAL (
                      SELECT {COLUMNS} FROM activities
-                     WHERE activities.place_id = place.id AND {FILTER} {NEWEST}
-                 ) newest
-                 {NEWEST}"
+                     WHERE activities.place_id = place.id AND {filter} {first}
+                 ) found
+                 {first}"
             );
             return self.ask(pool, query, &places, &[], "").await;
         }
         let visible = within("activities.place_id", "$9", "$10");
         let query =
-            format!("SELECT {COLUMNS} FROM activities WHERE {FILTER} AND {visible} {NEWEST}");
+            format!("SELECT {COLUMNS} FROM activities WHERE {filter} AND {visible} {first}");
         self.ask(pool, query, &from_paths, &to_paths, "").await
     }
 
@@ -135,7 +148,7 @@ impl Activities<'_> {
         second: &[String],
         id: &str,
     ) -> sqlx::Result<Vec<ActivityRow>> {
-        let (at, number) = self.before.unzip();
+        let (at, number) = self.after.unzip();
         // PostgreSQL wants the type of each parameter.
         let typed =
             format!("WITH parameters AS (SELECT $9::text[], $10::text[], $11::text) {query}");

@@ -1,9 +1,10 @@
-//! Jobs, the credentials that they were given, and the tokens of service accounts, the newest first.
+//! Jobs, the credentials that they were given, and the tokens of service accounts, by time.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
 use super::visible::{Range, ends};
+use crate::order::Direction;
 
 /// A job.
 #[derive(FromRow)]
@@ -16,26 +17,41 @@ pub(crate) struct JobRow {
     pub(crate) expires_at: Option<OffsetDateTime>,
 }
 
-/// The jobs of a workspace; of a stage, if that is not 0.
-pub(crate) async fn jobs(
-    pool: &PgPool,
-    workspace: &str,
-    stage: i32,
-    before: Option<(OffsetDateTime, &str)>,
-    limit: i64,
-) -> sqlx::Result<Vec<JobRow>> {
-    let (at, id) = before.unzip();
-    sqlx::query_as(
+/// Which jobs of a workspace are listed, and how.
+pub(crate) struct Jobs<'a> {
+    pub(crate) workspace: &'a str,
+    /// The number of a stage; 0 for all.
+    pub(crate) stage: i32,
+    /// Empty for all.
+    pub(crate) principal: &'a str,
+    pub(crate) start: Option<OffsetDateTime>,
+    pub(crate) end: Option<OffsetDateTime>,
+    pub(crate) direction: Direction,
+    /// Time and id of the last row of the page before.
+    pub(crate) after: Option<(OffsetDateTime, &'a str)>,
+    pub(crate) limit: i64,
+}
+
+pub(crate) async fn jobs(pool: &PgPool, list: &Jobs<'_>) -> sqlx::Result<Vec<JobRow>> {
+    let (at, id) = list.after.unzip();
+    let (direction, behind) = (list.direction.word(), list.direction.behind());
+    sqlx::query_as(AssertSqlSafe(format!(
         "SELECT id, workspace_id, stage, principal, created_at, expires_at FROM jobs
          WHERE workspace_id = $1 AND ($2 = 0 OR stage = $2)
-           AND ($3::timestamptz IS NULL OR (created_at, id) < ($3, $4))
-         ORDER BY created_at DESC, id DESC LIMIT $5",
-    )
-    .bind(workspace)
-    .bind(stage)
+           AND ($3::timestamptz IS NULL OR (created_at, id) {behind} ($3, $4))
+           AND ($6 = '' OR principal = $6)
+           AND ($7::timestamptz IS NULL OR created_at >= $7)
+           AND ($8::timestamptz IS NULL OR created_at < $8)
+         ORDER BY created_at {direction}, id {direction} LIMIT $5"
+    )))
+    .bind(list.workspace)
+    .bind(list.stage)
     .bind(at)
     .bind(id)
-    .bind(limit)
+    .bind(list.limit)
+    .bind(list.principal)
+    .bind(list.start)
+    .bind(list.end)
     .persistent(false)
     .fetch_all(pool)
     .await
@@ -74,8 +90,11 @@ pub(crate) struct Credentials<'a> {
     pub(crate) end: Option<OffsetDateTime>,
     /// Only of places within these, unless everything is visible.
     pub(crate) visible: Option<&'a [Range]>,
+    /// Only issued ones, or only refused ones.
+    pub(crate) issued: Option<bool>,
+    pub(crate) direction: Direction,
     /// Time and position of the last row of the page before.
-    pub(crate) before: Option<(OffsetDateTime, i64)>,
+    pub(crate) after: Option<(OffsetDateTime, i64)>,
     pub(crate) limit: i64,
 }
 
@@ -84,7 +103,8 @@ pub(crate) async fn credentials(
     list: &Credentials<'_>,
 ) -> sqlx::Result<Vec<CredentialRow>> {
     let (from_paths, to_paths) = ends(list.visible.unwrap_or_default());
-    let (at, position) = list.before.unzip();
+    let (at, position) = list.after.unzip();
+    let (direction, behind) = (list.direction.word(), list.direction.behind());
     let [identity, job] = list.filters;
     let query = format!(
         "SELECT position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at, reasons,
@@ -97,13 +117,14 @@ pub(crate) async fn credentials(
            AND ($5::text IS NULL OR kid = $5)
            AND ($6::timestamptz IS NULL OR issued_at >= $6)
            AND ($7::timestamptz IS NULL OR issued_at < $7)
-           AND ($8::timestamptz IS NULL OR (issued_at, position) < ($8, $9))
+           AND ($8::timestamptz IS NULL OR (issued_at, position) {behind} ($8, $9))
            AND ($10::text IS NULL OR managed_identity_id = $10)
            AND ($11::text IS NULL OR job_id = $11)
-           AND ($12 OR {})
+           AND ($12 OR {visible})
            AND ($16::text IS NULL OR service_account_id = $16)
-         ORDER BY issued_at DESC, position DESC LIMIT $15",
-        within("place_id", "$13", "$14"),
+           AND ($17::boolean IS NULL OR (expires_at IS NOT NULL) = $17)
+         ORDER BY issued_at {direction}, position {direction} LIMIT $15",
+        visible = within("place_id", "$13", "$14"),
     );
     sqlx::query_as(AssertSqlSafe(query))
         .bind(list.workspace)
@@ -122,6 +143,7 @@ pub(crate) async fn credentials(
         .bind(to_paths)
         .bind(list.limit)
         .bind(list.service_account)
+        .bind(list.issued)
         .persistent(false)
         .fetch_all(pool)
         .await

@@ -82,7 +82,7 @@ pub(crate) async fn list<R: Row>(
     };
     let (behind, nearest, order) = match list.order {
         None => (NEAREST_BEHIND.to_owned(), "above.number, ", Order::BY_NAME),
-        Some(order) => (order.behind("$2", "$3"), "", order),
+        Some(order) => (order.behind(alias, "$2", "$3"), "", order),
     };
     let (column, direction) = (order.column(), order.direction());
     // Names differ within a place, and are all that their index holds.

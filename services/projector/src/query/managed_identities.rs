@@ -95,25 +95,31 @@ pub(crate) struct WorkspaceRow {
     pub(crate) assigned: bool,
 }
 
-/// Which of a workspace's identities.
-#[derive(Clone, Copy, Hash)]
-pub(crate) struct OfWorkspace {
+/// Which of a workspace's identities are listed, and how.
+pub(crate) struct OfWorkspace<'a> {
+    pub(crate) workspace: &'a str,
+    /// From the workspace up.
+    pub(crate) nodes: &'a [String],
     /// Those too that are hidden, and those assigned that lie in none of the nodes above.
     pub(crate) unusable: bool,
     /// Those too that are inherited only.
     pub(crate) unassigned: bool,
+    /// Only of this type; empty for all.
+    pub(crate) kind: &'a str,
+    /// Only those whose name holds this.
+    pub(crate) name_contains: &'a str,
+    pub(crate) order: Order,
+    /// Sort key and id of the last row of the page before.
+    pub(crate) after: Option<(&'a str, &'a str)>,
+    pub(crate) limit: i64,
 }
 
-/// The identities of a workspace, by name and id. Those that lie in none of the nodes above have a distance of -1. The
-/// first of the nodes is the workspace itself.
+/// The identities of a workspace. Those that lie in none of the nodes above have a distance of -1.
 pub(crate) async fn of_workspace(
     pool: &PgPool,
-    workspace: &str,
-    nodes: &[String],
-    which: OfWorkspace,
-    after: (&str, &str),
-    limit: i64,
+    list: &OfWorkspace<'_>,
 ) -> sqlx::Result<Vec<WorkspaceRow>> {
+    let (key, id) = list.after.unzip();
     sqlx::query_as(AssertSqlSafe(format!(
         "WITH found (id, assigned) AS (
                SELECT managed_identity_id, true FROM assignments WHERE workspace_id = $1
@@ -121,12 +127,12 @@ pub(crate) async fn of_workspace(
                SELECT inherited.id, false
                FROM UNNEST($2::text[]) WITH ORDINALITY AS above (id, number), LATERAL (
                    SELECT identity.id FROM managed_identities identity
-                   WHERE identity.group_id = above.id AND (identity.name, identity.id) > ($3, $4)
+                   WHERE identity.group_id = above.id AND {behind} AND {narrowed}
                      AND ($6 OR {hiding_above} IS NULL)
                      AND NOT EXISTS (
                          SELECT FROM assignments WHERE workspace_id = $1 AND managed_identity_id = identity.id
                      )
-                   ORDER BY identity.name, identity.id LIMIT $5
+                   ORDER BY {ordered} LIMIT $5
                ) inherited
                WHERE $7
            )
@@ -137,21 +143,31 @@ pub(crate) async fn of_workspace(
            JOIN managed_identities identity ON identity.id = found.id
            LEFT JOIN places ON places.id = identity.group_id
            WHERE ($6 OR identity.group_id = ANY($2) AND {hiding} IS NULL)
-             AND (identity.name, identity.id) > ($3, $4)
-           ORDER BY identity.name, identity.id LIMIT $5",
+             AND {behind} AND {narrowed}
+           ORDER BY {ordered} LIMIT $5",
         hiding_above = hiding("$2", "above.number"),
         hiding = hiding("$2", "array_position($2::text[], identity.group_id)"),
+        behind = list.order.behind("identity", "$3", "$4"),
+        narrowed = "($8 = '' OR identity.type = $8) AND strpos(identity.name, $9) > 0",
+        ordered = ordered(list.order),
     )))
-    .bind(workspace)
-    .bind(nodes)
-    .bind(after.0)
-    .bind(after.1)
-    .bind(limit)
-    .bind(which.unusable)
-    .bind(which.unassigned)
+    .bind(list.workspace)
+    .bind(list.nodes)
+    .bind(key)
+    .bind(id)
+    .bind(list.limit)
+    .bind(list.unusable)
+    .bind(list.unassigned)
+    .bind(list.kind)
+    .bind(list.name_contains)
     .persistent(false)
     .fetch_all(pool)
     .await
+}
+
+fn ordered(order: Order) -> String {
+    let (column, direction) = (order.column(), order.direction());
+    format!("identity.{column} {direction}, identity.id {direction}")
 }
 
 /// Those of the ids that there are, in any order, at a distance of 0.
@@ -175,22 +191,26 @@ pub(crate) struct AliasRow {
     pub(crate) gone: bool,
 }
 
-/// The aliases of an identity, by name and id.
+/// The aliases of an identity, behind a sort key and an id.
 pub(crate) async fn aliases(
     pool: &PgPool,
     source: &str,
-    after: (&str, &str),
+    order: Order,
+    after: Option<(&str, &str)>,
     limit: i64,
 ) -> sqlx::Result<Vec<AliasRow>> {
+    let (key, id) = after.unzip();
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS}, 0::bigint AS distance, coalesce(places.path, '') AS path, coalesce(places.gone, false) AS gone
          FROM managed_identities identity LEFT JOIN places ON places.id = identity.group_id
-         WHERE identity.source_id = $1 AND (identity.name, identity.id) > ($2, $3)
-         ORDER BY identity.name, identity.id LIMIT $4"
+         WHERE identity.source_id = $1 AND {behind}
+         ORDER BY {ordered} LIMIT $4",
+        behind = order.behind("identity", "$2", "$3"),
+        ordered = ordered(order),
     )))
     .bind(source)
-    .bind(after.0)
-    .bind(after.1)
+    .bind(key)
+    .bind(id)
     .bind(limit)
     .persistent(false)
     .fetch_all(pool)

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::from_above::{self, Source};
 use super::visible::{Range, ends};
-use crate::order::Order;
+use crate::order::{Direction, Order};
 
 /// A membership.
 #[derive(FromRow)]
@@ -65,30 +65,42 @@ pub(crate) struct PlacedRow {
     pub(crate) path: String,
 }
 
-/// Those of a principal that are visible, behind an id.
+/// Which memberships of a principal are listed, and how.
+pub(crate) struct OfPrincipal<'a> {
+    pub(crate) principal: &'a str,
+    /// The number of a role, as text; empty for all.
+    pub(crate) role: &'a str,
+    pub(crate) visible: &'a [Range],
+    /// By when they were made, as their ids are.
+    pub(crate) direction: Direction,
+    /// The id of the last row of the page before.
+    pub(crate) after: Option<&'a str>,
+    pub(crate) limit: i64,
+}
+
 pub(crate) async fn of_principal(
     pool: &PgPool,
-    principal: &str,
-    visible: &[Range],
-    after: &str,
-    limit: i64,
+    list: &OfPrincipal<'_>,
 ) -> sqlx::Result<Vec<PlacedRow>> {
-    let (from_paths, to_paths) = ends(visible);
+    let (from_paths, to_paths) = ends(list.visible);
+    let (direction, behind) = (list.direction.word(), list.direction.behind());
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS}, 0::bigint AS distance, '' AS overridden_by, places.path FROM members member
          JOIN places ON places.id = member.namespace_id AND NOT places.gone
-         WHERE member.principal = $1 AND member.id > $2
+         WHERE member.principal = $1 AND ($2::text IS NULL OR member.id {behind} $2)
+           AND ($6 = '' OR member.role::text = $6)
            AND EXISTS (
                SELECT FROM UNNEST($3::text[], $4::text[]) AS visible (from_path, to_path)
                WHERE places.path >= from_path AND places.path < to_path
            )
-         ORDER BY member.id LIMIT $5"
+         ORDER BY member.id {direction} LIMIT $5"
     )))
-    .bind(principal)
-    .bind(after)
+    .bind(list.principal)
+    .bind(list.after)
     .bind(from_paths)
     .bind(to_paths)
-    .bind(limit)
+    .bind(list.limit)
+    .bind(list.role)
     .persistent(false)
     .fetch_all(pool)
     .await

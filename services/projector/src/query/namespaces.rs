@@ -4,7 +4,7 @@ use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
 use super::visible::{Range, ends};
-use crate::order::Order;
+use crate::order::{Direction, Order};
 
 /// Of a [`NamespaceRow`].
 const COLUMNS: &str = "namespaces.id, namespaces.kind, namespaces.parent_id, namespaces.name, namespaces.description, \
@@ -62,7 +62,7 @@ pub(crate) async fn children(
         "SELECT {COLUMNS} FROM namespaces
          WHERE parent_id = $1 AND ($2 = '' OR kind = $2) AND {of_members} AND {behind}
          ORDER BY {column} {direction}, id {direction} LIMIT $6",
-        behind = children.order.behind("$4", "$5"),
+        behind = children.order.behind("namespaces", "$4", "$5"),
     );
     let (key, id) = children.after.unzip();
     sqlx::query_as(AssertSqlSafe(query))
@@ -87,31 +87,42 @@ pub(crate) async fn by_ids(pool: &PgPool, ids: &[String]) -> sqlx::Result<Vec<Na
     .await
 }
 
-/// The workspaces to which an identity is assigned and that are visible, behind an id.
+/// Which of the workspaces to which an identity is assigned are listed, and how.
+pub(crate) struct WithIdentity<'a> {
+    pub(crate) identity: &'a str,
+    pub(crate) name_contains: &'a str,
+    pub(crate) visible: &'a [Range],
+    /// By when they were made, as their ids are.
+    pub(crate) direction: Direction,
+    /// The id of the last row of the page before.
+    pub(crate) after: Option<&'a str>,
+    pub(crate) limit: i64,
+}
+
 pub(crate) async fn with_identity(
     pool: &PgPool,
-    identity: &str,
-    visible: &[Range],
-    after: &str,
-    limit: i64,
+    list: &WithIdentity<'_>,
 ) -> sqlx::Result<Vec<PlacedRow>> {
-    let (from_paths, to_paths) = ends(visible);
+    let (from_paths, to_paths) = ends(list.visible);
+    let (direction, behind) = (list.direction.word(), list.direction.behind());
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS}, places.path FROM assignments
          JOIN places ON places.id = assignments.workspace_id AND NOT places.gone
          JOIN namespaces ON namespaces.id = places.id
-         WHERE assignments.managed_identity_id = $1 AND assignments.workspace_id > $2
+         WHERE assignments.managed_identity_id = $1 AND ($2::text IS NULL OR assignments.workspace_id {behind} $2)
+           AND strpos(namespaces.name, $6) > 0
            AND EXISTS (
                SELECT FROM UNNEST($3::text[], $4::text[]) AS visible (from_path, to_path)
                WHERE places.path >= from_path AND places.path < to_path
            )
-         ORDER BY assignments.workspace_id LIMIT $5"
+         ORDER BY assignments.workspace_id {direction} LIMIT $5"
     )))
-    .bind(identity)
-    .bind(after)
+    .bind(list.identity)
+    .bind(list.after)
     .bind(from_paths)
     .bind(to_paths)
-    .bind(limit)
+    .bind(list.limit)
+    .bind(list.name_contains)
     .persistent(false)
     .fetch_all(pool)
     .await

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use crate::order::Order;
+use crate::order::{Direction, Order};
 
 /// A team.
 #[derive(FromRow)]
@@ -43,7 +43,7 @@ pub(crate) async fn teams(pool: &PgPool, teams: &Teams<'_>) -> sqlx::Result<Vec<
          FROM teams
          WHERE strpos(name, $1) > 0 AND {of_member} AND {behind}
          ORDER BY {column} {direction}, id {direction} LIMIT $5",
-        behind = teams.order.behind("$3", "$4"),
+        behind = teams.order.behind("teams", "$3", "$4"),
     )))
     .bind(teams.name_contains)
     .bind(teams.member)
@@ -62,21 +62,45 @@ pub(crate) struct TeamMemberRow {
     pub(crate) added_at: OffsetDateTime,
 }
 
-/// Those of a team, behind one of them.
+/// Which of a team's members are listed, and how.
+pub(crate) struct Members<'a> {
+    pub(crate) team: &'a str,
+    /// Only those whose name, behind `user:`, holds this.
+    pub(crate) user_contains: &'a str,
+    /// By when they were added, and not by their name.
+    pub(crate) by_time: bool,
+    pub(crate) direction: Direction,
+    /// Of the last row of the page before.
+    pub(crate) after: Option<(OffsetDateTime, &'a str)>,
+    pub(crate) limit: i64,
+}
+
 pub(crate) async fn members(
     pool: &PgPool,
-    team: &str,
-    after: &str,
-    limit: i64,
+    members: &Members<'_>,
 ) -> sqlx::Result<Vec<TeamMemberRow>> {
-    sqlx::query_as!(
-        TeamMemberRow,
-        "SELECT principal, added_at FROM team_members WHERE team_id = $1 AND principal > $2
-         ORDER BY principal LIMIT $3",
-        team,
-        after,
-        limit
-    )
+    let (direction, behind) = (members.direction.word(), members.direction.behind());
+    let (keys, order, parameters) = if members.by_time {
+        (
+            "(added_at, principal)",
+            format!("added_at {direction}, principal {direction}"),
+            "($2::timestamptz, $3)",
+        )
+    } else {
+        ("principal", format!("principal {direction}"), "$3")
+    };
+    let (at, principal) = members.after.unzip();
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT principal, added_at FROM team_members
+         WHERE team_id = $1 AND ($2::timestamptz IS NULL OR {keys} {behind} {parameters}) AND strpos(substr(principal, 6), $4) > 0
+         ORDER BY {order} LIMIT $5"
+    )))
+    .bind(members.team)
+    .bind(at)
+    .bind(principal)
+    .bind(members.user_contains)
+    .bind(members.limit)
+    .persistent(false)
     .fetch_all(pool)
     .await
 }
