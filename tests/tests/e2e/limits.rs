@@ -3,7 +3,7 @@
 use bed::eventually;
 use e2e::World;
 use e2e::refusal::{invalid, refused};
-use e2e::user::{aws_identity, group, limit_update, workspace};
+use e2e::user::{aws_identity, group, limit_update, service_account, workspace};
 use proto::namespace::v1 as namespace;
 use tonic::Code;
 
@@ -24,6 +24,7 @@ async fn anybody_sees_the_limits_and_administrators_set_them() {
             ("group_subgroups", 1_000, 1_000),
             ("group_workspaces", 1_000, 1_000),
             ("group_managed_identities", 1_000, 1_000),
+            ("group_service_accounts", 1_000, 1_000),
             ("managed_identity_aliases", 1_000, 1_000)
         ]
     );
@@ -66,11 +67,13 @@ async fn a_limit_keeps_more_from_being_made_and_takes_nothing_away() {
     }
     admin.creates_workspace("acme/web").await;
     admin.creates_identity("acme/deployer").await;
+    admin.creates_service_account("acme/ci").await;
     for limit in [
         "namespace_depth",
         "group_subgroups",
         "group_workspaces",
         "group_managed_identities",
+        "group_service_accounts",
     ] {
         admin.sets_limit(limit, 1).await;
     }
@@ -86,6 +89,14 @@ async fn a_limit_keeps_more_from_being_made_and_takes_nothing_away() {
         Ok(_) => Err("made".to_owned()),
         Err(status) => {
             limited("MANAGED_IDENTITY_LIMIT")(Err(status));
+            Ok(())
+        }
+    })
+    .await;
+    eventually(async || match admin.asks(service_account("acme/n")).await {
+        Ok(_) => Err("made".to_owned()),
+        Err(status) => {
+            limited("SERVICE_ACCOUNT_LIMIT")(Err(status));
             Ok(())
         }
     })

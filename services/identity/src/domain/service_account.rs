@@ -3,9 +3,6 @@
 use model::trust::TrustPolicy;
 use model::{Description, GroupId, Name, ServiceAccountId};
 
-/// Service accounts of a group.
-pub const MAX_IN_GROUP: i64 = 1_000;
-
 /// A service account's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -44,6 +41,8 @@ pub enum Command {
         name_taken: bool,
         /// Service accounts that the group has already.
         siblings: i64,
+        /// The most of them.
+        max_siblings: i64,
     },
     /// Change it.
     Update {
@@ -77,8 +76,8 @@ pub enum Rejection {
     #[error("a service account with this name exists in the group already; choose another name")]
     NameTaken,
     /// The group is full.
-    #[error("the group has {MAX_IN_GROUP} service accounts, more are not allowed")]
-    TooMany,
+    #[error("the group has {0} service accounts, more are not allowed")]
+    TooMany(i64),
 }
 
 /// Decides a command.
@@ -90,9 +89,14 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 name_taken: true, ..
             },
         ) => Err(Rejection::NameTaken),
-        (State::Absent, Command::Create { siblings, .. }) if siblings >= MAX_IN_GROUP => {
-            Err(Rejection::TooMany)
-        }
+        (
+            State::Absent,
+            Command::Create {
+                siblings,
+                max_siblings,
+                ..
+            },
+        ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
         (State::Absent, Command::Create { account, .. }) => Ok(vec![Event::Created(account)]),
         // Ids are made anew for each and never used again.
         (_, Command::Create { .. }) => Err(Rejection::NameTaken),
@@ -148,9 +152,10 @@ mod tests {
             account: ci(),
             name_taken,
             siblings,
+            max_siblings: 10,
         };
         assert_eq!(
-            decide(&State::Absent, create(false, MAX_IN_GROUP - 1)),
+            decide(&State::Absent, create(false, 9)),
             Ok(vec![Event::Created(ci())])
         );
         assert_eq!(
@@ -158,8 +163,8 @@ mod tests {
             Err(Rejection::NameTaken)
         );
         assert_eq!(
-            decide(&State::Absent, create(false, MAX_IN_GROUP)),
-            Err(Rejection::TooMany)
+            decide(&State::Absent, create(false, 10)),
+            Err(Rejection::TooMany(10))
         );
         assert_eq!(decide(&live(), create(false, 0)), Err(Rejection::NameTaken));
     }

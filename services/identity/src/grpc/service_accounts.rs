@@ -2,22 +2,20 @@
 
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
-use edge::hierarchy::{Place, service_account_name_key};
+use edge::hierarchy::{Place, limit_key, service_account_name_key};
 use edge::layer::Call;
 use edge::request::etag;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{clock, request, status};
+use edge::{clock, limits, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
-use model::{GroupId, ServiceAccountId};
+use model::{GroupId, Limit, ServiceAccountId};
 use proto::identity::v1 as pb;
 use proto::identity::v1::service_account_service_server::ServiceAccountService;
 use tonic::{Request, Response, Status};
 
 use super::{IdentityRpc, changes, count, encoded};
-use crate::domain::service_account::{
-    self, Command, MAX_IN_GROUP, Rejection, ServiceAccount, State,
-};
+use crate::domain::service_account::{self, Command, Rejection, ServiceAccount, State};
 use crate::wire;
 
 impl From<Rejection> for Status {
@@ -27,7 +25,7 @@ impl From<Rejection> for Status {
         match rejection {
             Rejection::Missing => status::not_found("the service account"),
             Rejection::NameTaken => status::already_exists("NAME_TAKEN", &message),
-            Rejection::TooMany => status::failed_precondition(
+            Rejection::TooMany(_) => status::failed_precondition(
                 LIMIT,
                 &message,
                 vec![PreconditionViolation::new(LIMIT, "group", &message)],
@@ -179,11 +177,15 @@ impl IdentityRpc {
             .ok_or_else(|| status::not_found("the group"))?;
         let name = service_account_name_key(&account.group.to_string(), account.name.as_str());
         let siblings = siblings_key(account.group);
-        let facts = self.facts(&[name.clone(), siblings.clone()]).await?;
+        let limit = Limit::GroupServiceAccounts;
+        let keys = [name.clone(), siblings.clone(), limit_key(limit)];
+        let facts = self.facts(&keys).await?;
+        let max_siblings = limits::value(&facts, limit);
         let command = Command::Create {
             account: account.clone(),
             name_taken: facts.get(&name).is_some(),
             siblings: count(&facts, &siblings),
+            max_siblings,
         };
         let events = service_account::decide(&State::Absent, command)?;
         let mut guards = group.guards();
@@ -195,8 +197,9 @@ impl IdentityRpc {
             key: siblings,
             by: 1,
             min: 0,
-            max: MAX_IN_GROUP,
+            max: max_siblings,
         });
+        guards.push(limits::unchanged(&facts, limit));
         let mut reply = wire::service_account::message(&group.path(), &account);
         reply.etag = etag(events.len() as u64);
         let reply = pb::CreateServiceAccountResponse {

@@ -14,6 +14,8 @@ pub enum Limit {
     GroupWorkspaces,
     /// Managed identities of a group.
     GroupManagedIdentities,
+    /// Service accounts of a group.
+    GroupServiceAccounts,
     /// Aliases of a managed identity.
     ManagedIdentityAliases,
 }
@@ -25,11 +27,12 @@ pub struct InvalidLimit;
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::NamespaceDepth,
         Self::GroupSubgroups,
         Self::GroupWorkspaces,
         Self::GroupManagedIdentities,
+        Self::GroupServiceAccounts,
         Self::ManagedIdentityAliases,
     ];
     /// The least that any may be: none of them keeps everybody from everything.
@@ -43,6 +46,7 @@ impl Limit {
             Self::GroupSubgroups => "group_subgroups",
             Self::GroupWorkspaces => "group_workspaces",
             Self::GroupManagedIdentities => "group_managed_identities",
+            Self::GroupServiceAccounts => "group_service_accounts",
             Self::ManagedIdentityAliases => "managed_identity_aliases",
         }
     }
@@ -55,6 +59,7 @@ impl Limit {
             Self::GroupSubgroups => "subgroups of a group",
             Self::GroupWorkspaces => "workspaces of a group",
             Self::GroupManagedIdentities => "managed identities of a group, aliases included",
+            Self::GroupServiceAccounts => "service accounts of a group",
             Self::ManagedIdentityAliases => "aliases of a managed identity",
         }
     }
@@ -67,6 +72,7 @@ impl Limit {
             Self::GroupSubgroups
             | Self::GroupWorkspaces
             | Self::GroupManagedIdentities
+            | Self::GroupServiceAccounts
             | Self::ManagedIdentityAliases => 1_000,
         }
     }
@@ -79,6 +85,7 @@ impl Limit {
             Self::GroupSubgroups
             | Self::GroupWorkspaces
             | Self::GroupManagedIdentities
+            | Self::GroupServiceAccounts
             | Self::ManagedIdentityAliases => 10_000,
         }
     }
