@@ -1,13 +1,16 @@
-//! What a move, a deletion and a mask would take from whom: told before, and then so.
+//! What a move, a deletion and a mask would take from whom, and give: told before, and then so.
+
+use std::collections::BTreeSet;
 
 use bed::eventually;
 use e2e::user::{group_move, workspace_move};
 use e2e::{User, World};
 use proto::directory::v1 as directory;
 use proto::identity::v1 as identity;
-use proto::identity::v1::EndingAssignment;
+use proto::identity::v1::{EndingAssignment, GainedIdentity};
 use proto::namespace::v1 as namespace;
 
+use crate::chance::Chance;
 use crate::masks::creates_kubernetes;
 
 /// acme, with acme/team and acme/team/web; an identity of acme and one of acme/team, both assigned to the workspace.
@@ -179,4 +182,134 @@ async fn a_deletion_says_what_it_would_take() {
     // Who does it is not told at length.
     let gone = admin.asks(deletion).await.expect("deleted");
     assert_eq!(gone.ending_assignment_count, 0);
+}
+
+/// Who could be given what: workspace and identity.
+type Inherited = BTreeSet<(String, String)>;
+
+async fn inherited(admin: &User, workspaces: &[String], token: &str) -> Inherited {
+    let mut inherited = BTreeSet::new();
+    for workspace in workspaces {
+        let request = directory::ListWorkspaceManagedIdentitiesRequest {
+            workspace_id: workspace.clone(),
+            include_unassigned: true,
+            consistency_token: token.to_owned(),
+            ..Default::default()
+        };
+        let listed = admin.asks(request).await.expect("listed");
+        let listed = listed.managed_identities.into_iter();
+        let ids = listed.filter_map(|listed| Some(listed.managed_identity?.id));
+        inherited.extend(ids.map(|id| (workspace.clone(), id)));
+    }
+    inherited
+}
+
+fn pairs(gained: Vec<GainedIdentity>, count: i32) -> Inherited {
+    assert_eq!(usize::try_from(count), Ok(gained.len()));
+    let pair = |gained: GainedIdentity| {
+        assert!(gained.workspace_path.starts_with("acme/"), "{gained:?}");
+        (gained.workspace_id, gained.managed_identity_id)
+    };
+    gained.into_iter().map(pair).collect()
+}
+
+/// What a request says that it would give, and the state after it.
+async fn gain(admin: &User, deed: &Deed) -> Option<(Inherited, String)> {
+    macro_rules! tried_and_done {
+        ($request:expr) => {{
+            let mut request = $request;
+            request.validate_only = true;
+            let tried = admin.asks(request.clone()).await.ok()?;
+            let gained = pairs(tried.gained_identities, tried.gained_identity_count);
+            request.validate_only = false;
+            let done = admin.asks(request).await.expect("it was valid");
+            Some((gained, done.consistency_token))
+        }};
+    }
+    match deed {
+        Deed::MoveGroup(id, to) => tried_and_done!(group_move(id, to)),
+        Deed::MoveWorkspace(id, to) => tried_and_done!(workspace_move(id, to)),
+        Deed::MoveIdentity(id, to) => tried_and_done!(identity::MoveManagedIdentityRequest {
+            id: id.clone(),
+            new_group_id: to.clone(),
+            ..Default::default()
+        }),
+        Deed::Unmask(id) => tried_and_done!(identity::DeleteMaskRequest {
+            id: id.clone(),
+            ..Default::default()
+        }),
+    }
+}
+
+#[derive(Debug)]
+enum Deed {
+    MoveGroup(String, String),
+    MoveWorkspace(String, String),
+    MoveIdentity(String, String),
+    Unmask(String),
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_to_be_inherited_is_what_was_said() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let mut chance = Chance::new(7);
+    let (mut groups, mut workspaces, mut identities) = (vec![], vec![], vec![]);
+    for path in [
+        "acme",
+        "acme/a",
+        "acme/b",
+        "acme/a/x",
+        "acme/b/y",
+        "acme/a/x/z",
+    ] {
+        let below = path.replace('/', "-");
+        groups.push(admin.creates_group(path).await.id);
+        let made = admin.creates_workspace(&format!("{path}/w-{below}")).await;
+        workspaces.push(made.id);
+        let aws = admin.creates_identity(&format!("{path}/aws-{below}")).await;
+        let cluster = creates_kubernetes(&admin, &format!("{path}/cluster-{below}")).await;
+        identities.extend([aws.id, cluster.id]);
+    }
+    let (mut gains, mut losses) = (0, 0);
+    let mut token = String::new();
+    for round in 0..40 {
+        let group = chance.one_of(&groups).expect("there is one");
+        let to = chance.one_of(&groups).expect("there is one");
+        let workspace = chance.one_of(&workspaces).expect("there is one");
+        let moved = chance.one_of(&identities).expect("there is one");
+        // Not all of them go again, so more and more is hidden.
+        let mut request = e2e::user::mask(match round % 3 {
+            0 => &workspace,
+            _ => &group,
+        });
+        let wanted = request.mask.get_or_insert_default();
+        wanted.hidden = Some(match chance.below(3) {
+            0 => identity::mask::Hidden::Everything(true),
+            1 => identity::mask::Hidden::Type("aws".to_owned()),
+            _ => identity::mask::Hidden::Type("kubernetes".to_owned()),
+        });
+        let mask = admin.asks(request).await;
+        if let Ok(mask) = &mask {
+            token.clone_from(&mask.consistency_token);
+        }
+        let mask = mask.ok().and_then(|made| made.mask).map(|mask| mask.id);
+        let deed = match (chance.below(5), mask) {
+            (0 | 1, Some(mask)) => Deed::Unmask(mask),
+            (2, _) => Deed::MoveWorkspace(workspace, to),
+            (3, _) => Deed::MoveIdentity(moved, to),
+            _ => Deed::MoveGroup(group, to),
+        };
+        let before = inherited(&admin, &workspaces, &token).await;
+        let Some((said, after_token)) = gain(&admin, &deed).await else {
+            continue;
+        };
+        token = after_token;
+        let after = inherited(&admin, &workspaces, &token).await;
+        let gained: Inherited = after.difference(&before).cloned().collect();
+        assert_eq!(said, gained, "{deed:?}");
+        gains += gained.len();
+        losses += before.difference(&after).count();
+    }
+    assert!(gains > 0 && losses > 0, "{gains} {losses}");
 }

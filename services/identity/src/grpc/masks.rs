@@ -92,9 +92,16 @@ impl MaskService for IdentityRpc {
         let decide = || async {
             let place = call.relocate(&self.hierarchy).await?;
             let place = place.ok_or(Rejection::Missing)?;
-            let loaded = self.load_mask(call.id("id", "mask")?).await?;
+            let id = call.id("id", "mask")?;
+            let loaded = self.load_mask(id).await?;
             let decision = deletion(&loaded, place.guards())?;
-            Ok(decision.map(pb::DeleteMaskResponse::default()))
+            let namespace = place.above().ok_or(Rejection::Missing)?;
+            let gained = self.gained_by_unmasking(&call, &namespace, id).await?;
+            Ok(decision.map(pb::DeleteMaskResponse {
+                gained_identities: gained.identities,
+                gained_identity_count: gained.count,
+                ..Default::default()
+            }))
         };
         self.commands
             .carry_out(

@@ -4,11 +4,11 @@ mod access_rules;
 mod aliases;
 mod assignments;
 mod configuration;
-mod ending;
 mod initial_assignments;
 mod managed_identities;
 mod masks;
 mod moves;
+mod preview;
 mod service_accounts;
 mod setup;
 

@@ -90,10 +90,13 @@ impl IdentityRpc {
             return Err(Rejection::Missing.into());
         };
         let ending = self.ending_by_move(call, id, to).await?;
+        let gained = self.gained_by_move(call, id, (identity.group, to)).await?;
         let reply = pb::MoveManagedIdentityResponse {
             managed_identity: Some(message(&group.path(), moved, &after)),
             ending_assignments: ending.assignments,
             ending_assignment_count: ending.count,
+            gained_identities: gained.identities,
+            gained_identity_count: gained.count,
             ..Default::default()
         };
         let events: Vec<_> = events.iter().map(wire::write_identity).collect();

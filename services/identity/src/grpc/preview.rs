@@ -1,11 +1,13 @@
-//! Which workspaces would lose a managed identity: for those who only ask.
+//! Which workspaces would lose and gain a managed identity: for those who only ask.
 
 use std::collections::BTreeSet;
 
 use edge::assignments::{Assignments, Ending, Identity};
+use edge::hierarchy::{Place, identity_type_key};
+use edge::inheritance::{self, Gained, Inheritable, Subtree};
 use edge::layer::Call;
 use edge::{aliases, status};
-use model::{GroupId, ManagedIdentityId, WorkspaceId};
+use model::{GroupId, ManagedIdentityId, MaskId, WorkspaceId};
 use tonic::Status;
 
 use super::{IdentityRpc, assigned_to_prefix};
@@ -53,6 +55,58 @@ impl IdentityRpc {
         }
         let ends = |workspace, _| lost.contains(&workspace);
         assignments.ending(&self.hierarchy, ends).await
+    }
+
+    /// By its move to another group.
+    pub(super) async fn gained_by_move(
+        &self,
+        call: &Call,
+        id: ManagedIdentityId,
+        (from, to): (GroupId, GroupId),
+    ) -> Result<Gained, Status> {
+        if !call.validate_only {
+            return Ok(Gained::default());
+        }
+        let kind = identity_type_key(id);
+        let facts = self.facts(std::slice::from_ref(&kind)).await?;
+        let identity = Inheritable {
+            id,
+            identity_type: facts.get(&kind).unwrap_or_default().to_owned(),
+        };
+        let log = self.commands.log();
+        // A mask hides nothing of the group at which it lies.
+        let reached = async |group: GroupId| {
+            let subtree = Subtree::of(log, &self.hierarchy, group.into()).await?;
+            Ok::<_, Status>(subtree.reached_by(&identity, |mask| mask.namespace != group.into()))
+        };
+        let (before, after) = (reached(from).await?, reached(to).await?);
+        let gained = after
+            .difference(&before)
+            .map(|workspace| (*workspace, identity.id));
+        Gained::of(&self.hierarchy, &gained.collect()).await
+    }
+
+    /// By the end of a mask.
+    pub(super) async fn gained_by_unmasking(
+        &self,
+        call: &Call,
+        namespace: &Place,
+        id: MaskId,
+    ) -> Result<Gained, Status> {
+        if !call.validate_only {
+            return Ok(Gained::default());
+        }
+        let log = self.commands.log();
+        let above = namespace.nodes.get(1..).unwrap_or_default();
+        let subtree = Subtree::of(log, &self.hierarchy, namespace.id()).await?;
+        let mut gained = BTreeSet::new();
+        for identity in inheritance::at(log, above).await? {
+            let before = subtree.reached_by(&identity, |_| true);
+            let after = subtree.reached_by(&identity, |mask| mask.id != id);
+            let of_identity = after.difference(&before);
+            gained.extend(of_identity.map(|workspace| (*workspace, identity.id)));
+        }
+        Gained::of(&self.hierarchy, &gained).await
     }
 
     async fn assignments_of(

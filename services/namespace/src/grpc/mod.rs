@@ -1,13 +1,13 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod access;
-mod ending;
 mod groups;
 mod holdings;
 mod initial_assignments;
 mod limits;
 mod memberships;
 mod moves;
+mod preview;
 mod teams;
 mod workspaces;
 

@@ -139,6 +139,7 @@ impl NamespaceRpc {
             guards.extend(owner_guards);
         }
         let ending = self.ending_by_move(call, &place, above.as_ref()).await?;
+        let gained = self.gained_by_move(call, &place, above.as_ref()).await?;
         let path = above.map(|above| above.path()).unwrap_or_default();
         Ok(Decision {
             streams,
@@ -147,6 +148,8 @@ impl NamespaceRpc {
                 group: groups::message(id, &path, &after),
                 ending_assignments: ending.assignments,
                 ending_assignment_count: ending.count,
+                gained_identities: gained.identities,
+                gained_identity_count: gained.count,
                 ..Default::default()
             },
         })
@@ -196,6 +199,7 @@ impl NamespaceRpc {
             encoded(events),
         );
         let ending = self.ending_by_move(call, &place, Some(&above)).await?;
+        let gained = self.gained_by_move(call, &place, Some(&above)).await?;
         Ok(Decision {
             streams: streams.into_iter().collect(),
             guards,
@@ -203,6 +207,8 @@ impl NamespaceRpc {
                 workspace: super::workspaces::message(id, &above.path(), &after),
                 ending_assignments: ending.assignments,
                 ending_assignment_count: ending.count,
+                gained_identities: gained.identities,
+                gained_identity_count: gained.count,
                 ..Default::default()
             },
         })

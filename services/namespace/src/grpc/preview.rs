@@ -1,9 +1,10 @@
-//! Which workspaces would lose which managed identities: for those who only ask.
+//! Which workspaces would lose and gain which managed identities: for those who only ask.
 
 use std::collections::BTreeSet;
 
 use edge::assignments::{Assignments, Ending};
-use edge::hierarchy::Place;
+use edge::hierarchy::{Node, Place};
+use edge::inheritance::{self, Gained, Subtree};
 use edge::layer::Call;
 use tonic::Status;
 
@@ -32,6 +33,31 @@ impl NamespaceRpc {
         }
         let ends = |_, identity| lost.contains(&identity);
         assignments.ending(&self.hierarchy, ends).await
+    }
+
+    /// What comes to be inherited by a move, which no mask within what is moved hides.
+    pub(super) async fn gained_by_move(
+        &self,
+        call: &Call,
+        place: &Place,
+        to: Option<&Place>,
+    ) -> Result<Gained, Status> {
+        if !call.validate_only {
+            return Ok(Gained::default());
+        }
+        let log = self.commands.log();
+        let above = |place: &Place| place.nodes.get(1..).unwrap_or_default().to_vec();
+        let there: &[Node] = to.map_or(&[], |to| &to.nodes);
+        let before = inheritance::at(log, &above(place)).await?;
+        let after = inheritance::at(log, there).await?;
+        let subtree = Subtree::of(log, &self.hierarchy, place.id()).await?;
+        let gained = after.difference(&before).flat_map(|identity| {
+            let reached = subtree.reached_by(identity, |_| true);
+            reached
+                .into_iter()
+                .map(|workspace| (workspace, identity.id))
+        });
+        Gained::of(&self.hierarchy, &gained.collect()).await
     }
 
     /// By its deletion, which takes along the aliases elsewhere of what was made there.
