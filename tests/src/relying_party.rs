@@ -48,7 +48,7 @@ pub async fn verify(issuer_url: &str, audience: &str, token: &str) -> Result<Ver
         thumbprint(key)? == kid,
         "the key's id is not its thumbprint: {key}"
     );
-    let mut validation = Validation::new(Algorithm::RS256);
+    let mut validation = Validation::new(algorithm(key)?);
     validation.set_issuer(&[issuer_url]);
     validation.set_audience(&[audience]);
     validation.set_required_spec_claims(&["iss", "sub", "aud", "exp", "nbf"]);
@@ -104,7 +104,7 @@ impl CachingParty {
         let mut keys = self.keys["keys"].as_array().into_iter().flatten();
         let key = keys.find(|key| key["kid"] == kid);
         let key = key.with_context(|| format!("{kid} is not among {}", self.keys))?;
-        let mut validation = Validation::new(Algorithm::RS256);
+        let mut validation = Validation::new(algorithm(key)?);
         validation.set_issuer(&[&self.issuer_url]);
         validation.set_audience(&[audience]);
         let key = DecodingKey::from_jwk(&serde_json::from_value(key.clone())?)?;
@@ -141,6 +141,11 @@ impl CachingParty {
     }
 }
 
+/// With what the key's tokens are signed, as the key says and never as the token does.
+fn algorithm(key: &Value) -> Result<Algorithm> {
+    Ok(serde_json::from_value(key["alg"].clone())?)
+}
+
 /// RFC 7638, 3: the required members, in lexicographic order, without white space.
 fn thumbprint(key: &Value) -> Result<String> {
     let member = |name: &str| {
@@ -148,7 +153,15 @@ fn thumbprint(key: &Value) -> Result<String> {
             .as_str()
             .with_context(|| format!("the key has no {name}"))
     };
-    let (e, kty, n) = (member("e")?, member("kty")?, member("n")?);
-    let canonical = format!(r#"{{"e":"{e}","kty":"{kty}","n":"{n}"}}"#);
+    let canonical = match member("kty")? {
+        "EC" => {
+            let (crv, x, y) = (member("crv")?, member("x")?, member("y")?);
+            format!(r#"{{"crv":"{crv}","kty":"EC","x":"{x}","y":"{y}"}}"#)
+        }
+        kty => {
+            let (e, n) = (member("e")?, member("n")?);
+            format!(r#"{{"e":"{e}","kty":"{kty}","n":"{n}"}}"#)
+        }
+    };
     Ok(URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())))
 }

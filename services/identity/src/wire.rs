@@ -8,7 +8,7 @@ use edge::hierarchy::token_settings;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::token_settings::SubjectMode;
-use model::{Description, Kind, Name, Reference, TokenSettings};
+use model::{Description, Kind, Name, Reference, SigningAlgorithm, TokenSettings};
 use proto::EventError;
 use proto::identity::v1::{self as pb, Event, configuration::Type};
 use tonic::Status;
@@ -325,9 +325,14 @@ fn write_token_settings(settings: TokenSettings) -> pb::TokenSettings {
         seconds: settings.lifetime.seconds(),
         nanos: 0,
     };
+    let algorithm = match settings.algorithm {
+        SigningAlgorithm::Rs256 => pb::SigningAlgorithm::Rs256,
+        SigningAlgorithm::Es256 => pb::SigningAlgorithm::Es256,
+    };
     pb::TokenSettings {
         lifetime: Some(lifetime),
         subject_mode: mode.into(),
+        signing_algorithm: algorithm.into(),
     }
 }
 
@@ -342,6 +347,11 @@ pub(crate) fn wanted_tokens(
     if matches!(mode, Some(Err(_))) {
         let wrong = "must be a known mode, or not set";
         violations.add(&format!("{FIELD}.subject_mode"), wrong);
+    }
+    let algorithm = given.map(|given| pb::SigningAlgorithm::try_from(given.signing_algorithm));
+    if matches!(algorithm, Some(Err(_))) {
+        let wrong = "must be a known algorithm, or not set";
+        violations.add(&format!("{FIELD}.signing_algorithm"), wrong);
     }
     violations.check(&format!("{FIELD}.lifetime"), token_settings(given))
 }

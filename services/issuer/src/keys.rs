@@ -18,7 +18,7 @@ use edge::health::Health;
 use edge::status::chain;
 use eventlog::{Append, AppendError, EventLog, LogError, Metadata};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
-use model::SigningKeyId;
+use model::{SigningAlgorithm, SigningKeyId};
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ring::Recorded;
 use self::vault::Vault;
-use crate::domain::signing_key::{Command, Key, Policy, Rejection, Stage, decide};
+use crate::domain::signing_key::{Command, Fresh, Key, Policy, Rejection, Stage, decide};
 use crate::live_tokens;
 use crate::seal::{SealError, Sealer};
 use crate::signing::{SigningError, SigningKey, entity_tag};
@@ -56,8 +56,10 @@ pub struct Keys {
 struct Known {
     recorded: Recorded,
     active: Arc<SigningKey>,
-    /// Opened before it signs.
-    next: Option<Arc<SigningKey>>,
+    /// The active ones of the other algorithms, as far as there are any.
+    others: BTreeMap<SigningAlgorithm, Arc<SigningKey>>,
+    /// Opened before they sign.
+    next: Vec<Arc<SigningKey>>,
     key_set: KeySet,
 }
 
@@ -127,7 +129,7 @@ impl Keys {
         vault.reseal().await?;
         let known = loop {
             let recorded = ring::load(log).await?;
-            if do_what_is_due(log, &vault, &policy, &recorded, BTreeMap::new()).await? {
+            if do_what_is_due(log, &vault, &policy, &recorded, &BTreeMap::new()).await? {
                 continue;
             }
             let revision = recorded.revision.clone();
@@ -150,10 +152,19 @@ impl Keys {
         })
     }
 
-    /// The key that signs.
+    /// The key that signs with the default algorithm, and so all that is for services of ours.
     #[must_use]
     pub fn active(&self) -> Arc<SigningKey> {
         Arc::clone(&self.known.borrow().active)
+    }
+
+    /// The key that signs with an algorithm. `None` as long as the first one of it has to wait until it is known.
+    #[must_use]
+    pub fn active_for(&self, algorithm: SigningAlgorithm) -> Option<Arc<SigningKey>> {
+        if algorithm == SigningAlgorithm::default() {
+            return Some(self.active());
+        }
+        self.known.borrow().others.get(&algorithm).cloned()
     }
 
     /// The keys that relying parties verify with.
@@ -286,13 +297,7 @@ impl Keys {
             }
         }
         last_expiry.retain(|id, _| recorded.ring.get(*id).is_some());
-        let due = do_what_is_due(
-            &self.log,
-            &self.vault,
-            &self.policy,
-            &recorded,
-            last_expiry.clone(),
-        );
+        let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, last_expiry);
         if due.await? {
             self.look().await?;
             let recorded = self.known.borrow().recorded.clone();
@@ -310,29 +315,43 @@ impl Known {
         vault: &Vault,
         before: Option<&Self>,
     ) -> Result<Self, KeyError> {
-        let open = async |kid: &str| {
-            let held = before
-                .into_iter()
-                .flat_map(|known| known.next.iter().chain([&known.active]))
-                .find(|key| key.kid() == kid);
-            match held {
-                Some(key) => Ok(Arc::clone(key)),
-                None => vault.read(kid).await.map(Arc::new),
+        let held = before.map(Self::open_keys).unwrap_or_default();
+        let (mut signing, mut next) = (BTreeMap::new(), vec![]);
+        for algorithm in SigningAlgorithm::ALL {
+            let ring = recorded.ring.only(algorithm);
+            if let Some(key) = ring.active() {
+                signing.insert(algorithm, open(vault, &held, &key.made).await?);
             }
-        };
-        let active = recorded.ring.active().ok_or(Rejection::Missing)?;
-        let active = open(&active.made.kid).await?;
-        let next = match recorded.ring.next() {
-            Some(next) => Some(open(&next.made.kid).await?),
-            None => None,
-        };
+            if let Some(key) = ring.next() {
+                next.push(open(vault, &held, &key.made).await?);
+            }
+        }
+        let active = signing.remove(&SigningAlgorithm::default());
         let key_set = KeySet::of(&recorded)?;
         Ok(Self {
             recorded,
-            active,
+            active: active.ok_or(Rejection::Missing)?,
+            others: signing,
             next,
             key_set,
         })
+    }
+
+    fn open_keys(&self) -> Vec<Arc<SigningKey>> {
+        let active = self.others.values().chain([&self.active]);
+        active.chain(&self.next).cloned().collect()
+    }
+}
+
+/// The key, which may be open already.
+async fn open(
+    vault: &Vault,
+    held: &[Arc<SigningKey>],
+    key: &Fresh,
+) -> Result<Arc<SigningKey>, KeyError> {
+    match held.iter().find(|held| held.kid() == key.kid) {
+        Some(held) => Ok(Arc::clone(held)),
+        None => vault.read(key.algorithm, &key.kid).await.map(Arc::new),
     }
 }
 
@@ -351,8 +370,9 @@ impl KeySet {
 
 fn job_keys(recorded: &Recorded, policy: &Policy) -> Result<JwkSet, KeyError> {
     let now = clock::now();
-    let keys = recorded.ring.keys();
-    let keys = keys.filter(|key| key.verifies_jobs(now, policy));
+    // Those of other algorithms sign for clouds only.
+    let ring = recorded.ring.only(SigningAlgorithm::default());
+    let keys = ring.keys().filter(|key| key.verifies_jobs(now, policy));
     let keys: Result<Vec<Jwk>, _> = keys
         .map(|key| serde_json::from_str(&key.made.public_jwk))
         .collect();
@@ -365,24 +385,26 @@ async fn do_what_is_due(
     vault: &Vault,
     policy: &Policy,
     recorded: &Recorded,
-    last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
+    last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
 ) -> Result<bool, KeyError> {
-    let fresh = if recorded.ring.wants_key() {
-        Some(vault.make().await?)
-    } else {
-        None
-    };
-    let unused = fresh
-        .iter()
-        .map(|fresh| fresh.kid.clone())
-        .collect::<Vec<_>>();
-    let command = Command::Advance {
-        now: clock::now(),
-        policy: *policy,
-        fresh,
-        last_expiry,
-    };
-    let events = decide(&recorded.ring, command)?;
+    let (mut events, mut unused) = (vec![], vec![]);
+    for algorithm in SigningAlgorithm::ALL {
+        let ring = recorded.ring.only(algorithm);
+        let fresh = if ring.wants_key() {
+            Some(vault.make(algorithm).await?)
+        } else {
+            None
+        };
+        unused.extend(fresh.iter().map(|fresh| fresh.kid.clone()));
+        let command = Command::Advance {
+            now: clock::now(),
+            policy: *policy,
+            unread: recorded.ring.is_unread(),
+            fresh,
+            last_expiry: last_expiry.clone(),
+        };
+        events.extend(decide(&ring, command)?);
+    }
     if events.is_empty() {
         return Ok(false);
     }

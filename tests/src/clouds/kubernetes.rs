@@ -53,9 +53,11 @@ async fn user(clouds: &Clouds, headers: &HeaderMap) -> Option<String> {
     let said = unverified(token).ok()?;
     let clusters = clouds.trusted(|trust| trust.kubernetes.clone());
     let cluster = clusters.iter().find(|cluster| cluster.issuer == said.iss)?;
-    let verified = clouds
-        .verifier()
-        .verify(token, &cluster.issuer, &[Algorithm::RS256]);
+    let verified = clouds.verifier().verify(
+        token,
+        &cluster.issuer,
+        &[Algorithm::RS256, Algorithm::ES256],
+    );
     let claims = verified.await.ok()?;
     let known = claims.aud.names(&cluster.audience);
     known.then(|| format!("{}#{}", claims.iss, claims.sub))

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bed::{eventually, unique_id};
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::relying_party::CachingParty;
-use e2e::user::{OpenedJob, User, job};
+use e2e::user::{OpenedJob, User, aws_identity, job};
 use e2e::world::{KeyTimes, Setup};
-use e2e::{Service, World};
+use e2e::{Service, World, relying_party};
+use jsonwebtoken::Algorithm;
+use proto::identity::v1 as identity;
 use proto::issuer::v1::{self as issuer, SigningKey, SigningKeyState};
 use reqwest::StatusCode;
 use tonic::Code;
@@ -39,9 +41,17 @@ async fn opens_short_job(user: &User, workspace: &str, seconds: i64) -> OpenedJo
     }
 }
 
+/// Those of RS256.
 async fn keys(admin: &User) -> Vec<SigningKey> {
-    let listed = admin.asks(issuer::ListSigningKeysRequest::default()).await;
-    listed.expect("listed").signing_keys
+    keys_for(admin, "RS256").await
+}
+
+async fn keys_for(admin: &User, algorithm: &str) -> Vec<SigningKey> {
+    let request = issuer::ListSigningKeysRequest {
+        algorithm: algorithm.to_owned(),
+        ..Default::default()
+    };
+    admin.asks(request).await.expect("listed").signing_keys
 }
 
 async fn in_state(admin: &User, state: SigningKeyState) -> Vec<SigningKey> {
@@ -163,7 +173,7 @@ async fn nobody_notices_that_keys_rotate() {
                     verified.expect("it verifies");
                 }
             }
-            assert!(party.known() <= 6, "a handful: {}", party.known());
+            assert!(party.known() <= 8, "a handful: {}", party.known());
         }
     }
     // A token of the first key still opens the issuer's door.
@@ -476,6 +486,7 @@ async fn wrong_requests_for_keys() {
     let page = |page_size, page_token: &str| issuer::ListSigningKeysRequest {
         page_size,
         page_token: page_token.to_owned(),
+        algorithm: "RS256".to_owned(),
         ..Default::default()
     };
     invalid(admin.asks(page(-1, "")).await, &["page_size"]);
@@ -488,4 +499,106 @@ async fn wrong_requests_for_keys() {
     let ids = |page: &issuer::ListSigningKeysResponse| page.signing_keys[0].id.clone();
     assert_eq!([ids(&first), ids(&second)], [next.id, active.id]);
     assert_eq!(second.next_page_token, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_algorithm_has_keys_of_its_own() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (rs256, web) = workspace(&admin).await;
+    let mut request = aws_identity("acme/short");
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted.configuration = Some(identity::Configuration {
+        r#type: Some(identity::configuration::Type::Kubernetes(
+            identity::KubernetesConfiguration::default(),
+        )),
+    });
+    wanted.token_settings = Some(identity::TokenSettings {
+        signing_algorithm: identity::SigningAlgorithm::Es256.into(),
+        ..Default::default()
+    });
+    let made = admin.asks(request.clone()).await.expect("made");
+    let es256 = made.managed_identity.expect("the identity").id;
+    let token = admin.assigns(&es256, &web).await;
+    let job = admin.opens_job(&web).await;
+    let url = world.issuer_url();
+    let mut kids = BTreeSet::new();
+    // One for each, in one command: each is signed as its identity says, and both verify.
+    let asker = admin.with_token(&job.token);
+    let issued = asker.asks(issuer::IssueCredentialsRequest {
+        consistency_token: token,
+    });
+    for credential in issued.await.expect("issued").credentials {
+        let expected = if credential.managed_identity_id == es256 {
+            Algorithm::ES256
+        } else {
+            assert_eq!(credential.managed_identity_id, rs256);
+            Algorithm::RS256
+        };
+        let verified = relying_party::verify(&url, &credential.audience, &credential.token).await;
+        let verified = verified.expect("a stranger verifies it");
+        assert_eq!(verified.header.alg, expected);
+        assert_eq!(verified.claims["sub"], credential.managed_identity_id);
+        kids.insert(verified.header.kid);
+    }
+    assert_eq!(kids.len(), 2);
+    let discovery = reqwest::get(format!("{url}/.well-known/openid-configuration")).await;
+    let discovery: serde_json::Value = discovery.expect("got").json().await.expect("JSON");
+    assert_eq!(
+        discovery["id_token_signing_alg_values_supported"],
+        serde_json::json!(["RS256", "ES256"])
+    );
+
+    // Asked for at once, the next key signs when it may; the other algorithm's goes on.
+    let active = async |algorithm: &str| {
+        let mut keys = keys_for(&admin, algorithm).await;
+        keys.retain(|key| key.state() == SigningKeyState::Active);
+        assert!(keys.iter().all(|key| key.algorithm == algorithm));
+        keys.pop().expect("one signs")
+    };
+    let (rsa, ecdsa) = (active("RS256").await, active("ES256").await);
+    let rotated = admin.asks(issuer::RotateSigningKeyRequest {
+        algorithm: "ES256".to_owned(),
+        ..Default::default()
+    });
+    let rotated = rotated.await.expect("asked for").signing_key;
+    let rotated = rotated.expect("the key");
+    assert_eq!((&rotated.id, rotated.rotation_requested), (&ecdsa.id, true));
+    assert_eq!(active("RS256").await, rsa);
+    // Revoked, another one of its algorithm signs, and nothing else changes.
+    let revoked = admin.asks(revocation(&ecdsa.id)).await.expect("revoked");
+    let signs = revoked.active_signing_key.expect("one signs");
+    assert_eq!(signs.algorithm, "ES256");
+    assert_eq!(revoked.live_tokens.len(), 1);
+    assert_eq!(active("RS256").await, rsa);
+    let issued = admin.asks_as(&job.token, &es256).await.expect("issued");
+    assert_eq!(kid(&issued.token), signs.kid);
+    let verified = relying_party::verify(&url, "kubernetes", &issued.token).await;
+    verified.expect("a stranger verifies it");
+
+    // Azure takes RS256 only, and a number that stands for none is none.
+    let wanted = request.managed_identity.get_or_insert_default();
+    "azure".clone_into(&mut wanted.name);
+    wanted.configuration = Some(identity::Configuration {
+        r#type: Some(identity::configuration::Type::Azure(
+            identity::AzureConfiguration {
+                client_id: "00000000-0000-0000-0000-000000000001".to_owned(),
+                tenant_id: "00000000-0000-0000-0000-000000000002".to_owned(),
+                ..Default::default()
+            },
+        )),
+    });
+    let wrong = ["managed_identity.token_settings.signing_algorithm"];
+    invalid(admin.asks(request.clone()).await, &wrong);
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted
+        .token_settings
+        .get_or_insert_default()
+        .signing_algorithm = 9;
+    invalid(admin.asks(request).await, &wrong);
+    let unknown = issuer::RotateSigningKeyRequest {
+        algorithm: "none".to_owned(),
+        ..Default::default()
+    };
+    invalid(admin.asks(unknown).await, &["algorithm"]);
 }

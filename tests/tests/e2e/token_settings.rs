@@ -15,6 +15,7 @@ fn settings(seconds: i64, mode: SubjectMode) -> TokenSettings {
     TokenSettings {
         lifetime: Some(Duration { seconds, nanos: 0 }),
         subject_mode: mode.into(),
+        signing_algorithm: identity::SigningAlgorithm::Rs256.into(),
     }
 }
 
@@ -139,6 +140,7 @@ async fn wrong_settings_are_named() {
             nanos: 1,
         }),
         subject_mode: 7,
+        ..Default::default()
     });
     let wrong = [
         "managed_identity.token_settings.subject_mode",

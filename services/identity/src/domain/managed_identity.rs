@@ -1,6 +1,9 @@
 //! A managed identity.
 
-use model::{Description, GroupId, ManagedIdentityId, Name, ServiceAccountId, TokenSettings};
+use model::{
+    Description, GroupId, ManagedIdentityId, Name, ServiceAccountId, SigningAlgorithm,
+    TokenSettings,
+};
 
 use super::alias::{self, Alias};
 use super::aws::RoleArn;
@@ -73,6 +76,17 @@ pub enum Configuration {
         /// The account, of the identity's group or of one above it.
         account: ServiceAccountId,
     },
+}
+
+impl ManagedIdentity {
+    /// Refuses tokens of which it is known that its cloud does not take them.
+    fn is_taken_by_its_cloud(&self) -> Result<(), Rejection> {
+        let is_azure = matches!(self.configuration, Configuration::Azure { .. });
+        if is_azure && self.token_settings.algorithm != SigningAlgorithm::Rs256 {
+            return Err(Rejection::AlgorithmNotTaken);
+        }
+        Ok(())
+    }
 }
 
 impl Configuration {
@@ -207,6 +221,9 @@ pub enum Rejection {
     /// The type never changes.
     #[error("the type of a managed identity never changes; make another one")]
     OtherType,
+    /// The cloud does not take it: <https://learn.microsoft.com/entra/workload-id/workload-identity-federation-considerations>
+    #[error("Azure takes tokens that are signed with RS256 only")]
+    AlgorithmNotTaken,
     /// The service account that it stands for is out of its reach.
     #[error(
         "the service account is neither of the managed identity's group nor of a group above it; choose one that is"
@@ -261,7 +278,10 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 ..
             },
         ) if siblings >= max_siblings => Err(Rejection::TooMany(siblings)),
-        (State::Absent, Command::Create { identity, .. }) => Ok(vec![Event::Created(identity)]),
+        (State::Absent, Command::Create { identity, .. }) => {
+            identity.is_taken_by_its_cloud()?;
+            Ok(vec![Event::Created(identity)])
+        }
         (State::Absent, Command::CreateAlias(wanted)) => alias::create(wanted),
         // Ids are made anew for each identity and never used again.
         (_, Command::Create { .. } | Command::CreateAlias(_)) => Err(Rejection::NameTaken),
@@ -345,6 +365,7 @@ fn update(
         token_settings: token_settings.unwrap_or(identity.token_settings),
         ..identity.clone()
     };
+    after.is_taken_by_its_cloud()?;
     if after == *identity {
         return Ok(vec![]);
     }

@@ -47,6 +47,10 @@ impl From<Rejection> for Status {
             Rejection::OtherType => {
                 Violations::of("managed_identity.configuration", message).into_status()
             }
+            Rejection::AlgorithmNotTaken => {
+                let field = "managed_identity.token_settings.signing_algorithm";
+                Violations::of(field, message).into_status()
+            }
             Rejection::AccountOutOfReach => refused("SERVICE_ACCOUNT_OUT_OF_REACH"),
             Rejection::SameGroup => refused("SAME_PARENT"),
             Rejection::AliasOfAlias(_) => refused("ALIAS_OF_ALIAS"),

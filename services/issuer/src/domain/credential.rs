@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use model::access_rule::RuleType;
 use model::token_settings::TokenLifetime;
-use model::{JobId, ManagedIdentityId, MaskId, Stage, TokenSettings, WorkspaceId};
+use model::{
+    JobId, ManagedIdentityId, MaskId, SigningAlgorithm, Stage, TokenSettings, WorkspaceId,
+};
 use time::{Duration, OffsetDateTime};
 
 use crate::domain::job::{Life, Over};
@@ -58,6 +60,8 @@ pub struct Grant {
     pub subject: String,
     /// Who is to accept the token.
     pub audience: String,
+    /// How it is to be signed.
+    pub algorithm: SigningAlgorithm,
     /// From when it is valid.
     pub issued: OffsetDateTime,
     /// Until when.
@@ -158,6 +162,7 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
         workspace: question.workspace,
         identity: question.identity,
         audience: question.audience,
+        algorithm: question.token_settings.algorithm,
         issued,
         expires: (issued + lifetime).min(question.job_life.expires),
     })
@@ -221,6 +226,7 @@ mod tests {
         let token_settings = TokenSettings {
             lifetime: TokenLifetime::LONGEST,
             subject: SubjectMode::IdentityAndStage,
+            algorithm: SigningAlgorithm::Es256,
         };
         for stage in Stage::ALL {
             let asked = Question {
@@ -230,6 +236,7 @@ mod tests {
             };
             let grant = decide(asked).expect("granted");
             assert_eq!(grant.expires, NOON + MAX_LIFETIME);
+            assert_eq!(grant.algorithm, SigningAlgorithm::Es256);
             assert_eq!(grant.subject, format!("{}:{stage}", grant.identity));
         }
         let grant = decide(question()).expect("granted");

@@ -1,15 +1,16 @@
 //! The signing keys: which one signs, which ones relying parties are told of, and what is due when.
 //!
 //! There is always a next key in the key set beside the one that signs. So a rotation, planned or not, as a rule finds a
-//! key that every relying party knows already.
+//! key that every relying party knows already. The keys of one algorithm know nothing of those of another one: what is
+//! decided is decided for the ring of one.
 
 use std::collections::BTreeMap;
 
-use model::{JobDuration, SigningKeyId};
+use model::{JobDuration, SigningAlgorithm, SigningKeyId};
 use time::{Duration, OffsetDateTime};
 
-/// Keys in the key set at most. While it is full, a next key waits until another one has left.
-pub const MAX_PUBLISHED: usize = 6;
+/// Keys of an algorithm in the key set at most. While there are so many, a next key waits until another one has left.
+pub const MAX_PUBLISHED: usize = 4;
 
 /// The longest life of a job, and so of its token.
 const LONGEST_JOB: Duration = Duration::seconds(JobDuration::LONGEST.seconds());
@@ -33,7 +34,7 @@ pub struct Fresh {
     /// Its name in tokens.
     pub kid: String,
     /// What it signs with.
-    pub algorithm: String,
+    pub algorithm: SigningAlgorithm,
     /// As relying parties are told it.
     pub public_jwk: String,
 }
@@ -91,6 +92,8 @@ pub enum Command {
         now: OffsetDateTime,
         /// How the keys are to live.
         policy: Policy,
+        /// Whether nobody has ever read a key set: then the first key need not wait until it is known.
+        unread: bool,
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
         /// When the last token of a retired key expires or has expired. A key that is not in here stays.
@@ -222,6 +225,22 @@ impl Key {
 }
 
 impl KeyRing {
+    /// The keys of an algorithm alone.
+    #[must_use]
+    pub fn only(&self, algorithm: SigningAlgorithm) -> Self {
+        let keys = self.keys.iter();
+        let keys = keys.filter(|(_, key)| key.made.algorithm == algorithm);
+        Self {
+            keys: keys.map(|(id, key)| (*id, key.clone())).collect(),
+        }
+    }
+
+    /// Whether no key was ever in the key set.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.keys().all(|key| key.published.is_none())
+    }
+
     /// All keys, the oldest first.
     #[must_use]
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Key> {
@@ -277,9 +296,10 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
         Command::Advance {
             now,
             policy,
+            unread,
             fresh,
             last_expiry,
-        } => Ok(advance(ring, now, &policy, fresh, &last_expiry)),
+        } => Ok(advance(ring, (now, unread), &policy, fresh, &last_expiry)),
         Command::Rotate { now } => rotate(ring, now),
         Command::Revoke {
             id,
@@ -312,7 +332,7 @@ impl Draft {
 
 fn advance(
     ring: &KeyRing,
-    now: OffsetDateTime,
+    (now, unread): (OffsetDateTime, bool),
     policy: &Policy,
     fresh: Option<Fresh>,
     last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
@@ -328,13 +348,12 @@ fn advance(
     if let Some(fresh) = fresh.filter(|_| ring.wants_key()) {
         draft.add(Event::Created(fresh, now));
     }
-    // The very first key signs at once: nobody has read a key set without it.
-    let first = draft.ring.active().is_none();
     let prepared = draft.ring.next().filter(|key| key.published.is_none());
     if let Some(id) = prepared.map(|key| key.made.id)
         && draft.ring.published() < MAX_PUBLISHED
     {
         let wait = policy.max_age + policy.clock_skew;
+        let first = unread && draft.ring.active().is_none();
         let ready = if first { now } else { now + wait };
         draft.add(Event::Published { id, at: now, ready });
     }
@@ -454,7 +473,7 @@ mod tests {
         Fresh {
             id: id(number),
             kid: format!("kid-{number}"),
-            algorithm: "RS256".to_owned(),
+            algorithm: SigningAlgorithm::Rs256,
             public_jwk: "{}".to_owned(),
         }
     }
@@ -484,6 +503,7 @@ mod tests {
             let command = Command::Advance {
                 now,
                 policy: POLICY,
+                unread: self.ring.is_unread(),
                 fresh,
                 last_expiry: self.last_expiry.clone(),
             };
@@ -527,6 +547,30 @@ mod tests {
         let ready = life.ring.next().and_then(|key| key.published);
         assert_eq!(ready, Some((NOON, NOON + Duration::minutes(6))));
         assert!(!life.ring.wants_key());
+    }
+
+    #[test]
+    fn the_first_key_of_another_algorithm_waits_until_it_is_known() {
+        let mut life = Life::default();
+        let advance = |now, fresh: Option<Fresh>| Command::Advance {
+            now,
+            policy: POLICY,
+            unread: false,
+            fresh,
+            last_expiry: BTreeMap::new(),
+        };
+        life.takes(advance(NOON, Some(fresh(1)))).expect("made");
+        assert_eq!(life.stages(), [Stage::Published]);
+        let ready = NOON + POLICY.max_age + POLICY.clock_skew;
+        let early = ready - Duration::SECOND;
+        assert_eq!(life.takes(advance(early, None)), Ok(vec![]));
+        assert_eq!(
+            life.takes(advance(ready, None)),
+            Ok(vec![Event::Activated(id(1), ready)])
+        );
+        let other = life.ring.only(SigningAlgorithm::Es256);
+        assert_eq!((other.active(), other.is_unread()), (None, true));
+        assert_eq!(life.ring.only(SigningAlgorithm::Rs256), life.ring);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::ground::Ground;
 use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
@@ -22,7 +23,7 @@ use super::{IssuerRpc, jobs};
 use crate::domain::credential::{self, Grant, Question, Refusal};
 use crate::domain::job::Over;
 use crate::keys::ring::signs;
-use crate::signing::TokenType;
+use crate::signing::{SigningKey, TokenType};
 use crate::wire;
 
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
@@ -61,6 +62,14 @@ impl From<Refusal> for Status {
 
 /// What a job gets, and what that was decided on.
 type Granted = (Grant, Arc<Ground>);
+
+/// The same, with what it is signed with.
+struct Signable {
+    token_id: Uuid,
+    grant: Grant,
+    ground: Arc<Ground>,
+    key: Arc<SigningKey>,
+}
 
 /// Credentials, signed and on the record, and the state that they were decided on.
 struct Issued {
@@ -136,6 +145,23 @@ fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
         is_of_the_job: matches!(refusal, Refusal::JobOver(_) | Refusal::PrincipalNotMember),
         status: refusal.into(),
     })
+}
+
+/// The first key of an algorithm signs when every relying party has had the time to read of it.
+fn not_ready(grant: &Grant) -> Refused {
+    const REASON: &str = "SIGNING_KEY_NOT_READY";
+    let message = format!(
+        "the first signing key for {} is not known to all relying parties yet; try again in a few minutes",
+        grant.algorithm
+    );
+    Refused {
+        job: grant.job,
+        workspace: Some(grant.workspace),
+        identity: Some(grant.identity),
+        reason: REASON,
+        is_of_the_job: false,
+        status: status::unavailable(REASON, &message),
+    }
 }
 
 fn contention() -> Status {
@@ -278,6 +304,9 @@ impl IssuerRpc {
         }
         let ground = self.look_up(job, &call.caller, named).await?;
         let grant = decide_on(&ground)?;
+        if self.shared.keys.active_for(grant.algorithm).is_none() {
+            return Err(not_ready(&grant).into());
+        }
         Ok((grant, Arc::new(ground)))
     }
 
@@ -290,14 +319,21 @@ impl IssuerRpc {
         granted: Vec<Granted>,
     ) -> Result<Option<Issued>, Status> {
         let shared = &self.shared;
-        let key = shared.keys.active();
         let revision = self.revision();
-        let granted: Vec<_> = granted
-            .into_iter()
-            .map(|(grant, ground)| (clock::new_uuid(), grant, ground))
-            .collect();
-        let events = granted.iter().map(|(token_id, grant, _)| {
-            let event = wire::issued(grant, *token_id, key.kid(), &revision);
+        let granted = granted.into_iter().map(|(grant, ground)| {
+            Some(Signable {
+                token_id: clock::new_uuid(),
+                key: shared.keys.active_for(grant.algorithm)?,
+                grant,
+                ground,
+            })
+        });
+        let Some(granted) = granted.collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let events = granted.iter().map(|signable| {
+            let (grant, kid) = (&signable.grant, signable.key.kid());
+            let event = wire::issued(grant, signable.token_id, kid, &revision);
             NewEvent {
                 id: clock::new_uuid(),
                 event_type: event.event_type(),
@@ -305,13 +341,12 @@ impl IssuerRpc {
             }
         });
         let events: Vec<_> = events.collect();
-        // One that does not sign any more is refused with the audit.
-        let mut guards = vec![signs(key.kid())];
-        guards.extend(
-            granted
-                .iter()
-                .flat_map(|(_, _, ground)| ground.guards.clone()),
-        );
+        let mut guards = vec![];
+        for Signable { ground, key, .. } in &granted {
+            // One that does not sign any more is refused with the audit.
+            guards.push(signs(key));
+            guards.extend(ground.guards.iter().cloned());
+        }
         let append = async {
             if events.is_empty() {
                 return Ok(None);
@@ -332,7 +367,13 @@ impl IssuerRpc {
             shared.commands.log().append(append).await.map(Some)
         };
         let sign = async {
-            let sign = |(token_id, grant, ground): &(_, Grant, Arc<Ground>)| {
+            let sign = |signable: &Signable| {
+                let Signable {
+                    token_id,
+                    grant,
+                    ground,
+                    key,
+                } = signable;
                 let (stage, path) = (ground.stage, &ground.workspace_path);
                 let issuer = &shared.issuer;
                 let claims =

@@ -205,7 +205,7 @@ impl IssuerRpc {
         let event = (event.event_type(), event.encode());
         let mut guards = account.guards;
         // A key that does not sign any more is refused with the event.
-        guards.push(signs(key.kid()));
+        guards.push(signs(&key));
         let streams = aggregate::append(stream(account.id), Expected::Any, [event]);
         let append = Append {
             command: None,

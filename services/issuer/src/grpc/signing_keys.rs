@@ -5,7 +5,8 @@ use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{clock, status};
 use eventlog::{Guard, StreamAppend};
-use model::{Description, Reference, SigningKeyId, Trn, trn::Last};
+use model::signing_algorithm::InvalidSigningAlgorithm;
+use model::{Description, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::signing_key_service_server::SigningKeyService;
 use tonic::{Request, Response, Status};
@@ -75,8 +76,10 @@ impl SigningKeyService for IssuerRpc {
             "" => None,
             token => Some(signing_key_id("page_token", token)?),
         };
+        let algorithm = algorithm(&request.algorithm)?;
         let recorded = ring::load(self.shared.commands.log()).await?;
         let keys = recorded.ring.keys().rev();
+        let keys = keys.filter(|key| algorithm.is_none_or(|wanted| key.made.algorithm == wanted));
         let keys = keys.filter(|key| before.is_none_or(|before| key.made.id < before));
         let mut signing_keys: Vec<_> = keys.take(size + 1).map(message).collect();
         let more = signing_keys.len() > size;
@@ -95,12 +98,13 @@ impl SigningKeyService for IssuerRpc {
     ) -> Result<Response<pb::RotateSigningKeyResponse>, Status> {
         let call = Call::of(&request)?;
         let (metadata, _, message) = request.into_parts();
+        let algorithm = algorithm(&message.algorithm)?.unwrap_or_default();
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
         let carried_out = self.shared.commands.carry_out(
             mutation,
-            || self.decide_rotate(),
+            || self.decide_rotate(algorithm),
             |reply| &mut reply.consistency_token,
             |_, _| {},
         );
@@ -176,12 +180,16 @@ impl IssuerRpc {
         Ok(self.shared.keys.look().await?)
     }
 
-    async fn decide_rotate(&self) -> Result<Decision<pb::RotateSigningKeyResponse>, Status> {
+    async fn decide_rotate(
+        &self,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Decision<pb::RotateSigningKeyResponse>, Status> {
         let recorded = ring::load(self.shared.commands.log()).await?;
-        let events = decide(&recorded.ring, Command::Rotate { now: clock::now() })?;
+        let ring = recorded.ring.only(algorithm);
+        let events = decide(&ring, Command::Rotate { now: clock::now() })?;
         let (streams, guards, ring) = self.changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
-            signing_key: ring.active().map(message),
+            signing_key: ring.only(algorithm).active().map(message),
             ..pb::RotateSigningKeyResponse::default()
         };
         Ok(Decision {
@@ -199,15 +207,19 @@ impl IssuerRpc {
     ) -> Result<Decision<pb::RevokeSigningKeyResponse>, Status> {
         let log = self.shared.commands.log();
         let mut recorded = ring::load(log).await?;
-        let signs = recorded.ring.active().cloned();
+        let all = recorded.ring.clone();
         if recorded.ring.get(id).is_none() {
             // One that is over needs no revoking; one that never was is not found.
             let over = ring::load_one(log, id).await?;
             shown(&over, id, named)?;
             recorded.ring = over;
         }
-        let fresh = if recorded.ring.wants_key_to_revoke(id) {
-            Some(self.shared.keys.vault().make().await?)
+        let revoked = recorded.ring.get(id).ok_or(Rejection::Missing)?;
+        let algorithm = revoked.made.algorithm;
+        let signs = all.only(algorithm).active().cloned();
+        let of_algorithm = recorded.ring.only(algorithm);
+        let fresh = if of_algorithm.wants_key_to_revoke(id) {
+            Some(self.shared.keys.vault().make(algorithm).await?)
         } else {
             None
         };
@@ -217,11 +229,12 @@ impl IssuerRpc {
             now: clock::now(),
             fresh,
         };
-        let events = decide(&recorded.ring, command)?;
+        let events = decide(&of_algorithm, command)?;
         let (streams, guards, ring) = self.changes(&recorded, &events);
+        let active = ring.only(algorithm).active().cloned().or(signs);
         let reply = pb::RevokeSigningKeyResponse {
             signing_key: ring.get(id).map(message),
-            active_signing_key: ring.active().or(signs.as_ref()).map(message),
+            active_signing_key: active.as_ref().map(message),
             ..pb::RevokeSigningKeyResponse::default()
         };
         Ok(Decision {
@@ -262,6 +275,17 @@ impl IssuerRpc {
             next.map_or_else(String::new, |next| next.to_string()),
         ))
     }
+}
+
+/// The algorithm that a request names; `None` if it names none.
+fn algorithm(text: &str) -> Result<Option<SigningAlgorithm>, Violations> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let algorithm = text.parse();
+    algorithm
+        .map(Some)
+        .map_err(|error: InvalidSigningAlgorithm| Violations::of("algorithm", error))
 }
 
 fn shown(ring: &KeyRing, id: SigningKeyId, named: &str) -> Result<pb::SigningKey, Status> {

@@ -3,13 +3,21 @@
 
 use edge::{aggregate, clock};
 use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
-use model::SigningKeyId;
+use model::{SigningAlgorithm, SigningKeyId};
 
 use super::KeyError;
-use crate::domain::signing_key::{Event, KeyRing, Policy, evolve};
+use crate::domain::signing_key::{Event, Key, KeyRing, Policy, evolve};
+use crate::signing::SigningKey;
 use crate::wire;
 
-/// The fact that names the key that signs, by its `kid`. Each credential's audit expects it.
+/// The fact that names the key that signs with an algorithm, by its `kid`. Each credential's audit expects it.
+fn active_key(algorithm: SigningAlgorithm) -> String {
+    match algorithm {
+        SigningAlgorithm::Rs256 => ACTIVE.to_owned(),
+        other @ SigningAlgorithm::Es256 => format!("{ACTIVE}/{other}"),
+    }
+}
+
 const ACTIVE: &str = "signing-key/active";
 /// The fact that counts the changes.
 const REVISION: &str = "signing-key/revision";
@@ -24,10 +32,10 @@ pub(crate) struct Recorded {
 }
 
 /// What must hold for a token of this key to be valid: it signs.
-pub(crate) fn signs(kid: &str) -> Guard {
+pub(crate) fn signs(key: &SigningKey) -> Guard {
     Guard::Expect {
-        key: ACTIVE.to_owned(),
-        value: Some(kid.to_owned()),
+        key: active_key(key.algorithm()),
+        value: Some(key.kid().to_owned()),
     }
 }
 
@@ -88,8 +96,9 @@ impl Recorded {
             match event {
                 Event::Created(made, _) => set(format!("{KEYS}{}", made.id), Some(String::new())),
                 Event::Activated(id, _) => {
-                    let kid = ring.get(*id).map(|key| key.made.kid.clone());
-                    set(ACTIVE.to_owned(), kid);
+                    if let Some(Key { made, .. }) = ring.get(*id) {
+                        set(active_key(made.algorithm), Some(made.kid.clone()));
+                    }
                 }
                 Event::Published { .. }
                 | Event::RotationRequested(..)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge::clock;
+use model::SigningAlgorithm;
 use sqlx::PgPool;
 
 use super::KeyError;
@@ -25,9 +26,9 @@ impl Vault {
 
     /// Makes a key. Kept before any event names it: one that no event names is never used, and one that an event names
     /// is never missing.
-    pub(crate) async fn make(&self) -> Result<Fresh, KeyError> {
+    pub(crate) async fn make(&self, algorithm: SigningAlgorithm) -> Result<Fresh, KeyError> {
         // Finding primes takes a tenth of a second, or a few.
-        let key = tokio::task::spawn_blocking(SigningKey::generate)
+        let key = tokio::task::spawn_blocking(move || SigningKey::generate(algorithm))
             .await
             .map_err(|_| crate::signing::SigningError::Provider)??;
         let kid = key.kid().to_owned();
@@ -42,18 +43,25 @@ impl Vault {
         Ok(Fresh {
             id: clock::new_id(),
             kid,
-            algorithm: "RS256".to_owned(),
+            algorithm,
             public_jwk: key.public_jwk().to_string(),
         })
     }
 
     /// The private half of a key.
-    pub(super) async fn read(&self, kid: &str) -> Result<SigningKey, KeyError> {
+    pub(super) async fn read(
+        &self,
+        algorithm: SigningAlgorithm,
+        kid: &str,
+    ) -> Result<SigningKey, KeyError> {
         let sealed = sqlx::query_scalar!("SELECT sealed FROM signing_keys WHERE kid = $1", kid)
             .fetch_optional(&self.pool)
             .await?
             .ok_or_else(|| KeyError::Missing(kid.to_owned()))?;
-        Ok(SigningKey::from_pkcs8(&self.open(kid, &sealed)?.plain)?)
+        Ok(SigningKey::from_pkcs8(
+            algorithm,
+            &self.open(kid, &sealed)?.plain,
+        )?)
     }
 
     /// Destroys private halves: what signs no more can't be stolen.

@@ -24,7 +24,7 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
                 let made = Fresh {
                     id: id(&event.signing_key_id)?,
                     kid: event.kid,
-                    algorithm: event.algorithm,
+                    algorithm: parse("algorithm", &event.algorithm)?,
                     public_jwk: event.public_jwk,
                 };
                 signing_key::Event::Created(made, at)
@@ -73,7 +73,7 @@ pub(crate) fn write(event: &signing_key::Event) -> Event {
         signing_key::Event::Created(made, at) => Event::SigningKeyCreated(pb::SigningKeyCreated {
             signing_key_id,
             kid: made.kid.clone(),
-            algorithm: made.algorithm.clone(),
+            algorithm: made.algorithm.to_string(),
             public_jwk: made.public_jwk.clone(),
             create_time: time(at),
         }),
@@ -129,7 +129,7 @@ pub(crate) fn message(key: &Key) -> pb::SigningKey {
         id: key.made.id.to_string(),
         trn: format!("trn:signing_key:{}", key.made.id),
         kid: key.made.kid.clone(),
-        algorithm: key.made.algorithm.clone(),
+        algorithm: key.made.algorithm.to_string(),
         public_jwk: key.made.public_jwk.clone(),
         state: state.into(),
         create_time: Some(time(key.created)),

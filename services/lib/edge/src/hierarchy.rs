@@ -9,7 +9,8 @@ use eventlog::{Change, Fold, FoldError, Guard, RecordedEvent};
 use model::token_settings::{InvalidTokenLifetime, SubjectMode, TokenLifetime};
 use model::trust::TrustPolicy;
 use model::{
-    Kind, Limit, Principal, Reference, ResourceId, Role, TeamId, TokenSettings, Trn, trn::Last,
+    Kind, Limit, Principal, Reference, ResourceId, Role, SigningAlgorithm, TeamId, TokenSettings,
+    Trn, trn::Last,
 };
 use prost::Message as _;
 use proto::access::v1 as access;
@@ -494,7 +495,17 @@ pub fn token_settings(
         Mode::Unspecified | Mode::Identity => SubjectMode::Identity,
         Mode::IdentityAndStage => SubjectMode::IdentityAndStage,
     };
-    Ok(TokenSettings { lifetime, subject })
+    let algorithm = match given.signing_algorithm() {
+        identity::v1::SigningAlgorithm::Unspecified | identity::v1::SigningAlgorithm::Rs256 => {
+            SigningAlgorithm::Rs256
+        }
+        identity::v1::SigningAlgorithm::Es256 => SigningAlgorithm::Es256,
+    };
+    Ok(TokenSettings {
+        lifetime,
+        subject,
+        algorithm,
+    })
 }
 
 fn configuration(id: &str, configuration: Option<&identity::v1::Configuration>) -> Change {

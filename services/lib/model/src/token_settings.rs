@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{ManagedIdentityId, Stage};
+use crate::{ManagedIdentityId, SigningAlgorithm, Stage};
 
 /// What the tokens of a managed identity are like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct TokenSettings {
     pub lifetime: TokenLifetime,
     /// What their subject tells apart.
     pub subject: SubjectMode,
+    /// How they are signed.
+    pub algorithm: SigningAlgorithm,
 }
 
 /// From 1 minute to [`TokenLifetime::LONGEST`], in whole seconds.
@@ -88,14 +90,18 @@ impl Default for TokenLifetime {
     }
 }
 
-/// As they are kept: `900/identity`.
+/// As they are kept: `900/identity`, and `900/identity/ES256` where the algorithm is not the default.
 impl fmt::Display for TokenSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = match self.subject {
             SubjectMode::Identity => "identity",
             SubjectMode::IdentityAndStage => "identity-and-stage",
         };
-        write!(f, "{}/{subject}", self.lifetime.0)
+        write!(f, "{}/{subject}", self.lifetime.0)?;
+        match self.algorithm {
+            SigningAlgorithm::Rs256 => Ok(()),
+            other @ SigningAlgorithm::Es256 => write!(f, "/{other}"),
+        }
     }
 }
 
@@ -103,7 +109,11 @@ impl FromStr for TokenSettings {
     type Err = InvalidTokenSettings;
 
     fn from_str(text: &str) -> Result<Self, InvalidTokenSettings> {
-        let (lifetime, subject) = text.split_once('/').ok_or(InvalidTokenSettings)?;
+        let (lifetime, rest) = text.split_once('/').ok_or(InvalidTokenSettings)?;
+        let (subject, algorithm) = match rest.split_once('/') {
+            Some((subject, algorithm)) => (subject, algorithm.parse()),
+            None => (rest, Ok(SigningAlgorithm::default())),
+        };
         let seconds = lifetime.parse().map_err(|_| InvalidTokenSettings)?;
         Ok(Self {
             lifetime: TokenLifetime::from_seconds(seconds).map_err(|_| InvalidTokenSettings)?,
@@ -112,6 +122,7 @@ impl FromStr for TokenSettings {
                 "identity-and-stage" => SubjectMode::IdentityAndStage,
                 _ => return Err(InvalidTokenSettings),
             },
+            algorithm: algorithm.map_err(|_| InvalidTokenSettings)?,
         })
     }
 }
@@ -137,13 +148,24 @@ mod tests {
     #[test]
     fn they_are_kept_as_text() {
         for subject in [SubjectMode::Identity, SubjectMode::IdentityAndStage] {
-            let settings = TokenSettings {
-                lifetime: TokenLifetime::LONGEST,
-                subject,
-            };
-            assert_eq!(settings.to_string().parse(), Ok(settings));
+            for algorithm in SigningAlgorithm::ALL {
+                let settings = TokenSettings {
+                    lifetime: TokenLifetime::LONGEST,
+                    subject,
+                    algorithm,
+                };
+                assert_eq!(settings.to_string().parse(), Ok(settings));
+            }
         }
-        for text in ["", "900", "59/identity", "900/", "900/stage"] {
+        for text in [
+            "",
+            "900",
+            "59/identity",
+            "900/",
+            "900/stage",
+            "900/identity/",
+            "900/identity/none",
+        ] {
             assert_eq!(
                 text.parse::<TokenSettings>(),
                 Err(InvalidTokenSettings),

@@ -1,4 +1,5 @@
-//! Credentials: what a token costs the issuer's process, against what its signature alone costs.
+//! Credentials: what a token costs the issuer's process, against what its signature alone costs; and how long one takes at
+//! half the load that the issuer can take.
 
 use std::fs;
 use std::process::Stdio;
@@ -52,6 +53,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     world.is_serving(Service::Issuer).await;
     let pid = issuer.id().context("the issuer has ended")?;
     let (mut issued, mut signed) = (Vec::new(), Vec::new());
+    let (mut halfway, mut signing) = ([vec![], vec![]], Vec::new());
     // The first credential of each job is decided from the database, and every connection is made.
     issue(&jobs, &identity, 0.5).await?;
     for round in 1..=arguments.rounds {
@@ -59,11 +61,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let (tokens, wall) = issue(&jobs, &identity, arguments.seconds).await?;
         issued.push(tokens / (cpu(pid)? - before));
         signed.push(sign(arguments.seconds / 2.0).await?);
+        let waited = wait(&jobs, &identity, tokens / wall / 2.0, arguments.seconds).await?;
+        for (quantile, percent) in halfway.iter_mut().zip([50, 99]) {
+            let time = waited.get(waited.len() * percent / 100);
+            quantile.push(time.map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0));
+        }
+        signing.push(1_000.0 / signed[round - 1]);
         eprintln!(
-            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU; {:.0} credentials/s",
+            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU; {:.0} credentials/s; at half of \
+             that p50 {:.2} ms, p99 {:.2} ms",
             issued[round - 1],
             signed[round - 1],
-            tokens / wall
+            tokens / wall,
+            halfway[0][round - 1],
+            halfway[1][round - 1],
         );
     }
     let row = Row::new("credentials", "per CPU second", &issued).against(
@@ -71,7 +82,46 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         &signed,
         Some(0.7),
     );
-    report("credentials", &[row])
+    let half = |name: &str, waited: &[f64]| {
+        Row::new(format!("{name} at half load"), "ms", waited).against(
+            "one signature",
+            &signing,
+            None,
+        )
+    };
+    let [middle, slow] = &halfway;
+    report(
+        "credentials",
+        &[row, half("p50", middle), half("p99", slow)],
+    )
+}
+
+/// Has the jobs ask so many times a second in all, however long an answer takes. Answers with how long each took from
+/// when it was due, sorted.
+async fn wait(
+    jobs: &[User],
+    identity: &str,
+    rate: f64,
+    seconds: f64,
+) -> anyhow::Result<Vec<Duration>> {
+    let start = Instant::now();
+    let mut asking = JoinSet::new();
+    for (number, job) in (0_u32..).zip(jobs.iter().cycle()) {
+        let due = Duration::from_secs_f64(f64::from(number) / rate);
+        if due.as_secs_f64() > seconds {
+            break;
+        }
+        tokio::time::sleep_until((start + due).into()).await;
+        let (job, request) = (job.clone(), e2e::user::credential(identity));
+        asking.spawn(async move {
+            job.asks(request).await?;
+            anyhow::Ok(start.elapsed().saturating_sub(due))
+        });
+    }
+    let waited = asking.join_all().await;
+    let mut waited: Vec<_> = waited.into_iter().collect::<anyhow::Result<_>>()?;
+    waited.sort_unstable();
+    Ok(waited)
 }
 
 /// Has each job ask until the time is up. Answers with how many credentials there were, and in how many seconds.
