@@ -221,6 +221,10 @@ pub async fn run(
         administrators,
         issuer: issuer_url.clone(),
         replica: vec![("namespace", namespace), ("identity", identity)],
+        owners: vec![
+            ("namespace", host.owner(Peer::Namespace)?),
+            ("identity", host.owner(Peer::Identity)?),
+        ],
         staleness_bound: config.staleness_bound,
         trusted,
         peer_rates: requests_per_second.map(Rates::new),

@@ -1,9 +1,12 @@
 //! What an explanation says is what an issue does.
 
+use std::collections::BTreeSet;
+
 use e2e::refusal::{invalid, not_found};
-use e2e::user::{User, unassignment};
-use e2e::{Service, World};
+use e2e::user::{User, access_rule, unassignment, workspace_move};
+use e2e::{Service, World, relying_party};
 use proto::access::v1::Role;
+use proto::identity::v1 as identity;
 use proto::issuer::v1::{self as issuer, Check, Stage};
 
 fn question(workspace: &str, identity: &str) -> issuer::ExplainCredentialRequest {
@@ -231,4 +234,97 @@ async fn what_may_not_be_known_is_not_explained() {
             .await,
         &["stage", "principal", "job_id"],
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_past_revision_it_is_what_it_was_then() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, bob) = (&scene.admin, &scene.bob);
+    admin.creates_group("other").await;
+    let job = bob.opens_job(&scene.web).await;
+    let issued = bob.asks_as(&job.token, &scene.deployer).await;
+    let issued = issued.expect("a credential");
+    let of_bob = |consistency_token: &str| issuer::ExplainCredentialRequest {
+        principal: format!("user:{}", bob.principal()),
+        consistency_token: consistency_token.to_owned(),
+        ..question(&scene.web, &scene.deployer)
+    };
+    let mut explained = vec![asks(admin, of_bob(&issued.consistency_token)).await];
+    let mut look = async |token: String| explained.push(asks(admin, of_bob(&token)).await);
+    let rule = admin.asks(access_rule(&scene.deployer, &["dev/carol"]));
+    let rule = rule.await.expect("made");
+    look(rule.consistency_token).await;
+    let delete = identity::DeleteAccessRuleRequest {
+        id: rule.access_rule.expect("the rule").id,
+        ..Default::default()
+    };
+    look(admin.asks(delete).await.expect("deleted").consistency_token).await;
+    let masked = admin.asks(e2e::user::mask(&scene.web)).await.expect("made");
+    look(masked.consistency_token).await;
+    let delete = identity::DeleteMaskRequest {
+        id: masked.mask.expect("the mask").id,
+        ..Default::default()
+    };
+    let unmasked = admin.asks(delete).await.expect("deleted");
+    look(unmasked.consistency_token).await;
+    let again = admin.assigns(&scene.deployer, &scene.web).await;
+    look(again).await;
+    let moved = admin.asks(workspace_move(&scene.web, "trn:group:other"));
+    look(moved.await.expect("moved").consistency_token).await;
+    let allowed = explained.iter().filter(|answer| answer.allowed).count();
+    assert!((1..explained.len()).contains(&allowed), "{explained:?}");
+    let revisions: BTreeSet<_> = explained.iter().map(|answer| &answer.revision).collect();
+    assert_eq!(revisions.len(), explained.len());
+
+    // Whatever has become of it all since.
+    let delete = identity::DeleteManagedIdentityRequest {
+        id: scene.deployer.clone(),
+        force: true,
+        ..Default::default()
+    };
+    let gone = admin.asks(delete).await.expect("deleted").consistency_token;
+    not_found(admin.asks(of_bob(&gone)).await);
+    for then in &explained {
+        let request = issuer::ExplainCredentialRequest {
+            revision: then.revision.clone(),
+            ..of_bob("")
+        };
+        assert_eq!(asks(admin, request).await, *then);
+    }
+    // By what a token says of itself, and the job that it was given to; whether that was alive is left out.
+    let verified = relying_party::verify(&world.issuer_url(), "aws", &issued.token).await;
+    let claims = verified.expect("a stranger verifies it").claims;
+    let revision = claims["tharsis_revision"].as_str().expect("it has one");
+    let of_job = issuer::ExplainCredentialRequest {
+        workspace_id: scene.web.clone(),
+        managed_identity_id: "trn:managed_identity:acme/deployer".to_owned(),
+        job_id: job.job.id.clone(),
+        revision: revision.to_owned(),
+        ..Default::default()
+    };
+    let then = asks(admin, of_job.clone()).await;
+    assert!(then.allowed);
+    assert!(
+        then.findings
+            .iter()
+            .all(|finding| finding.check() != Check::Job)
+    );
+    // Before there was anything; and what is no revision.
+    let at = |revision: &str| issuer::ExplainCredentialRequest {
+        revision: revision.to_owned(),
+        ..of_job.clone()
+    };
+    not_found(admin.asks(at("namespace=0,identity=0")).await);
+    for wrong in [
+        "7",
+        "namespace=1",
+        "namespace=1,identity=x",
+        "namespace=1,identity=1,issuer=1",
+        "namespace=1,namespace=1,identity=1",
+        "namespace=1,identity=-1",
+        "namespace=1,identity=1000",
+    ] {
+        invalid(admin.asks(at(wrong)).await, &["revision"]);
+    }
 }

@@ -1,18 +1,22 @@
 //! Whether somebody would get a credential, and why: the checks of an issue, one by one, and nothing recorded.
 
+use std::collections::BTreeMap;
+
 use edge::layer::Call;
+use edge::past::{Past, Until};
 use edge::violations::Violations;
 use edge::{authorization, clock, status};
 use model::access_rule::{RuleType, Verdict};
 use model::{AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
 use proto::issuer::v1 as pb;
 use time::Duration;
+use tokio::sync::SemaphorePermit;
 use tonic::Status;
 use uuid::Uuid;
 
 use super::IssuerRpc;
 use super::credentials::reason;
-use super::ground::Subject;
+use super::ground::{Subject, View};
 use crate::domain::credential::{Check, findings};
 use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
 use crate::wire::{self, module};
@@ -31,37 +35,52 @@ impl IssuerRpc {
     ) -> Result<pb::ExplainCredentialResponse, Status> {
         let workspace: WorkspaceId = call.id("workspace_id", "workspace")?;
         let (asker, reference) = asked(call, message)?;
-        self.refuse_on_stale_replica()?;
+        let past = self.past_at(&message.revision).await?;
+        let view = if let Some((past, _)) = &past {
+            View {
+                log: &past.log,
+                hierarchy: &past.hierarchy,
+            }
+        } else {
+            self.refuse_on_stale_replica()?;
+            self.present()
+        };
         let named = message.managed_identity_id.as_str();
         let not_found = |named: &str| status::not_found(named);
-        let identity_place =
-            authorization::find(&self.shared.hierarchy, &reference, &call.caller).await?;
+        let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
         let identity_place = identity_place.ok_or_else(|| not_found(named))?;
         let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
             Violations::of("managed_identity_id", "must name a managed identity").into_status()
         })?;
         let subject = match asker {
-            Asker::Job(id) => self.job_in(workspace, id).await?,
+            Asker::Job(id) => self.job_in(view, workspace, id).await?,
             Asker::Anybody(principal, stage, module) => {
-                self.somebody(workspace, principal, stage, module).await?
+                self.somebody(view, workspace, (principal, stage, module))
+                    .await?
             }
         };
-        let subject = subject.ok_or_else(|| not_found(&message.job_id))?;
-        let source = self.source(identity).await?;
+        let subject = subject.ok_or_else(|| {
+            not_found(match message.job_id.as_str() {
+                "" => &message.workspace_id,
+                job => job,
+            })
+        })?;
+        let source = view.source(identity).await?;
         let source = source.ok_or_else(|| not_found(named))?;
         let asked = super::ground::Asked {
             identity,
             place: &identity_place,
             source: &source,
         };
-        let weighed = self.weigh(&subject, asked).await?;
+        let weighed = view.weigh(&subject, asked).await?;
         let (mut question, verdicts) = (weighed.question, weighed.verdicts);
         // What the workspace does not inherit, who sees the workspace may not even know of.
         if !question.inherited && !question.assigned && identity_place.role.is_none() {
             return Err(not_found(named));
         }
         question.now = clock::now();
-        let hypothetical = message.job_id.is_empty();
+        // Nobody knows at what time a revision was, and so whether the job was alive.
+        let hypothetical = message.job_id.is_empty() || past.is_some();
         let findings: Vec<_> = findings(&question)
             .into_iter()
             .filter(|(check, _)| !hypothetical || *check != Check::Job)
@@ -80,17 +99,70 @@ impl IssuerRpc {
             findings,
             principal: subject.job.principal.to_string(),
             stage: wire::job::wire_stage(subject.job.stage).into(),
-            revision: self.revision(),
+            revision: match message.revision.as_str() {
+                "" => self.revision(),
+                given => given.to_owned(),
+            },
             rules: verdicts.into_iter().map(rule_verdict).collect(),
         })
     }
 
-    async fn job_in(&self, workspace: WorkspaceId, id: JobId) -> Result<Option<Subject>, Status> {
+    /// What was so at a revision, if one is named. Who holds it is the only one in this process.
+    async fn past_at(&self, revision: &str) -> Result<Option<(Past, SemaphorePermit<'_>)>, Status> {
+        if revision.is_empty() {
+            return Ok(None);
+        }
+        let until = self.until(revision)?;
+        let alone = self.past.acquire().await;
+        let alone = alone.map_err(|error| status::internal(&error))?;
+        let past = Past::at(self.shared.commands.log(), &until).await?;
+        Ok(Some((past, alone)))
+    }
+
+    /// How far the logs are to be read that a revision names.
+    fn until(&self, revision: &str) -> Result<Vec<Until<'_>>, Violations> {
+        const FIELD: &str = "revision";
+        let form = || Violations::of(FIELD, "must be of the form namespace=7,identity=9");
+        let mut positions = BTreeMap::new();
+        for part in revision.split(',') {
+            let (name, position) = part.split_once('=').ok_or_else(form)?;
+            let position: u64 = position.parse().map_err(|_| form())?;
+            if positions.insert(name, position).is_some() {
+                return Err(form());
+            }
+        }
+        let mut until = Vec::new();
+        for ((name, progress), (_, owner)) in self.shared.replica.iter().zip(&self.shared.owners) {
+            let position = positions.remove(*name).ok_or_else(form)?;
+            if position > progress.borrow().position {
+                let message = format!("{name}={position} is not reached yet");
+                return Err(Violations::of(FIELD, message));
+            }
+            until.push(Until {
+                name,
+                owner,
+                position,
+            });
+        }
+        if positions.is_empty() {
+            Ok(until)
+        } else {
+            Err(form())
+        }
+    }
+
+    async fn job_in(
+        &self,
+        view: View<'_>,
+        workspace: WorkspaceId,
+        id: JobId,
+    ) -> Result<Option<Subject>, Status> {
         let known = self.known_job(id).await?;
         let Some(known) = known.filter(|known| known.job.workspace == workspace) else {
             return Ok(None);
         };
-        let place = self.place_of_job(&known.job).await?;
+        let place = self.place_for(view, workspace.into(), &known.job.principal);
+        let place = place.await?;
         Ok(place.map(|place| Subject {
             job: known.job,
             life: known.life,
@@ -101,12 +173,11 @@ impl IssuerRpc {
     /// A job that nobody has opened.
     async fn somebody(
         &self,
+        view: View<'_>,
         workspace: WorkspaceId,
-        principal: Principal,
-        stage: Stage,
-        module: Option<Module>,
+        (principal, stage, module): (Principal, Stage, Option<Module>),
     ) -> Result<Option<Subject>, Status> {
-        let place = self.place_for(workspace.into(), &principal).await?;
+        let place = self.place_for(view, workspace.into(), &principal).await?;
         let expires = clock::now() + Duration::HOUR;
         let job = Job {
             id: JobId::from_uuid(Uuid::nil()),

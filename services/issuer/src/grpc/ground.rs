@@ -11,13 +11,14 @@ use edge::aliases::{self, Source};
 use edge::attestation::Envelope;
 use edge::caller::Caller;
 use edge::hierarchy::{
-    Place, assignment_key, identity_audience_key, identity_type_key, node_key, token_settings_key,
+    Hierarchy, Place, assignment_key, identity_audience_key, identity_type_key, node_key,
+    token_settings_key,
 };
 use edge::masks::{self, Inherited};
 use edge::roles::team_of_key;
 use edge::violations::Violations;
 use edge::{authorization, status};
-use eventlog::{Facts, Guard};
+use eventlog::{EventLog, Facts, Guard};
 use model::access_rule::{AccessRule, InvalidAccessRule, RuleType, Run, Verdict, refusing};
 use model::attestation::{Attested, PublicKey};
 use model::token_settings::InvalidTokenSettings;
@@ -65,6 +66,13 @@ fn still(facts: &Facts, keys: impl IntoIterator<Item = String>) -> Vec<Guard> {
     guards.collect()
 }
 
+/// The facts that a question is answered from.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) log: &'a EventLog,
+    pub(super) hierarchy: &'a Hierarchy,
+}
+
 /// What is asked for.
 pub(super) struct Asked<'a> {
     pub(super) identity: ManagedIdentityId,
@@ -106,14 +114,24 @@ impl Grounds {
 }
 
 impl IssuerRpc {
+    /// As things are.
+    pub(super) fn present(&self) -> View<'_> {
+        View {
+            log: self.shared.commands.log(),
+            hierarchy: &self.shared.hierarchy,
+        }
+    }
+
     /// Where a job is, with the role that the principal has there on whose behalf it runs.
     pub(super) async fn place_of_job(&self, job: &Job) -> Result<Option<Place>, Status> {
-        self.place_for(job.id.into(), &job.principal).await
+        self.place_for(self.present(), job.id.into(), &job.principal)
+            .await
     }
 
     /// Where something is, with a principal's role there.
     pub(super) async fn place_for(
         &self,
+        view: View<'_>,
         id: ResourceId,
         principal: &Principal,
     ) -> Result<Option<Place>, Status> {
@@ -122,7 +140,7 @@ impl IssuerRpc {
             administrator: self.shared.administrators.contains(principal),
             event_reader: false,
         };
-        authorization::locate(&self.shared.hierarchy, id, &principal).await
+        authorization::locate(view.hierarchy, id, &principal).await
     }
 
     /// The identities that are assigned to a workspace.
@@ -176,14 +194,15 @@ impl IssuerRpc {
             life: known.life,
             place: job_place,
         };
-        let source = self.source(identity).await?;
+        let view = self.present();
+        let source = view.source(identity).await?;
         let source = source.ok_or_else(|| refused(IDENTITY_NOT_FOUND, Some(identity), named))?;
         let asked = Asked {
             identity,
             place: &identity_place,
             source: &source,
         };
-        let weighed = self.weigh(&subject, asked).await?;
+        let weighed = view.weigh(&subject, asked).await?;
         let question = weighed.question;
         if !question.assigned && !question.inherited {
             return Err(refused("NOT_INHERITED", Some(identity), named).into());
@@ -199,14 +218,15 @@ impl IssuerRpc {
             guards,
         })
     }
+}
 
+impl View<'_> {
     /// Whose subject, audience, token settings and access rules an identity has. `None` if that is gone.
     pub(super) async fn source(
         &self,
         identity: ManagedIdentityId,
     ) -> Result<Option<Source>, Status> {
-        let log = self.shared.commands.log();
-        aliases::source(log, &self.shared.hierarchy, identity).await
+        aliases::source(self.log, self.hierarchy, identity).await
     }
 
     /// What is known of a job and an identity, and the facts that say so.
@@ -229,7 +249,7 @@ impl IssuerRpc {
             access_rules::revision_key(source.id),
         );
         let keys = [&assignment, &kind, &audience, &tokens, &revision].map(String::clone);
-        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = self.log.facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let inherited = |group| place.is_within(group);
         let rules = match facts.get(&revision) {
@@ -246,7 +266,7 @@ impl IssuerRpc {
                     identity_type: facts.get(&kind).unwrap_or_default(),
                     group,
                 };
-                masks::hiding(self.shared.commands.log(), place, inherited).await?
+                masks::hiding(self.log, place, inherited).await?
             }
             None => (None, vec![]),
         };
@@ -303,7 +323,7 @@ impl IssuerRpc {
             .iter()
             .flat_map(|team| [node_key(team), team_of_key(principal, team)])
             .collect();
-        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = self.log.facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let belongs = |team: &TeamId| {
             let of_it = team_of_key(principal, team);
@@ -320,7 +340,7 @@ impl IssuerRpc {
         &self,
         identity: ManagedIdentityId,
     ) -> Result<Vec<(AccessRuleId, AccessRule)>, Status> {
-        let log = self.shared.commands.log();
+        let log = self.log;
         let prefix = access_rules::rules_prefix(identity);
         let keys = log.fact_keys(&prefix).await;
         let keys = keys.map_err(|error| status::log(&error))?;

@@ -30,7 +30,7 @@ impl IssuerRpc {
         }
         let assigned = self.assigned(known.job.workspace).await?;
         let assigned = try_join_all(assigned.into_iter().map(async |id| {
-            let source = self.source(id).await?;
+            let source = self.present().source(id).await?;
             Ok::<_, Status>(source.map(|source| (id, identity_configuration_key(source.id))))
         }));
         // An alias whose source is gone is about to go itself.

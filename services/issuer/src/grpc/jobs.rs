@@ -317,7 +317,10 @@ impl IssuerRpc {
         if job.principal == call.caller.principal {
             return Ok(vec![]);
         }
-        let place = self.place_for(job.workspace.into(), &job.principal).await?;
+        let present = self.present();
+        let place = self
+            .place_for(present, job.workspace.into(), &job.principal)
+            .await?;
         let place = place.filter(|place| place.role >= Some(Role::Deployer));
         let place = place.ok_or(Refusal::PrincipalNotMember)?;
         Ok(place.guards())

@@ -19,9 +19,9 @@ use edge::authentication::TrustedIssuers;
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
 use edge::rate::Rates;
-use eventlog::Progress;
+use eventlog::{Owner, Progress};
 use model::Principal;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::ground::Grounds;
 use self::refusals::Recorded;
@@ -33,6 +33,8 @@ pub struct IssuerRpc {
     shared: Arc<Shared>,
     grounds: Arc<Grounds>,
     recorded: Arc<Recorded>,
+    /// One at a time looks at the past: that reads whole logs.
+    past: Arc<Semaphore>,
 }
 
 /// What the rpcs work with.
@@ -49,6 +51,8 @@ pub struct Shared {
     pub issuer: String,
     /// How far the replica has come, by log.
     pub replica: Vec<(&'static str, watch::Receiver<Progress>)>,
+    /// Who has the logs that it replicates.
+    pub owners: Vec<(&'static str, Owner)>,
     /// How old the replica may be for a credential to be issued on it.
     pub staleness_bound: Duration,
     /// Whose tokens service accounts stand for.
@@ -65,6 +69,7 @@ impl IssuerRpc {
             shared: Arc::new(shared),
             grounds: Arc::default(),
             recorded: Arc::default(),
+            past: Arc::new(Semaphore::new(1)),
         }
     }
 }

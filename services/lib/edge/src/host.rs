@@ -241,7 +241,7 @@ impl Host {
             .await
             .map_err(LogError::from)?
             .is_some();
-        let owner = Owner::new(self.channel(peer)?);
+        let owner = self.owner(peer)?;
         let follower = Follower::new(log, self.pool.clone(), self.bus.clone(), owner, fold);
         let progress = follower.progress();
         self.tasks.spawn(follower.run(self.stop.clone()));
@@ -261,6 +261,11 @@ impl Host {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// The log of another service, by the service itself.
+    pub fn owner(&self, peer: Peer) -> Result<Owner, HostError> {
+        Ok(Owner::new(self.channel(peer)?))
     }
 
     /// A channel to another service.

@@ -23,6 +23,7 @@ pub mod layer;
 pub mod limits;
 pub mod masks;
 pub mod metrics;
+pub mod past;
 pub mod rate;
 pub mod request;
 pub mod roles;

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{Executor as _, PgConnection, PgPool};
 
 /// A change of one fact. `None` takes it away.
 pub type Change = (String, Option<String>);
@@ -31,6 +32,31 @@ impl FromIterator<(String, String)> for Facts {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(facts: I) -> Self {
         Self(facts.into_iter().collect())
     }
+}
+
+/// Room for facts apart from those of a database: on one connection to it, and gone with that.
+pub async fn apart(pool: &PgPool) -> Result<PgPool, sqlx::Error> {
+    let apart = PgPoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // On another connection they are not there: what asks fails then, and is not answered with the database's own.
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute("SET search_path TO pg_temp").await?;
+                Ok(())
+            })
+        })
+        .connect_with(pool.connect_options().as_ref().clone())
+        .await?;
+    apart
+        .execute(
+            r#"CREATE TEMP TABLE facts (
+                   key text PRIMARY KEY COLLATE "C", value text NOT NULL COLLATE "C", log text NOT NULL COLLATE "C"
+               )"#,
+        )
+        .await?;
+    Ok(apart)
 }
 
 /// Writes facts that replicate those of the log `log`, in the transaction that moves the checkpoint, where commands

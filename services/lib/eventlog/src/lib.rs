@@ -23,7 +23,9 @@ mod rpc;
 pub use append::{Append, AppendError, Appended, Command, Expected, Guard, StreamAppend};
 pub use consistency::{ConsistencyToken, InvalidToken};
 pub use event::{Metadata, NewEvent, RecordedEvent, StreamId};
-pub use facts::{Change, Facts, replicate as replicate_facts, write as write_facts};
+pub use facts::{
+    Change, Facts, apart as facts_apart, replicate as replicate_facts, write as write_facts,
+};
 pub use follower::{Fold, FoldError, Follower, Halt, Progress, checkpoint};
 pub use log::{Carried, EventLog, Head, LogError, MIGRATIONS, migrate};
 pub use owner::{Owner, OwnerError};

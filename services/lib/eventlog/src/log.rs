@@ -79,6 +79,15 @@ impl EventLog {
         })
     }
 
+    /// The same log, but with the facts that lie elsewhere: for asking, not for deciding what is appended.
+    #[must_use]
+    pub fn with_facts_of(&self, pool: PgPool) -> Self {
+        Self {
+            pool,
+            ..self.clone()
+        }
+    }
+
     /// The service's name: `namespace`.
     #[must_use]
     pub fn name(&self) -> &'static str {
