@@ -9,7 +9,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use edge::attestation::Envelope;
-use edge::{attestation, authentication, consistency, request, rpc};
+use edge::{attestation, authentication, consistency, past, request, rpc};
 use eventlog::ConsistencyToken;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::domain::{aws, azure, google, kubernetes};
@@ -18,10 +18,10 @@ use model::attestation::{ModuleDigest, PredicateType, PublicKey};
 use model::mask::Mask;
 use model::trust::{Audience, ClaimName, IssuerUrl, Pattern};
 use model::{
-    Description, JobDuration, Kind, Limit, Name, Principal, Reference, ResourceId, Role, Stage,
-    TokenSettings,
+    Description, JobDuration, Kind, Limit, Name, Principal, Reference, ResourceId, Role,
+    SigningAlgorithm, Stage, TokenSettings,
 };
-use projector::order::{self, Order};
+use projector::order::{self, Direction, Order};
 use projector::page::Page;
 
 /// A parser, or a few that read the same kind of text.
@@ -72,6 +72,7 @@ fn names(input: &[u8]) {
     same_text::<Kind>(text);
     same_text::<Role>(text);
     same_text::<Stage>(text);
+    same_text::<SigningAlgorithm>(text);
     same_text::<Limit>(text);
 }
 
@@ -155,6 +156,13 @@ fn attestations(input: &[u8]) {
 fn consistency_tokens(input: &[u8]) {
     let Some(text) = text(input) else { return };
     same_value::<ConsistencyToken>(text);
+    if let Ok(positions) = past::positions(text) {
+        let parts = positions.iter();
+        let written: Vec<_> = parts
+            .map(|(name, position)| format!("{name}={position}"))
+            .collect();
+        assert_eq!(past::positions(&written.join(",")), Ok(positions));
+    }
 }
 
 /// An order, and after a line feed a page token.
@@ -163,6 +171,9 @@ fn lists(input: &[u8]) {
     let (order, token) = text.split_once('\n').unwrap_or((text, text));
     if let Ok(Some(order)) = Order::read(order) {
         let _ = order.has_key(token);
+    }
+    if let Ok(Some(direction)) = Direction::read("time", order) {
+        assert_eq!(direction.word() == "DESC", direction.descending);
     }
     if let Some(time) = order::time(token) {
         assert_eq!(order::time(&order::moment(time)), Some(time));

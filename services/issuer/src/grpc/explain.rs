@@ -1,9 +1,7 @@
 //! Whether somebody would get a credential, and why: the checks of an issue, one by one, and nothing recorded.
 
-use std::collections::BTreeMap;
-
 use edge::layer::Call;
-use edge::past::{Past, Until};
+use edge::past::{self, InvalidRevision, Past, Until};
 use edge::violations::Violations;
 use edge::{authorization, clock, status};
 use model::access_rule::{RuleType, Verdict};
@@ -122,15 +120,9 @@ impl IssuerRpc {
     /// How far the logs are to be read that a revision names.
     fn until(&self, revision: &str) -> Result<Vec<Until<'_>>, Violations> {
         const FIELD: &str = "revision";
-        let form = || Violations::of(FIELD, "must be of the form namespace=7,identity=9");
-        let mut positions = BTreeMap::new();
-        for part in revision.split(',') {
-            let (name, position) = part.split_once('=').ok_or_else(form)?;
-            let position: u64 = position.parse().map_err(|_| form())?;
-            if positions.insert(name, position).is_some() {
-                return Err(form());
-            }
-        }
+        let mut positions =
+            past::positions(revision).map_err(|error| Violations::of(FIELD, error))?;
+        let form = || Violations::of(FIELD, InvalidRevision);
         let mut until = Vec::new();
         for ((name, progress), (_, owner)) in self.shared.replica.iter().zip(&self.shared.owners) {
             let position = positions.remove(*name).ok_or_else(form)?;

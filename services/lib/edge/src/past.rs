@@ -1,6 +1,7 @@
 //! The facts of other services' logs as they were at a revision: made anew from the logs' beginning, apart from those that
 //! are now.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 
 use eventlog::{EventLog, Owner, OwnerError};
@@ -27,6 +28,27 @@ pub struct Until<'a> {
     pub owner: &'a Owner,
     /// Of the last event that counts.
     pub position: u64,
+}
+
+/// The text names no revision.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be of the form namespace=7,identity=9")]
+pub struct InvalidRevision;
+
+/// The positions that a revision names, by log: `namespace=7,identity=9`.
+pub fn positions(revision: &str) -> Result<BTreeMap<&str, u64>, InvalidRevision> {
+    let mut positions = BTreeMap::new();
+    for part in revision.split(',') {
+        let (name, position) = part.split_once('=').ok_or(InvalidRevision)?;
+        // A number here has no sign.
+        let digits = position.bytes().all(|byte| byte.is_ascii_digit());
+        let position = position.parse().ok().filter(|_| digits);
+        let position = position.ok_or(InvalidRevision)?;
+        if positions.insert(name, position).is_some() {
+            return Err(InvalidRevision);
+        }
+    }
+    Ok(positions)
 }
 
 impl Past {
@@ -69,4 +91,28 @@ async fn replay(pool: &PgPool, until: &Until<'_>) -> Result<(), Status> {
 fn away(error: &OwnerError) -> Status {
     let message = "the owner of a log does not answer; try again";
     status::logged(error, status::unavailable("LOG_UNAVAILABLE", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions() {
+        let both = positions("namespace=7,identity=9").expect("a revision");
+        assert_eq!(both, BTreeMap::from([("namespace", 7), ("identity", 9)]));
+        for wrong in [
+            "",
+            "7",
+            "a=",
+            "a=+7",
+            "a=-7",
+            "a=1,",
+            "a=1,a=1",
+            "a=1=2",
+            "a=18446744073709551616",
+        ] {
+            assert_eq!(positions(wrong), Err(InvalidRevision), "{wrong}");
+        }
+    }
 }
