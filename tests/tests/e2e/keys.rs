@@ -189,7 +189,11 @@ async fn nobody_notices_that_keys_rotate() {
     };
     for pair in keys.windows(2) {
         let [before, after] = pair else { continue };
-        let ready = after.publish_time.expect("published").seconds + 2;
+        // The last one may wait for another to leave the key set.
+        let Some(published) = after.publish_time else {
+            continue;
+        };
+        let ready = published.seconds + 2;
         assert!(after.ready_time.is_none_or(|time| time.seconds >= ready));
         if after.activate_time.is_some() {
             assert!(time(&after.activate_time) >= time(&after.ready_time));
