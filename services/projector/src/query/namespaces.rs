@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::visible::{Range, ends};
+use super::visible::{Range, ends, is_within};
 use crate::order::{Direction, Order};
 
 /// Of a [`NamespaceRow`].
@@ -105,17 +105,17 @@ pub(crate) async fn with_identity(
 ) -> sqlx::Result<Vec<PlacedRow>> {
     let (from_paths, to_paths) = ends(list.visible);
     let (direction, behind) = (list.direction.word(), list.direction.behind());
+    // A range, and not an equality: in this order only one index has them, that of identities.
     sqlx::query_as(AssertSqlSafe(format!(
         "SELECT {COLUMNS}, places.path FROM assignments
          JOIN places ON places.id = assignments.workspace_id AND NOT places.gone
          JOIN namespaces ON namespaces.id = places.id
-         WHERE assignments.managed_identity_id = $1 AND ($2::text IS NULL OR assignments.workspace_id {behind} $2)
+         WHERE assignments.managed_identity_id >= $1 AND assignments.managed_identity_id <= $1
+           AND ($2::text IS NULL OR (assignments.managed_identity_id, assignments.workspace_id) {behind} ($1, $2))
            AND strpos(namespaces.name, $6) > 0
-           AND EXISTS (
-               SELECT FROM UNNEST($3::text[], $4::text[]) AS visible (from_path, to_path)
-               WHERE places.path >= from_path AND places.path < to_path
-           )
-         ORDER BY assignments.workspace_id {direction} LIMIT $5"
+           AND {visible}
+         ORDER BY assignments.managed_identity_id {direction}, assignments.workspace_id {direction} LIMIT $5",
+        visible = is_within("$3", "$4"),
     )))
     .bind(list.identity)
     .bind(list.after)

@@ -54,6 +54,17 @@ pub(crate) fn ends(ranges: &[Range]) -> (Vec<String>, Vec<String>) {
     ends.unzip()
 }
 
+/// The condition that a row of `places` lies in one of the ranges. Asked of each row by itself, and not as a join of which
+/// a plan could think that it leaves few rows: rows come in order, and only so many are wanted.
+pub(crate) fn is_within(from_paths: &str, to_paths: &str) -> String {
+    format!(
+        "coalesce((
+             SELECT bool_or(places.path >= from_path AND places.path < to_path)
+             FROM UNNEST({from_paths}::text[], {to_paths}::text[]) AS visible (from_path, to_path)
+         ), false)"
+    )
+}
+
 /// As whom the caller sees what members see: itself and its teams.
 pub(crate) async fn principals(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<String>> {
     let hierarchy = Hierarchy::new(pool.clone());
