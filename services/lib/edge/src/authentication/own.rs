@@ -1,11 +1,14 @@
 //! The tokens of the set's own issuer: of its jobs, which call the issuer, and of service accounts, which call every
 //! service.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use model::Principal;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::AuthenticationError;
@@ -14,6 +17,7 @@ use super::outbound::Outbound;
 use super::remote::RemoteKeys;
 use super::token::{self, Header};
 use crate::caller::Caller;
+use crate::clock;
 
 /// The `typ` of a job token (RFC 9068, section 2.1). It tells one from the credentials that the issuer signs with the
 /// same keys for clouds.
@@ -102,28 +106,64 @@ impl Own {
         algorithm: Algorithm,
         audience: &str,
     ) -> Result<String, AuthenticationError> {
-        let key = match &self.source {
-            Source::Here(keys) => keys.find(header.kid.as_deref(), algorithm)?,
-            Source::Published(keys) => keys.find(header.kid.as_deref(), algorithm).await?,
+        let id = header.kid.as_deref();
+        let verify = |key| {
+            let audiences = [audience.to_owned()];
+            token::verify(token, &key, algorithm, &self.issuer, &audiences)
         };
-        let audiences = [audience.to_owned()];
-        let claims = token::verify(token, &key, algorithm, &self.issuer, &audiences)?;
-        token::text(&claims, "sub").map(str::to_owned)
+        match &self.source {
+            // The hot path of the issuer: a job shows the same token again and again.
+            Source::Here(keys) => {
+                let digest = token_digest(token);
+                if let Some(subject) = keys.subject(&digest) {
+                    return Ok(subject);
+                }
+                let set = keys.now();
+                let claims = verify(set.find(id, algorithm)?)?;
+                let subject = token::text(&claims, "sub")?;
+                if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
+                    keys.remember(&set, digest, subject, expires);
+                }
+                Ok(subject.to_owned())
+            }
+            Source::Published(keys) => {
+                let claims = verify(keys.find(id, algorithm).await?)?;
+                token::text(&claims, "sub").map(str::to_owned)
+            }
+        }
     }
 }
 
-/// Keys that another task of this process keeps up to date.
+/// Tokens that are remembered at most; beyond, all are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// Stands for a token in memory, where the token itself would be one that can be used.
+pub(super) type TokenDigest = [u8; 32];
+
+fn token_digest(token: &str) -> TokenDigest {
+    let mut bytes = TokenDigest::default();
+    bytes.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    bytes
+}
+
+/// Keys that another task of this process keeps up to date, and what was verified with them.
 pub(super) struct LocalKeys(Mutex<Parsed>);
 
 struct Parsed {
     source: watch::Receiver<JwkSet>,
     keys: Arc<KeySet>,
+    /// The tokens that verified with these keys, whose they are, and their `exp`.
+    verified: HashMap<TokenDigest, (String, i64)>,
 }
 
 impl LocalKeys {
     pub(super) fn new(mut source: watch::Receiver<JwkSet>) -> Self {
         let keys = Arc::new(KeySet::of(&source.borrow_and_update()));
-        Self(Mutex::new(Parsed { source, keys }))
+        Self(Mutex::new(Parsed {
+            source,
+            keys,
+            verified: HashMap::new(),
+        }))
     }
 
     pub(super) fn find(
@@ -134,13 +174,43 @@ impl LocalKeys {
         Ok(self.now().find(id, algorithm)?)
     }
 
-    fn now(&self) -> Arc<KeySet> {
+    pub(super) fn now(&self) -> Arc<KeySet> {
+        Arc::clone(&self.parsed().keys)
+    }
+
+    /// Whose a token is that verified with the keys as they are now, and has not expired.
+    pub(super) fn subject(&self, token: &TokenDigest) -> Option<String> {
+        let parsed = self.parsed();
+        let (subject, expires) = parsed.verified.get(token)?;
+        (clock::now().unix_timestamp() < *expires).then(|| subject.clone())
+    }
+
+    /// If the keys are still those that the token verified with.
+    pub(super) fn remember(
+        &self,
+        keys: &Arc<KeySet>,
+        token: TokenDigest,
+        subject: &str,
+        expires: i64,
+    ) {
+        let mut parsed = self.parsed();
+        if !Arc::ptr_eq(&parsed.keys, keys) {
+            return;
+        }
+        if parsed.verified.len() >= REMEMBERED {
+            parsed.verified.clear();
+        }
+        parsed.verified.insert(token, (subject.to_owned(), expires));
+    }
+
+    /// As of now: with other keys nothing has been verified yet.
+    fn parsed(&self) -> MutexGuard<'_, Parsed> {
         let mut parsed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = parsed.source.has_changed().unwrap_or(false);
         if changed {
             let keys = KeySet::of(&parsed.source.borrow_and_update());
-            parsed.keys = Arc::new(keys);
+            (parsed.keys, parsed.verified) = (Arc::new(keys), HashMap::new());
         }
-        Arc::clone(&parsed.keys)
+        parsed
     }
 }

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tonic_types::StatusExt as _;
 
+use super::own::LocalKeys;
 use super::*;
 use crate::clock;
 
@@ -696,14 +697,6 @@ async fn jobs_call_with_their_tokens() {
     const URL: &str = "https://issuer.example";
     let (user_key, job_key, next) = (Signer::p256("u"), Signer::rsa("j"), Signer::rsa("k"));
     let answers = issuer(&[&user_key]).await;
-    let set = |signers: &[&Signer]| {
-        let keys = signers
-            .iter()
-            .map(|signer| serde_json::from_value(signer.jwk()).expect("a JWK"));
-        JwkSet {
-            keys: keys.collect(),
-        }
-    };
     let (keys, receiver) = watch::channel(set(&[&job_key]));
     let own = OwnKeys {
         issuer: URL.into(),
@@ -780,17 +773,66 @@ async fn jobs_call_with_their_tokens() {
     assert!(caller(&authenticator, &rotated).await.is_ok());
     let user_token = user_key.token(&json!({"alg": "ES256", "kid": "u"}), &claims(&answers));
     assert!(caller(&authenticator, &user_token).await.is_ok());
+
+    // Shown before or not: a token holds no longer than its key.
+    let shown = job_key.token(&header, &good);
+    for _ in 0..2 {
+        assert!(caller(&authenticator, &shown).await.is_ok());
+    }
+    let (content, signature) = shown.rsplit_once('.').expect("a signature");
+    let others = rotated.rsplit_once('.').expect("a signature").1;
+    assert_ne!(signature, others);
+    assert_eq!(
+        caller(&authenticator, &format!("{content}.{others}"))
+            .await
+            .err(),
+        Some("TOKEN_SIGNATURE_INVALID")
+    );
+    keys.send_replace(set(&[&next]));
+    assert_eq!(
+        caller(&authenticator, &shown).await.err(),
+        Some("TOKEN_KEY_UNKNOWN")
+    );
+}
+
+#[test]
+fn what_was_verified_is_remembered_for_its_keys_and_until_it_expires() {
+    let (signer, next) = (Signer::p256("a"), Signer::p256("b"));
+    let (keys, receiver) = watch::channel(set(&[&signer]));
+    let local = LocalKeys::new(receiver);
+    let (now, token) = (clock::now().unix_timestamp(), [1; 32]);
+    let first = local.now();
+    assert_eq!(local.subject(&token), None);
+    local.remember(&first, token, "job", now + 600);
+    assert_eq!(local.subject(&token).as_deref(), Some("job"));
+    assert_eq!(local.subject(&[2; 32]), None);
+    local.remember(&first, [2; 32], "job", now);
+    assert_eq!(local.subject(&[2; 32]), None, "it has expired");
+    keys.send_replace(set(&[&signer, &next]));
+    assert_eq!(local.subject(&token), None, "the keys are others");
+    local.remember(&first, token, "job", now + 600);
+    assert_eq!(
+        local.subject(&token),
+        None,
+        "it was verified with the keys before"
+    );
+    local.remember(&local.now(), token, "job", now + 600);
+    assert_eq!(local.subject(&token).as_deref(), Some("job"));
+}
+
+/// A key set of these.
+fn set(signers: &[&Signer]) -> JwkSet {
+    let keys = signers
+        .iter()
+        .map(|signer| serde_json::from_value(signer.jwk()).expect("a JWK"));
+    JwkSet {
+        keys: keys.collect(),
+    }
 }
 
 /// Keys that another task would change.
 fn kept(signers: &[&Signer]) -> watch::Receiver<JwkSet> {
-    let keys = signers
-        .iter()
-        .map(|signer| serde_json::from_value(signer.jwk()).expect("a JWK"));
-    let (_, keys) = watch::channel(JwkSet {
-        keys: keys.collect(),
-    });
-    keys
+    watch::channel(set(signers)).1
 }
 
 #[tokio::test]
