@@ -1,7 +1,8 @@
 //! The appender: one task that drains what waits into one transaction.
 //!
 //! Many commands share one turn at the head row and one commit; a command that is refused never costs its neighbours
-//! theirs. What they lean on is read first, and written behind the head row only if nothing has changed since.
+//! theirs. What they lean on is read first, and written behind the head row only if nothing has changed since. What was
+//! read and written is remembered: where nobody else writes, the next batch that leans on the same need not read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use std::time::Duration;
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
+use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Guard};
-use crate::batch::{CarriedOut, Ground, Verdict};
+use crate::batch::{CarriedOut, Changes, Ground, Place, Verdict};
 use crate::event::{NewEvent, StreamId};
 use crate::follower::is_for_good;
 
@@ -25,8 +27,14 @@ const BATCH: usize = 200;
 const WAITING: usize = 4_096;
 /// How often those who were just answered get a turn before the next batch is closed.
 const TURNS: usize = 8;
-/// For how long the connection is kept for the next batch.
+/// For how long the connection is kept for the next batch, with what is remembered.
 const KEPT: Duration = Duration::from_secs(1);
+/// The time of an outcome that nothing was written for.
+const NEVER: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+/// Bytes that are remembered at most; beyond, all is forgotten.
+const REMEMBERED: usize = 16 << 20;
+/// So many batches read again what they lean on after somebody else came between: who did is likely to do it again.
+const WARY: u32 = 16;
 
 type Answer = Result<Appended, AppendError>;
 
@@ -43,7 +51,12 @@ impl Appender {
     /// Starts the task. It ends when the last handle is gone, after carrying out what waits.
     pub(crate) fn start(pool: PgPool, head: watch::Sender<u64>) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
-        tokio::spawn(drain(Connection { pool, kept: None }, waiting, head));
+        let connection = Connection {
+            pool,
+            kept: None,
+            wary: 0,
+        };
+        tokio::spawn(drain(connection, waiting, head));
         Self { queue }
     }
 
@@ -99,19 +112,118 @@ async fn drain(
 struct Connection {
     pool: PgPool,
     /// Of the batch before, if that came through.
-    kept: Option<PoolConnection<Postgres>>,
+    kept: Option<Kept>,
+    /// For so many batches nothing is remembered.
+    wary: u32,
+}
+
+/// A connection that has just carried out a batch.
+struct Kept {
+    connection: PoolConnection<Postgres>,
+    /// What is known of the log since. It lives no longer than the connection, which ends when a database is put back to an
+    /// earlier state.
+    ground: Option<Ground>,
 }
 
 impl Connection {
-    /// One transaction. After a failure the next one has another connection.
+    /// One transaction. After a failure the next one has another connection. The error is for the whole batch, which then
+    /// was not appended.
     async fn attempt(&mut self, appends: &[Append]) -> Result<Attempted, AppendError> {
-        let connection = match self.kept.take() {
-            Some(connection) => connection,
-            None => self.pool.acquire().await.map_err(database)?,
+        let (mut connection, mut remembered) = match self.kept.take() {
+            Some(Kept { connection, ground }) => (connection, ground),
+            None => (self.pool.acquire().await.map_err(database)?, None),
         };
-        let (connection, attempted) = attempt(&self.pool, connection, appends).await?;
-        self.kept = connection;
+        // Where all is known, one round trip is all that it takes. What was known was so if it could be written on: for
+        // refusals alone it is read again.
+        if let Some(ground) = remembered.take_if(|ground| ground.covers(appends)) {
+            let plan = Plan::of(&ground, appends);
+            if !plan.changes_nothing() {
+                match self.write(connection, ground, plan).await? {
+                    Ok(attempted) => return Ok(attempted),
+                    Err(overtaken) => connection = overtaken,
+                }
+            }
+        }
+        // Mostly nobody comes between reading and writing. Then nothing is locked in the meantime, and two round trips are
+        // all that it takes.
+        let ground = read_ground(&mut connection, appends).await;
+        let mut ground = ground.map_err(database)?;
+        if let Some(mut known) = remembered.filter(|known| known.revision == ground.revision) {
+            known.extend(ground);
+            ground = known;
+        }
+        let plan = Plan::of(&ground, appends);
+        if plan.changes_nothing() {
+            let attempted = plan.outcome(ground.epoch, NEVER);
+            self.keep(connection, ground);
+            return Ok(attempted);
+        }
+        match self.write(connection, ground, plan).await? {
+            Ok(attempted) => return Ok(attempted),
+            Err(overtaken) => connection = overtaken,
+        }
+        // Someone did, and might again: behind the locked head row nobody can.
+        let mut transaction = connection.begin().await.map_err(database)?;
+        sqlx::query!("SELECT position FROM log_head FOR UPDATE")
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(database)?;
+        let ground = read_ground(&mut transaction, appends).await;
+        let mut ground = ground.map_err(database)?;
+        let plan = Plan::of(&ground, appends);
+        if plan.changes_nothing() {
+            transaction.rollback().await.map_err(database)?;
+            let attempted = plan.outcome(ground.epoch, NEVER);
+            self.keep(connection, ground);
+            return Ok(attempted);
+        }
+        let written = write(&mut transaction, &ground, &plan).await;
+        let written = written.map_err(database)?;
+        let Written { revision, now } =
+            written.ok_or_else(|| database(sqlx::Error::RowNotFound))?;
+        if let Err(error) = transaction.commit().await {
+            // Its transaction may still hold the head row.
+            drop(connection);
+            return settle(&self.pool, ground.epoch, plan, error).await;
+        }
+        ground.change(&plan.changes, revision);
+        let attempted = plan.outcome(ground.epoch, now);
+        self.keep(connection, ground);
         Ok(attempted)
+    }
+
+    /// Writes the batch, if the ground is still so; gives the connection back if somebody else came between.
+    async fn write(
+        &mut self,
+        mut connection: PoolConnection<Postgres>,
+        mut ground: Ground,
+        plan: Plan,
+    ) -> Result<Result<Attempted, PoolConnection<Postgres>>, AppendError> {
+        match write(&mut connection, &ground, &plan).await {
+            Ok(Some(Written { revision, now })) => {
+                ground.change(&plan.changes, revision);
+                let attempted = plan.outcome(ground.epoch, now);
+                self.keep(connection, ground);
+                Ok(Ok(attempted))
+            }
+            Ok(None) => {
+                self.wary = WARY;
+                Ok(Err(connection))
+            }
+            Err(error) if is_refusal(&error) => Err(database(error)),
+            Err(error) => {
+                drop(connection);
+                let attempted = settle(&self.pool, ground.epoch, plan, error).await?;
+                Ok(Ok(attempted))
+            }
+        }
+    }
+
+    /// For the next batch.
+    fn keep(&mut self, connection: PoolConnection<Postgres>, ground: Ground) {
+        self.wary = self.wary.saturating_sub(1);
+        let ground = Some(ground).filter(|ground| self.wary == 0 && ground.size <= REMEMBERED);
+        self.kept = Some(Kept { connection, ground });
     }
 }
 
@@ -160,55 +272,14 @@ fn database(error: sqlx::Error) -> AppendError {
 /// Where the log ends now, if something was appended, and each command's answer.
 type Attempted = (Option<u64>, Vec<Answer>);
 
-/// Gives the connection back if it is fit for another batch. The error is for the whole batch, which then was not
-/// appended.
-async fn attempt(
-    pool: &PgPool,
-    mut connection: PoolConnection<Postgres>,
-    appends: &[Append],
-) -> Result<(Option<PoolConnection<Postgres>>, Attempted), AppendError> {
-    // Mostly nobody comes between reading and writing. Then nothing is locked in the meantime, and two round trips are
-    // all that it takes.
-    let ground = read_ground(&mut connection, appends).await;
-    let plan = Plan::of(ground.map_err(database)?, appends);
-    if plan.changes_nothing() {
-        return Ok((Some(connection), plan.outcome()));
-    }
-    match write(&mut connection, &plan).await {
-        Ok(true) => return Ok((Some(connection), plan.outcome())),
-        Ok(false) => {}
-        Err(error) if is_refusal(&error) => return Err(database(error)),
-        Err(error) => {
-            drop(connection);
-            return Ok((None, settle(pool, plan, error).await?));
-        }
-    }
-    // Someone did, and might again: behind the locked head row nobody can.
-    let mut transaction = connection.begin().await.map_err(database)?;
-    sqlx::query!("SELECT position FROM log_head FOR UPDATE")
-        .fetch_one(&mut *transaction)
-        .await
-        .map_err(database)?;
-    let ground = read_ground(&mut transaction, appends).await;
-    let plan = Plan::of(ground.map_err(database)?, appends);
-    if plan.changes_nothing() {
-        transaction.rollback().await.map_err(database)?;
-        return Ok((Some(connection), plan.outcome()));
-    }
-    if !write(&mut transaction, &plan).await.map_err(database)? {
-        return Err(database(sqlx::Error::RowNotFound));
-    }
-    if let Err(error) = transaction.commit().await {
-        // Its transaction may still hold the head row.
-        drop(connection);
-        return Ok((None, settle(pool, plan, error).await?));
-    }
-    Ok((Some(connection), plan.outcome()))
-}
-
 /// After a write whose answer was lost: were it still on its way, it would come too late behind another revision; and
 /// then its first event is there or not.
-async fn settle(pool: &PgPool, plan: Plan, error: sqlx::Error) -> Result<Attempted, AppendError> {
+async fn settle(
+    pool: &PgPool,
+    epoch: Uuid,
+    plan: Plan,
+    error: sqlx::Error,
+) -> Result<Attempted, AppendError> {
     let Some(first_event) = plan.rows.event_ids.first() else {
         // Whether they are remembered or not, these commands changed nothing.
         return Err(database(error));
@@ -219,48 +290,46 @@ async fn settle(pool: &PgPool, plan: Plan, error: sqlx::Error) -> Result<Attempt
         .execute(pool)
         .await
         .map_err(unknown)?;
-    let found = sqlx::query_scalar!(
-        "SELECT event_id FROM events WHERE position = $1",
+    let found = sqlx::query!(
+        "SELECT event_id, recorded_at FROM events WHERE position = $1",
         plan.rows.positions.first()
     )
     .fetch_optional(pool)
     .await
     .map_err(unknown)?;
-    if found.as_ref() == Some(first_event) {
-        Ok(plan.outcome())
-    } else {
-        Err(AppendError::Database(error))
+    match found {
+        Some(event) if event.event_id == *first_event => Ok(plan.outcome(epoch, event.recorded_at)),
+        Some(_) | None => Err(AppendError::Database(error)),
     }
 }
 
 /// What a batch comes to on what it leans on.
 struct Plan {
-    before: Ground,
-    after: Ground,
+    changes: Changes,
     rows: Rows,
-    verdicts: Vec<Answer>,
+    verdicts: Vec<Verdict>,
+    /// The commands that are new, as far as the ground tells.
+    new_commands: Vec<Uuid>,
 }
 
 impl Plan {
-    fn of(before: Ground, appends: &[Append]) -> Self {
-        let (mut after, mut rows) = (before.clone(), Rows::default());
-        let verdicts = appends.iter().map(|append| match after.place(append) {
-            Verdict::Place {
-                appended,
-                first_versions,
-            } => {
-                rows.add(append, &appended, &first_versions);
-                Ok(appended)
+    fn of(ground: &Ground, appends: &[Append]) -> Self {
+        let (mut changes, mut rows) = (Changes::on(ground), Rows::default());
+        let verdicts = appends.iter().map(|append| {
+            let verdict = changes.place(ground, append);
+            if let Verdict::Place(place) = &verdict {
+                rows.add(append, place);
             }
-            Verdict::Replay(appended) => Ok(appended),
-            Verdict::Refuse(error) => Err(error),
+            verdict
         });
         let verdicts = verdicts.collect();
+        let commands = appends.iter().filter_map(|append| append.command.as_ref());
+        let ids = commands.map(|command| command.id);
         Self {
-            before,
-            after,
+            changes,
             rows,
             verdicts,
+            new_commands: ids.filter(|id| !ground.commands.contains_key(id)).collect(),
         }
     }
 
@@ -268,9 +337,30 @@ impl Plan {
         self.rows.event_ids.is_empty() && self.rows.command_ids.is_empty()
     }
 
-    fn outcome(self) -> Attempted {
+    /// What to answer, if what there is to write was recorded at this time.
+    fn outcome(self, epoch: Uuid, now: OffsetDateTime) -> Attempted {
         let appended = !self.rows.event_ids.is_empty();
-        (appended.then_some(self.after.position), self.verdicts)
+        let answers = self.verdicts.into_iter().map(|verdict| {
+            let (first, last, recorded_at, replayed) = match verdict {
+                Verdict::Place(place) => (place.first, place.last, None, None),
+                Verdict::Replay(CarriedOut {
+                    first,
+                    last,
+                    recorded_at,
+                    reply,
+                    ..
+                }) => (first, last, recorded_at, Some(reply)),
+                Verdict::Refuse(error) => return Err(error),
+            };
+            Ok(Appended {
+                epoch,
+                first,
+                last,
+                recorded_at: recorded_at.unwrap_or(now),
+                replayed,
+            })
+        });
+        (appended.then_some(self.changes.position), answers.collect())
     }
 }
 
@@ -291,7 +381,7 @@ async fn read_ground(connection: &mut PgConnection, appends: &[Append]) -> sqlx:
     let commands = appends.iter().filter_map(|append| append.command.as_ref());
     let commands: Vec<Uuid> = commands.map(|command| command.id).collect();
     let found = sqlx::query!(
-        r#"SELECT epoch, position, revision, clock_timestamp() AS "now!",
+        r#"SELECT epoch, position, revision,
                   ARRAY(SELECT coalesce((SELECT max(version) FROM events WHERE stream_id = wanted.id), 0)
                         FROM UNNEST($1::text[]) WITH ORDINALITY AS wanted (id, place) ORDER BY place) AS "versions!",
                   ARRAY(SELECT (SELECT value FROM facts WHERE key = wanted.key)
@@ -306,18 +396,13 @@ async fn read_ground(connection: &mut PgConnection, appends: &[Append]) -> sqlx:
     .fetch_one(&mut *connection)
     .await?;
     let versions = found.versions.into_iter().map(i64::cast_unsigned);
-    let facts = keys.into_iter().zip(found.fact_values);
-    Ok(Ground {
-        epoch: found.epoch,
-        position: found.position.cast_unsigned(),
-        revision: found.revision,
-        now: found.now,
-        versions: streams.into_iter().cloned().zip(versions).collect(),
-        facts: facts
-            .filter_map(|(key, value)| Some((key, value?)))
-            .collect(),
-        commands: carried_out(connection, found.carried_out).await?,
-    })
+    let mut ground = Ground::at(found.epoch, found.position.cast_unsigned(), found.revision);
+    ground.tell(
+        streams.into_iter().cloned().zip(versions),
+        keys.into_iter().zip(found.fact_values),
+    );
+    ground.commands = carried_out(connection, found.carried_out).await?;
+    Ok(ground)
 }
 
 /// What became of commands of earlier appends.
@@ -340,7 +425,7 @@ async fn carried_out(
             fingerprint: row.fingerprint,
             first: row.first_position.cast_unsigned(),
             last: row.last_position.cast_unsigned(),
-            recorded_at: row.recorded_at,
+            recorded_at: Some(row.recorded_at),
             reply: row.reply,
         };
         (row.command_id, carried_out)
@@ -366,10 +451,10 @@ struct Rows {
 }
 
 impl Rows {
-    fn add(&mut self, append: &Append, appended: &Appended, first_versions: &[u64]) {
+    fn add(&mut self, append: &Append, place: &Place) {
         let metadata = serde_json::json!(append.metadata);
-        let mut position = appended.first;
-        for (stream, first_version) in append.streams.iter().zip(first_versions) {
+        let mut position = place.first;
+        for (stream, first_version) in append.streams.iter().zip(&place.first_versions) {
             for (version, event) in (*first_version..).zip(&stream.events) {
                 let NewEvent {
                     id,
@@ -389,55 +474,64 @@ impl Rows {
         if let Some(command) = &append.command {
             self.command_ids.push(command.id);
             self.fingerprints.push(command.fingerprint.clone());
-            self.firsts.push(appended.first.cast_signed());
-            self.lasts.push(appended.last.cast_signed());
+            self.firsts.push(place.first.cast_signed());
+            self.lasts.push(place.last.cast_signed());
             self.replies.push(command.reply.clone());
         }
     }
 }
 
-/// Writes everything in one statement, if nothing has changed since the ground was read. Answers whether it did.
-async fn write(connection: &mut PgConnection, plan: &Plan) -> sqlx::Result<bool> {
-    let Plan {
-        before,
-        after,
-        rows,
-        ..
-    } = plan;
-    let gone: Vec<String> = before
-        .facts
-        .keys()
-        .filter(|key| !after.facts.contains_key(*key))
-        .cloned()
-        .collect();
-    let (keys, values): (Vec<String>, Vec<String>) = after
+/// What was written.
+struct Written {
+    /// Of the log, after it.
+    revision: i64,
+    /// When it was recorded: behind the head row, so that times follow positions.
+    now: OffsetDateTime,
+}
+
+/// Writes everything in one statement, if nothing has changed since the revision of the ground, and none of the commands
+/// was carried out before that it does not know of: also one that is refused would be answered as it was then.
+async fn write(
+    connection: &mut PgConnection,
+    ground: &Ground,
+    plan: &Plan,
+) -> sqlx::Result<Option<Written>> {
+    let Plan { changes, rows, .. } = plan;
+    let changed = |(key, value): &(&String, &Option<String>)| ground.facts.get(*key) != Some(value);
+    let (gone, set): (Vec<_>, Vec<_>) = changes
         .facts
         .iter()
-        .filter(|(key, value)| before.facts.get(*key) != Some(*value))
-        .map(|(key, value)| (key.clone(), value.clone()))
+        .filter(changed)
+        .partition(|(_, value)| value.is_none());
+    let gone: Vec<&str> = gone.into_iter().map(|(key, _)| key.as_str()).collect();
+    let set = set.into_iter();
+    let (keys, values): (Vec<&str>, Vec<&str>) = set
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_deref()?)))
         .unzip();
     // Whoever waited here for another append finds another revision.
-    let heads = sqlx::query_scalar!(
+    sqlx::query_as!(
+        Written,
         r#"WITH head AS (
-             UPDATE log_head SET position = $16, revision = revision + 1 WHERE revision = $18 RETURNING revision
+             UPDATE log_head SET position = $16, revision = revision + 1
+             WHERE revision = $17 AND NOT EXISTS (SELECT FROM commands WHERE command_id = ANY($18))
+             RETURNING revision, clock_timestamp() AS now
          ), appended AS (
              INSERT INTO events
                  (position, stream_id, version, event_id, event_type, payload, metadata, recorded_at)
-             SELECT *, $17::timestamptz FROM UNNEST
-                 ($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[], $7::jsonb[])
-             WHERE EXISTS (SELECT FROM head)
+             SELECT new.*, head.now FROM head, UNNEST
+                 ($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[], $7::jsonb[]) AS new
          ), carried_out AS (
              INSERT INTO commands (command_id, fingerprint, first_position, last_position, reply, recorded_at)
-             SELECT *, $17 FROM UNNEST($8::uuid[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[])
-             WHERE EXISTS (SELECT FROM head)
+             SELECT new.*, head.now
+             FROM head, UNNEST($8::uuid[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[]) AS new
          ), gone AS (
              DELETE FROM facts WHERE key = ANY($13) AND EXISTS (SELECT FROM head)
          ), changed AS (
              INSERT INTO facts (key, value)
-             SELECT * FROM UNNEST($14::text[], $15::text[]) WHERE EXISTS (SELECT FROM head)
+             SELECT new.* FROM head, UNNEST($14::text[], $15::text[]) AS new
              ON CONFLICT (key) DO UPDATE SET value = excluded.value
          )
-         SELECT count(*) AS "count!" FROM head"#,
+         SELECT revision AS "revision!", now AS "now!" FROM head"#,
         &rows.positions,
         &rows.stream_ids,
         &rows.versions,
@@ -450,14 +544,13 @@ async fn write(connection: &mut PgConnection, plan: &Plan) -> sqlx::Result<bool>
         &rows.firsts,
         &rows.lasts,
         &rows.replies,
-        &gone,
-        &keys,
-        &values,
-        after.position.cast_signed(),
-        after.now,
-        before.revision
+        &gone as &[&str],
+        &keys as &[&str],
+        &values as &[&str],
+        changes.position.cast_signed(),
+        ground.revision,
+        &plan.new_commands
     )
-    .fetch_one(connection)
-    .await?;
-    Ok(heads == 1)
+    .fetch_optional(connection)
+    .await
 }

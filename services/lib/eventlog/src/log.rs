@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt as _};
-use sqlx::PgPool;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::types::Json;
+use sqlx::{PgExecutor, PgPool};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -134,17 +134,7 @@ impl EventLog {
 
     /// Up to `limit` events behind a position, in order.
     pub async fn read(&self, after: u64, limit: u64) -> Result<Vec<RecordedEvent>, LogError> {
-        let rows = sqlx::query_as!(
-            EventRow,
-            r#"SELECT position, stream_id, version, event_id, event_type, payload, recorded_at,
-                      metadata AS "metadata: Json<Metadata>"
-               FROM events WHERE position > $1 ORDER BY position LIMIT $2"#,
-            signed(after),
-            signed(limit)
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows.into_iter().map(RecordedEvent::from).collect())
+        read(&self.pool, after, limit).await
     }
 
     /// All events of a stream, in order; none if there is no such stream.
@@ -207,6 +197,25 @@ impl EventLog {
             },
         }))
     }
+}
+
+/// Up to `limit` events behind a position, in order.
+pub(crate) async fn read(
+    database: impl PgExecutor<'_>,
+    after: u64,
+    limit: u64,
+) -> Result<Vec<RecordedEvent>, LogError> {
+    let rows = sqlx::query_as!(
+        EventRow,
+        r#"SELECT position, stream_id, version, event_id, event_type, payload, recorded_at,
+                  metadata AS "metadata: Json<Metadata>"
+           FROM events WHERE position > $1 ORDER BY position LIMIT $2"#,
+        signed(after),
+        signed(limit)
+    )
+    .fetch_all(database)
+    .await?;
+    Ok(rows.into_iter().map(RecordedEvent::from).collect())
 }
 
 async fn read_head(pool: &PgPool) -> sqlx::Result<Head> {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::bus::{self, Bus, BusError};
 use crate::event::RecordedEvent;
-use crate::log::{EventLog, LogError};
+use crate::log::{self, EventLog, LogError};
 
 /// Events read at a time.
 const PAGE: u64 = 500;
@@ -32,8 +32,12 @@ const AHEAD: usize = 2;
 const IN_FLIGHT: usize = 2_000;
 /// How often the log is looked at without being told of an append: another process may have made it.
 const POLL: Duration = Duration::from_millis(50);
+/// From one page to the next, where events come one after the other: those that come meanwhile cost one read.
+const PACE: Duration = Duration::from_millis(4);
 /// How often an idle relay looks whether the stream still ends where it left it: nothing else would tell.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the database may take for a page. A connection to one that vanished would be waited on for minutes.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Between attempts, while NATS is away.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -91,6 +95,8 @@ enum RelayError {
     Swapped { found: Uuid, epoch: Uuid },
     #[error("the stream ended at {published}, and now at {tail}: its tail is lost")]
     TailLost { published: u64, tail: u64 },
+    #[error("the database has not answered for {} s", PATIENCE.as_secs())]
+    Silent,
     #[error("reading or publishing ended without a word")]
     HalfGone,
 }
@@ -275,10 +281,16 @@ async fn read(
     pages: mpsc::Sender<Vec<Outgoing>>,
 ) -> Result<std::convert::Infallible, RelayError> {
     let mut head = log.watch();
+    // The pool would ask a connection that lies idle whether it lives, before each page.
+    let mut connection = log.pool().acquire().await.map_err(LogError::from)?;
     loop {
         // Seen before reading, so that an append during the read wakes us again.
         head.mark_unchanged();
-        let mut page = log.read(after.saturating_sub(1), PAGE).await?;
+        let begun = Instant::now();
+        let page = log::read(&mut *connection, after.saturating_sub(1), PAGE);
+        let page = tokio::time::timeout(PATIENCE, page).await;
+        let mut page = page.map_err(|_| RelayError::Silent)??;
+        let is_last = (page.len() as u64) < PAGE;
         if after > 0 {
             let there = page.first().filter(|event| event.position == after);
             if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
@@ -289,19 +301,24 @@ async fn read(
             }
             page.remove(0);
         }
-        if page.is_empty() {
+        let is_empty = page.is_empty();
+        if !is_empty {
+            let messages = page.into_iter().map(|event| {
+                after = event.position;
+                outgoing(&log, &bus, &event, known.replace(event.id))
+            });
+            if pages.send(messages.collect()).await.is_err() {
+                return Err(RelayError::HalfGone);
+            }
+        }
+        if is_last {
             if let Ok(Err(_)) = tokio::time::timeout(POLL, head.changed()).await {
                 // Nobody tells of appends any more: another process may still make some.
                 tokio::time::sleep(POLL).await;
             }
-            continue;
-        }
-        let messages = page.into_iter().map(|event| {
-            after = event.position;
-            outgoing(&log, &bus, &event, known.replace(event.id))
-        });
-        if pages.send(messages.collect()).await.is_err() {
-            return Err(RelayError::HalfGone);
+            if !is_empty {
+                tokio::time::sleep_until(begun + PACE).await;
+            }
         }
     }
 }

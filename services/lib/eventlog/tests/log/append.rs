@@ -232,6 +232,52 @@ async fn a_count_holds_among_commands_at_the_same_time() {
     );
 }
 
+#[tokio::test]
+async fn what_others_write_is_seen_at_once() {
+    let database = database().await;
+    let [ours, other] = [open(&database).await, open(&database).await];
+    let sets = |stream_id: &str, found: Option<&str>, value: Option<&str>| {
+        let key = || "name".to_owned();
+        let guards = vec![
+            Guard::Expect {
+                key: key(),
+                value: found.map(str::to_owned),
+            },
+            Guard::Set {
+                key: key(),
+                value: value.map(str::to_owned),
+            },
+        ];
+        Append {
+            guards,
+            ..to(stream(stream_id), Expected::Any, events(1))
+        }
+    };
+    // Twice, so that what is known the second time was not read for it.
+    for _ in 0..2 {
+        ours.append(sets("a", None, None)).await.unwrap();
+    }
+    other.append(sets("a", None, Some("theirs"))).await.unwrap();
+    let refused = ours.append(sets("a", None, Some("ours"))).await;
+    let Err(AppendError::GuardRefused { found, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(found.as_deref(), Some("theirs"));
+
+    let mut connection = database.pool().acquire().await.unwrap();
+    for value in ["of a replica", "of a later replica"] {
+        let change = ("name".to_owned(), Some(value.to_owned()));
+        eventlog::replicate_facts(&mut connection, "other", &[change])
+            .await
+            .unwrap();
+        // Refused on what was known, it would be refused wrongly.
+        let append = sets("a", Some(value), Some(value));
+        ours.append(append).await.unwrap();
+    }
+    let versions: Vec<_> = whole(&ours).await.iter().map(|one| one.version).collect();
+    assert_eq!(versions, [1, 2, 3, 4, 5]);
+}
+
 /// Holds the head row, with one append of the log waiting for it: what comes now gets into the next batch.
 async fn behind_held_head(
     database: &Database,

@@ -249,6 +249,38 @@ async fn what_comes_after_its_append_was_given_up_appends_nothing() {
     assert_eq!(log.append(create("a")).await.unwrap().first, 1);
 }
 
+/// The second append leans on nothing that is not known from the first.
+#[tokio::test]
+async fn it_is_the_same_where_the_log_need_not_be_read() {
+    for accident in [Accident::Before, Accident::After, Accident::Late] {
+        let database = database().await;
+        let way = Way::to(&database).await;
+        let log = way.log(&database).await;
+        let append = || to(stream("a"), Expected::Any, events(1));
+        assert_eq!(log.append(append()).await.unwrap().first, 1);
+        way.prepare(Step::Write, accident, false);
+        let answer = log.append(append()).await;
+        assert!(way.is_over(), "nothing happened");
+        if accident == Accident::Late {
+            way.lets_late_ones_through().await;
+        }
+        let appended = match accident {
+            Accident::After => {
+                let last = whole(&log).await.pop().expect("it is there");
+                assert_eq!(answer.unwrap().recorded_at, last.recorded_at);
+                2
+            }
+            Accident::Before | Accident::Late => {
+                assert!(matches!(answer, Err(AppendError::Database(_))));
+                1
+            }
+        };
+        assert_eq!(log.append(append()).await.unwrap().first, appended + 1);
+        let versions: Vec<_> = whole(&log).await.iter().map(|one| one.version).collect();
+        assert_eq!(versions, (1..=appended + 1).collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test]
 async fn what_nobody_can_tell_is_called_unknown_and_a_retry_tells() {
     let database = database().await;

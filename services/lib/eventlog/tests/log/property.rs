@@ -3,11 +3,11 @@
 use std::cell::Cell;
 
 use bed::unique_name;
-use eventlog::{Append, EventLog, Guard, StreamId};
+use eventlog::{Append, EventLog, Guard, StreamId, replicate_facts};
 use futures::future::join_all;
 use proptest::collection::vec;
+use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use proptest::{prop_assert, prop_assert_eq};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -49,20 +49,63 @@ impl Tag {
     }
 }
 
-/// Each batch is there before any of it is answered, from one of two processes in turn.
-async fn check(
-    logs: &[EventLog; 2],
-    tag: Tag,
-    batches: &[Vec<Append>],
-) -> Result<(), TestCaseError> {
+/// What happens to a log.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Each command is there before any of them is answered.
+    Batch {
+        /// By which process.
+        process: usize,
+        appends: Vec<Append>,
+    },
+    /// A follower writes a fact of another log.
+    Replicate {
+        key: &'static str,
+        value: Option<String>,
+    },
+}
+
+/// Mostly one process writes for a while: what it knows of the log is right until somebody else comes between.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let process = prop_oneof![12 => Just(0), 1 => Just(1)];
+    let batch =
+        (process, appends(1..8)).prop_map(|(process, appends)| Step::Batch { process, appends });
+    let value = prop::option::of(prop::sample::select(&["1", "taken"][..]));
+    let replicate =
+        (prop::sample::select(&KEYS[..]), value).prop_map(|(key, value)| Step::Replicate {
+            key,
+            value: value.map(str::to_owned),
+        });
+    vec(prop_oneof![12 => batch, 1 => replicate], 1..12)
+}
+
+async fn check(logs: &[EventLog; 2], tag: Tag, steps: &[Step]) -> Result<(), TestCaseError> {
     let start = logs[0]
         .head()
         .await
         .expect("the database is there")
         .position;
     let mut model = Model::behind(start);
-    for (batch, log) in batches.iter().zip(logs.iter().cycle()) {
-        let batch: Vec<_> = batch.iter().map(|append| tag.on(append)).collect();
+    for step in steps {
+        let (log, batch): (_, Vec<_>) = match step {
+            Step::Batch { process, appends } => (
+                &logs[*process],
+                appends.iter().map(|append| tag.on(append)).collect(),
+            ),
+            Step::Replicate { key, value } => {
+                let key = tag.key(key);
+                let change = (key.clone(), value.clone());
+                let mut connection = logs[0].pool().acquire().await.expect("a connection");
+                replicate_facts(&mut connection, "other", &[change])
+                    .await
+                    .expect("the database is there");
+                match value {
+                    Some(value) => drop(model.facts.insert(key, value.clone())),
+                    None => drop(model.facts.remove(&key)),
+                }
+                continue;
+            }
+        };
         let answers = join_all(batch.iter().map(|append| log.append(append.clone()))).await;
         for (append, answer) in batch.iter().zip(answers) {
             prop_assert_eq!(Told::from(answer), model.carry_out(append), "{:?}", append);
@@ -125,13 +168,9 @@ fn the_log_does_what_the_model_does() {
         failure_persistence: None,
         ..Config::default()
     })
-    .run(&vec(appends(1..12), 1..5), |batches| {
+    .run(&steps(), |steps| {
         case.set(case.get() + 1);
-        runtime.block_on(check(
-            &logs,
-            Tag(format!("{name}_{}", case.get())),
-            &batches,
-        ))
+        runtime.block_on(check(&logs, Tag(format!("{name}_{}", case.get())), &steps))
     })
     .unwrap_or_else(|error| panic!("{error}"));
 }
