@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::ring::Recorded;
 use self::vault::Vault;
-use crate::domain::signing_key::{Command, Fresh, Key, Policy, Rejection, Stage, decide};
+use crate::domain::signing_key::{Command, Fresh, Key, Policy, Rejection, Stage, decide, evolve};
 use crate::live_tokens;
 use crate::seal::{SealError, Sealer};
 use crate::signing::{SigningError, SigningKey, entity_tag};
@@ -388,8 +388,9 @@ async fn do_what_is_due(
     last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
 ) -> Result<bool, KeyError> {
     let (mut events, mut unused) = (vec![], vec![]);
+    let mut all = recorded.ring.clone();
     for algorithm in SigningAlgorithm::ALL {
-        let ring = recorded.ring.only(algorithm);
+        let ring = all.only(algorithm);
         let fresh = if ring.wants_key() {
             Some(vault.make(algorithm).await?)
         } else {
@@ -400,10 +401,13 @@ async fn do_what_is_due(
             now: clock::now(),
             policy: *policy,
             unread: recorded.ring.is_unread(),
+            others: all.published() - ring.published(),
             fresh,
             last_expiry: last_expiry.clone(),
         };
-        events.extend(decide(&ring, command)?);
+        let due = decide(&ring, command)?;
+        due.iter().for_each(|event| evolve(&mut all, event));
+        events.extend(due);
     }
     if events.is_empty() {
         return Ok(false);

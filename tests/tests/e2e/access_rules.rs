@@ -16,7 +16,10 @@ use proto::identity::v1::{
     GetAccessRuleRequest, ListAccessRulesRequest, ManagedIdentity, RuleStage,
     UpdateAccessRuleRequest,
 };
-use proto::issuer::v1::{IssueCredentialRequest, IssueCredentialResponse, Stage};
+use proto::issuer::v1::{
+    ExplainCredentialRequest, IssueCredentialRequest, IssueCredentialResponse, RuleVerdict, Stage,
+    Verdict,
+};
 use proto::namespace::v1::{DeleteTeamRequest, RemoveTeamMemberRequest};
 use tonic::{Code, Status};
 
@@ -83,6 +86,58 @@ fn for_stages(
     let rule = request.access_rule.get_or_insert_default();
     rule.stages = stages.iter().copied().map(i32::from).collect();
     request
+}
+
+/// What access rules keep for some, a deployer does not get by opening a job on behalf of one of these.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_opens_a_job_for_another_has_to_be_eligible_too() {
+    let world = World::start().await;
+    let scene = scene(&world).await;
+    let (admin, bob, alice) = (&scene.admin, &scene.bob, world.user("alice"));
+    admin.grants(&alice, Role::Deployer, &scene.workspace).await;
+    let rule = admin
+        .restricts(&scene.identity.id, &[alice.principal()])
+        .await;
+    let for_alice = async |user: &User| {
+        let mut request = job(&scene.workspace);
+        "user:dev/alice".clone_into(&mut request.job.get_or_insert_default().principal);
+        let opened = user.asks(request).await.expect("a job is opened");
+        OpenedJob {
+            job: opened.job.expect("the job"),
+            token: opened.job_token,
+        }
+    };
+    let (by_bob, by_alice, by_admin) = (
+        for_alice(bob).await,
+        for_alice(&alice).await,
+        for_alice(admin).await,
+    );
+    let openers = [&by_bob, &by_alice, &by_admin].map(|opened| opened.job.opener.as_str());
+    assert_eq!(openers, ["user:dev/bob", "", ""]);
+    let refusal = (Code::FailedPrecondition, "RULES_REFUSED");
+    refused(scene.gets(&by_bob, "").await, refusal.0, refusal.1);
+    scene.gets(&by_alice, "").await.expect("she is eligible");
+    // Whom the operator trusts with everything.
+    scene.gets(&by_admin, "").await.expect("she is eligible");
+    let explain = ExplainCredentialRequest {
+        workspace_id: scene.workspace.clone(),
+        managed_identity_id: scene.identity.id.clone(),
+        job_id: by_bob.job.id.clone(),
+        ..Default::default()
+    };
+    let explained = admin.asks(explain).await.expect("explained");
+    assert!(!explained.allowed, "{explained:?}");
+    let verdicts: Vec<_> = explained.rules.iter().map(RuleVerdict::verdict).collect();
+    assert_eq!(verdicts, [Verdict::DoesNotHold]);
+
+    let mut both = rule.clone();
+    both.condition = Some(eligible(&[alice.principal(), bob.principal()]));
+    let changed = admin.asks(change(&both, &[])).await;
+    let token = changed.expect("changed").consistency_token;
+    scene
+        .gets(&by_bob, &token)
+        .await
+        .expect("both are eligible");
 }
 
 fn change(rule: &AccessRule, mask: &[&str]) -> UpdateAccessRuleRequest {

@@ -142,6 +142,12 @@ async fn each_wrong_field_is_named_by_its_path() {
         admin.asks(request).await,
         &["job.stage", "job.max_duration"],
     );
+    for (seconds, nanos) in [(i64::MAX, i32::MAX), (10, -1), (10, 1_000_000_000), (-1, 0)] {
+        let mut request = job(&web.id);
+        request.job.get_or_insert_default().max_duration =
+            Some(prost_types::Duration { seconds, nanos });
+        invalid(admin.asks(request).await, &["job.max_duration"]);
+    }
     let bad_etag = namespace::DeleteGroupRequest {
         etag: "1".to_owned(),
         ..delete_group(&acme.id)

@@ -70,6 +70,9 @@ pub struct Job {
     pub stage: Stage,
     /// On whose behalf.
     pub principal: Principal,
+    /// The user who opened it on somebody else's behalf. Otherwise whoever may open jobs could get for them what access
+    /// rules keep for others.
+    pub opener: Option<Box<Principal>>,
     /// When it is over, whatever it says.
     pub expires: OffsetDateTime,
     /// How long it may be silent, once it has sent a heartbeat.
@@ -213,9 +216,12 @@ fn heartbeat(state: &State, now: OffsetDateTime) -> Result<Vec<Event>, Rejection
     if let Some(over) = life.over(now) {
         return Err(Rejection::Over(over));
     }
-    // In whole seconds, as facts have it.
-    let silent_after = now + job.heartbeat_timeout;
-    let silent_after = silent_after.replace_nanosecond(0).unwrap_or(silent_after);
+    // In whole seconds, as facts have it, and never before the time-out is over.
+    let earliest = now + job.heartbeat_timeout;
+    let mut silent_after = earliest.replace_nanosecond(0).unwrap_or(earliest);
+    if silent_after < earliest {
+        silent_after += Duration::SECOND;
+    }
     // A heartbeat right behind another one says nothing new, and the log is not for them.
     let soon = |end| silent_after - end < job.heartbeat_timeout / 4;
     if life.silent_after.is_some_and(soon) {
@@ -271,6 +277,7 @@ mod tests {
             workspace: WorkspaceId::from_uuid(uuid::Uuid::from_u128(2)),
             stage: Stage::Plan,
             principal: Principal::user("dev/alice").expect("a user"),
+            opener: None,
             expires: NOON + Duration::hours(1),
             heartbeat_timeout: Duration::minutes(4),
             module: None,
@@ -330,14 +337,12 @@ mod tests {
             decide(&beating, Command::Heartbeat(at(10) + Duration::seconds(59))),
             Ok(vec![])
         );
-        let alive = Event::Alive {
-            at: at(11),
-            silent_after: at(15),
-        };
-        assert_eq!(
-            decide(&beating, Command::Heartbeat(at(11))),
-            Ok(vec![alive])
-        );
+        let beat = |now| decide(&beating, Command::Heartbeat(now));
+        let alive = |at, silent_after| Ok(vec![Event::Alive { at, silent_after }]);
+        assert_eq!(beat(at(11)), alive(at(11), at(15)));
+        // Never before the whole time-out is over.
+        let late = at(11) + Duration::milliseconds(950);
+        assert_eq!(beat(late), alive(late, at(15) + Duration::SECOND));
     }
 
     #[test]

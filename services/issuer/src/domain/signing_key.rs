@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use model::{JobDuration, SigningAlgorithm, SigningKeyId};
 use time::{Duration, OffsetDateTime};
 
-/// Keys of an algorithm in the key set at most. While there are so many, a next key waits until another one has left.
-pub const MAX_PUBLISHED: usize = 4;
+/// Keys in the key set at most, of all algorithms together. While there are so many, a next key waits until another one
+/// has left.
+pub const MAX_PUBLISHED: usize = 6;
 
 /// The longest life of a job, and so of its token.
 const LONGEST_JOB: Duration = Duration::seconds(JobDuration::LONGEST.seconds());
@@ -94,6 +95,8 @@ pub enum Command {
         policy: Policy,
         /// Whether nobody has ever read a key set: then the first key need not wait until it is known.
         unread: bool,
+        /// Keys of other algorithms in the key set.
+        others: usize,
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
         /// When the last token of a retired key expires or has expired. A key that is not in here stays.
@@ -174,6 +177,13 @@ impl Event {
             | Self::Removed(id, _)
             | Self::Revoked { id, .. } => *id,
         }
+    }
+}
+
+impl Policy {
+    /// How long a key is in the key set before it signs: until every relying party has read of it.
+    fn wait(&self) -> Duration {
+        self.max_age + self.clock_skew
     }
 }
 
@@ -285,7 +295,9 @@ impl KeyRing {
             && self.next_but(Some(id)).is_none()
     }
 
-    fn published(&self) -> usize {
+    /// How many are in the key set.
+    #[must_use]
+    pub fn published(&self) -> usize {
         self.keys().filter(|key| key.is_published()).count()
     }
 }
@@ -297,9 +309,16 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
             now,
             policy,
             unread,
+            others,
             fresh,
             last_expiry,
-        } => Ok(advance(ring, (now, unread), &policy, fresh, &last_expiry)),
+        } => {
+            let mut draft = Draft::of(ring);
+            draft.remove_spent(now, &policy, &last_expiry);
+            draft.bring_next((now, unread), &policy, others, fresh);
+            draft.replace_if_due(now, &policy);
+            Ok(draft.events)
+        }
         Command::Rotate { now } => rotate(ring, now),
         Command::Revoke {
             id,
@@ -328,63 +347,77 @@ impl Draft {
         evolve(&mut self.ring, &event);
         self.events.push(event);
     }
-}
 
-fn advance(
-    ring: &KeyRing,
-    (now, unread): (OffsetDateTime, bool),
-    policy: &Policy,
-    fresh: Option<Fresh>,
-    last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
-) -> Vec<Event> {
-    let mut draft = Draft::of(ring);
-    let spent = ring.keys().filter(|key| {
+    /// Takes those out of the key set whose last token has expired.
+    fn remove_spent(
+        &mut self,
+        now: OffsetDateTime,
+        policy: &Policy,
+        last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
+    ) {
         let expired = |last: &OffsetDateTime| *last + policy.clock_skew <= now;
-        key.stage() == Stage::Retiring && last_expiry.get(&key.made.id).is_some_and(expired)
-    });
-    for key in spent {
-        draft.add(Event::Removed(key.made.id, now));
+        let keys = self.ring.keys();
+        let retiring = keys.filter(|key| key.stage() == Stage::Retiring);
+        let ids = retiring.map(|key| key.made.id);
+        let spent: Vec<_> = ids
+            .filter(|id| last_expiry.get(id).is_some_and(expired))
+            .collect();
+        for id in spent {
+            self.add(Event::Removed(id, now));
+        }
     }
-    if let Some(fresh) = fresh.filter(|_| ring.wants_key()) {
-        draft.add(Event::Created(fresh, now));
-    }
-    let prepared = draft.ring.next().filter(|key| key.published.is_none());
-    if let Some(id) = prepared.map(|key| key.made.id)
-        && draft.ring.published() < MAX_PUBLISHED
-    {
-        let wait = policy.max_age + policy.clock_skew;
-        let first = unread && draft.ring.active().is_none();
-        let ready = if first { now } else { now + wait };
-        draft.add(Event::Published { id, at: now, ready });
-    }
-    let due = draft.ring.active().is_none_or(|active| {
-        let age = active.activated.map(|since| now - since);
-        active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
-    });
-    if due {
-        replace(&mut draft, now);
-    }
-    draft.events
-}
 
-/// The next key takes the place of the active one, if it may by now. Answers whether it did.
-fn replace(draft: &mut Draft, now: OffsetDateTime) -> bool {
-    let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
-    let Some(next) = draft.ring.next().filter(ready).map(|key| key.made.id) else {
-        return false;
-    };
-    let active = draft.ring.active().map(|key| key.made.id);
-    if let Some(active) = active {
-        draft.add(Event::Retired(active, now));
+    /// Has a next key, in the key set if there is room.
+    fn bring_next(
+        &mut self,
+        (now, unread): (OffsetDateTime, bool),
+        policy: &Policy,
+        others: usize,
+        fresh: Option<Fresh>,
+    ) {
+        if let Some(fresh) = fresh.filter(|_| self.ring.wants_key()) {
+            self.add(Event::Created(fresh, now));
+        }
+        let prepared = self.ring.next().filter(|key| key.published.is_none());
+        if let Some(id) = prepared.map(|key| key.made.id)
+            && self.ring.published() + others < MAX_PUBLISHED
+        {
+            let first = unread && self.ring.active().is_none();
+            let ready = if first { now } else { now + policy.wait() };
+            self.add(Event::Published { id, at: now, ready });
+        }
     }
-    draft.add(Event::Activated(next, now));
-    true
+
+    /// Has the next key sign, if the active one has signed for long enough.
+    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy) {
+        let due = self.ring.active().is_none_or(|active| {
+            let age = active.activated.map(|since| now - since);
+            active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
+        });
+        if due {
+            self.replace(now);
+        }
+    }
+
+    /// The next key takes the place of the active one, if it may by now. Answers whether it did.
+    fn replace(&mut self, now: OffsetDateTime) -> bool {
+        let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
+        let Some(next) = self.ring.next().filter(ready).map(|key| key.made.id) else {
+            return false;
+        };
+        let active = self.ring.active().map(|key| key.made.id);
+        if let Some(active) = active {
+            self.add(Event::Retired(active, now));
+        }
+        self.add(Event::Activated(next, now));
+        true
+    }
 }
 
 fn rotate(ring: &KeyRing, now: OffsetDateTime) -> Result<Vec<Event>, Rejection> {
     let active = ring.active().ok_or(Rejection::Missing)?;
     let mut draft = Draft::of(ring);
-    if !replace(&mut draft, now) && !active.rotation_requested {
+    if !draft.replace(now) && !active.rotation_requested {
         draft.add(Event::RotationRequested(active.made.id, now));
     }
     Ok(draft.events)
@@ -483,6 +516,7 @@ mod tests {
     struct Life {
         ring: KeyRing,
         made: u128,
+        others: usize,
         last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
     }
 
@@ -504,6 +538,7 @@ mod tests {
                 now,
                 policy: POLICY,
                 unread: self.ring.is_unread(),
+                others: self.others,
                 fresh,
                 last_expiry: self.last_expiry.clone(),
             };
@@ -556,6 +591,7 @@ mod tests {
             now,
             policy: POLICY,
             unread: false,
+            others: 2,
             fresh,
             last_expiry: BTreeMap::new(),
         };
@@ -623,13 +659,14 @@ mod tests {
     #[test]
     fn the_key_set_never_holds_more_than_a_handful() {
         let mut life = begun();
+        life.others = 2;
         let mut now = NOON;
         for _ in 0..50 {
             now += Duration::minutes(10);
             life.rotates(now);
             life.comes_to(now);
             life.comes_to(now);
-            assert!(life.ring.published() <= MAX_PUBLISHED);
+            assert!(life.ring.published() + life.others <= MAX_PUBLISHED);
         }
         // Full: the next one is prepared, and published when another one has left.
         assert_eq!(

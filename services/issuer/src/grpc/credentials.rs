@@ -1,6 +1,7 @@
 //! `CredentialService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
@@ -13,6 +14,7 @@ use futures::join;
 use model::{JobId, Principal};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
+use tokio::time::{Instant, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -23,11 +25,16 @@ use super::{IssuerRpc, jobs};
 use crate::domain::credential::{self, Grant, Question, Refusal};
 use crate::domain::job::Over;
 use crate::keys::ring::signs;
-use crate::signing::{SigningKey, TokenType};
+use crate::signing::{SigningError, SigningKey, TokenType};
 use crate::wire;
 
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
 const ATTEMPTS: usize = 10;
+
+/// What is known from longer ago than this is asked for anew: a revocation counts within a second.
+const MOMENT: Duration = Duration::from_millis(900);
+/// How long the answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The word for a refusal, in answers and on the record.
 pub(super) fn reason(refusal: &Refusal) -> &'static str {
@@ -69,6 +76,65 @@ struct Signable {
     grant: Grant,
     ground: Arc<Ground>,
     key: Arc<SigningKey>,
+}
+
+impl Signable {
+    fn sign(&self, issuer: &str, revision: &str) -> Result<String, SigningError> {
+        let Ground {
+            stage,
+            workspace_path: path,
+            ..
+        } = &*self.ground;
+        let id = self.token_id;
+        let claims = wire::credential_claims(issuer, &self.grant, id, *stage, path, revision);
+        self.key.sign(TokenType::Credential, &claims)
+    }
+
+    fn credential(&self, token: String) -> pb::Credential {
+        let Grant {
+            identity,
+            audience,
+            expires,
+            ..
+        } = &self.grant;
+        pb::Credential {
+            managed_identity_id: identity.to_string(),
+            audience: audience.clone(),
+            token,
+            token_id: self.token_id.to_string(),
+            expire_time: Some(request::timestamp(*expires)),
+        }
+    }
+}
+
+/// What puts tokens on the record, if all that they lean on is so still.
+fn audit(job: JobId, granted: &[Signable], revision: &str, metadata: Metadata) -> Append {
+    let events = granted.iter().map(|signable| {
+        let (grant, kid) = (&signable.grant, signable.key.kid());
+        let event = wire::issued(grant, signable.token_id, kid, revision);
+        NewEvent {
+            id: clock::new_uuid(),
+            event_type: event.event_type(),
+            payload: event.encode(),
+        }
+    });
+    let events = events.collect();
+    let mut guards = vec![];
+    for Signable { ground, key, .. } in granted {
+        // One that does not sign any more is refused with the audit.
+        guards.push(signs(key));
+        guards.extend(ground.guards.iter().cloned());
+    }
+    Append {
+        command: None,
+        streams: vec![StreamAppend {
+            stream_id: jobs::stream(job),
+            expected: Expected::Any,
+            events,
+        }],
+        guards,
+        metadata,
+    }
 }
 
 /// Credentials, signed and on the record, and the state that they were decided on.
@@ -179,11 +245,11 @@ impl IssuerRpc {
         job: JobId,
         named: &str,
     ) -> Result<pb::IssueCredentialResponse, Denied> {
-        self.refuse_on_stale_replica()?;
         for _ in 0..ATTEMPTS {
+            let since = self.current().await?;
             let (grant, ground) = self.decide(job, call, named).await?;
             let granted = vec![(grant, Arc::clone(&ground))];
-            if let Some(mut issued) = self.issue(call, metadata, job, granted).await? {
+            if let Some(mut issued) = self.issue(call, metadata, job, granted, since).await? {
                 self.grounds.remember(job, named, ground);
                 let credential = issued.credentials.pop().unwrap_or_default();
                 return Ok(pb::IssueCredentialResponse {
@@ -206,8 +272,8 @@ impl IssuerRpc {
         metadata: &MetadataMap,
         job: JobId,
     ) -> Result<pb::IssueCredentialsResponse, Denied> {
-        self.refuse_on_stale_replica()?;
         for _ in 0..ATTEMPTS {
+            let since = self.current().await?;
             let known = self.known_job(job).await?;
             let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
             let (mut granted, mut refused) = (Vec::new(), Vec::new());
@@ -226,7 +292,7 @@ impl IssuerRpc {
                 .iter()
                 .map(|(grant, ground)| (grant.identity.to_string(), Arc::clone(ground)))
                 .collect();
-            if let Some(issued) = self.issue(call, metadata, job, granted).await? {
+            if let Some(issued) = self.issue(call, metadata, job, granted, since).await? {
                 for (name, ground) in names {
                     self.grounds.remember(job, &name, ground);
                 }
@@ -265,34 +331,59 @@ impl IssuerRpc {
         })
     }
 
-    /// Past the bound, what we know may be revoked already: we refuse rather than guess.
-    pub(super) fn refuse_on_stale_replica(&self) -> Result<(), Status> {
+    /// Since when what we know is known to be so. If that is more than a moment ago, something may have been revoked
+    /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either.
+    async fn current(&self) -> Result<Instant, Status> {
+        let word = async {
+            for (_, progress) in &self.shared.replica {
+                let (mut progress, fresh) = (progress.clone(), |progress: &Progress| {
+                    let current = progress.current_at;
+                    progress.halted.is_some() || current.is_some_and(|at| at.elapsed() <= MOMENT)
+                });
+                // Its sender lives as long as the follower.
+                let _ = progress.wait_for(fresh).await;
+            }
+        };
+        let _ = timeout(PATIENCE, word).await;
+        self.refuse_on_stale_replica()
+    }
+
+    /// Past the bound, what we know may be revoked already: we refuse rather than guess. Answers since when all of it is
+    /// known to be so.
+    pub(super) fn refuse_on_stale_replica(&self) -> Result<Instant, Status> {
+        let mut since = Instant::now();
         for (log, progress) in &self.shared.replica {
-            let Progress {
-                current_at: current,
-                halted,
-                ..
-            } = progress.borrow().clone();
-            if let Some(halt) = halted {
+            let progress = progress.borrow();
+            if let Some(halt) = &progress.halted {
                 let message = format!(
                     "the issuer does not follow {log} any more: {halt}; no credentials are issued until an operator \
                      has looked after it"
                 );
                 return Err(status::unavailable("FOLLOWER_HALTED", &message));
             }
-            if current.is_none_or(|at| at.elapsed() > self.shared.staleness_bound) {
-                let age = current.map_or("ever".to_owned(), |at| {
-                    format!("{} s", at.elapsed().as_secs())
-                });
-                let message = format!(
-                    "the issuer has not been up to date with {log} for {age}, longer than the bound of {} s; no \
-                     credentials are issued until it is",
-                    self.shared.staleness_bound.as_secs()
-                );
-                return Err(status::unavailable("REPLICA_STALE", &message));
-            }
+            let current = progress.current_at;
+            since = current
+                .filter(|at| self.is_within_bound(*at))
+                .map(|at| since.min(at))
+                .ok_or_else(|| self.stale(log, current))?;
         }
-        Ok(())
+        Ok(since)
+    }
+
+    fn is_within_bound(&self, since: Instant) -> bool {
+        since.elapsed() <= self.shared.staleness_bound
+    }
+
+    fn stale(&self, log: &str, current: Option<Instant>) -> Status {
+        let age = current.map_or("ever".to_owned(), |at| {
+            format!("{} s", at.elapsed().as_secs())
+        });
+        let message = format!(
+            "the issuer has not been up to date with {log} for {age}, longer than the bound of {} s; no credentials \
+             are issued until it is",
+            self.shared.staleness_bound.as_secs()
+        );
+        status::unavailable("REPLICA_STALE", &message)
     }
 
     /// What is remembered may be wrong. A grant is checked when it is recorded; a refusal has to be looked up.
@@ -310,13 +401,15 @@ impl IssuerRpc {
         Ok((grant, Arc::new(ground)))
     }
 
-    /// Records and signs. `None` if what the decisions lean on has changed.
+    /// Records and signs what was decided on what was known since then. `None` if what the decisions lean on has
+    /// changed.
     async fn issue(
         &self,
         call: &Call,
         metadata: &MetadataMap,
         job: JobId,
         granted: Vec<Granted>,
+        since: Instant,
     ) -> Result<Option<Issued>, Status> {
         let shared = &self.shared;
         let revision = self.revision();
@@ -331,66 +424,23 @@ impl IssuerRpc {
         let Some(granted) = granted.collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };
-        let events = granted.iter().map(|signable| {
-            let (grant, kid) = (&signable.grant, signable.key.kid());
-            let event = wire::issued(grant, signable.token_id, kid, &revision);
-            NewEvent {
-                id: clock::new_uuid(),
-                event_type: event.event_type(),
-                payload: event.encode(),
-            }
-        });
-        let events: Vec<_> = events.collect();
-        let mut guards = vec![];
-        for Signable { ground, key, .. } in &granted {
-            // One that does not sign any more is refused with the audit.
-            guards.push(signs(key));
-            guards.extend(ground.guards.iter().cloned());
-        }
         let append = async {
-            if events.is_empty() {
+            if granted.is_empty() {
                 return Ok(None);
             }
-            let append = Append {
-                command: None,
-                streams: vec![StreamAppend {
-                    stream_id: jobs::stream(job),
-                    expected: Expected::Any,
-                    events,
-                }],
-                guards,
-                metadata: Metadata {
-                    actor: call.caller.principal.to_string(),
-                    traceparent: request::traceparent(metadata),
-                },
+            let metadata = Metadata {
+                actor: call.caller.principal.to_string(),
+                traceparent: request::traceparent(metadata),
             };
+            let append = audit(job, &granted, &revision, metadata);
             shared.commands.log().append(append).await.map(Some)
         };
         let sign = async {
-            let sign = |signable: &Signable| {
-                let Signable {
-                    token_id,
-                    grant,
-                    ground,
-                    key,
-                } = signable;
-                let (stage, path) = (ground.stage, &ground.workspace_path);
-                let issuer = &shared.issuer;
-                let claims =
-                    wire::credential_claims(issuer, grant, *token_id, stage, path, &revision);
-                let token = key.sign(TokenType::Credential, &claims)?;
-                Ok(pb::Credential {
-                    managed_identity_id: grant.identity.to_string(),
-                    audience: grant.audience.clone(),
-                    token,
-                    token_id: token_id.to_string(),
-                    expire_time: Some(request::timestamp(grant.expires)),
-                })
-            };
-            granted
-                .iter()
-                .map(sign)
-                .collect::<Result<Vec<_>, crate::signing::SigningError>>()
+            let signed = granted.iter().map(|granted| {
+                let token = granted.sign(&shared.issuer, &revision)?;
+                Ok::<_, SigningError>(granted.credential(token))
+            });
+            signed.collect::<Result<Vec<_>, _>>()
         };
         // Signed while the audit becomes durable; the tokens leave only when it is.
         let (appended, credentials) = join!(append, sign);
@@ -408,6 +458,15 @@ impl IssuerRpc {
                 ));
             }
         };
+        // It may have taken long. Then the record says of tokens that they were issued, and nobody has them.
+        if !self.is_within_bound(since) {
+            return Err(self.stale("the logs that it decides on", Some(since)));
+        }
+        let now = clock::now();
+        let is_over = |signable: &Signable| signable.ground.question.job_life.over(now).is_some();
+        if granted.iter().any(is_over) {
+            return Ok(None);
+        }
         let head = appended.map(|appended| Head {
             epoch: appended.epoch,
             position: appended.last,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::IssuerRpc;
 use super::credentials::reason;
-use super::ground::{Subject, View};
+use super::ground::{IDENTITY, NOT_AN_IDENTITY, Subject, View, identity_named};
 use crate::domain::credential::{Check, findings};
 use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
 use crate::wire::{self, module};
@@ -47,9 +47,8 @@ impl IssuerRpc {
         let not_found = |named: &str| status::not_found(named);
         let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
         let identity_place = identity_place.ok_or_else(|| not_found(named))?;
-        let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
-            Violations::of("managed_identity_id", "must name a managed identity").into_status()
-        })?;
+        let identity = ManagedIdentityId::try_from(identity_place.id())
+            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let subject = match asker {
             Asker::Job(id) => self.job_in(view, workspace, id).await?,
             Asker::Anybody(principal, stage, module) => {
@@ -176,6 +175,7 @@ impl IssuerRpc {
             workspace,
             stage,
             principal,
+            opener: None,
             expires,
             heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
             module,
@@ -194,8 +194,8 @@ fn asked(
     message: &pb::ExplainCredentialRequest,
 ) -> Result<(Asker, Reference), Violations> {
     let mut violations = Violations::default();
-    let identity = message.managed_identity_id.parse::<Reference>();
-    let identity = violations.check("managed_identity_id", identity);
+    let identity = identity_named(&message.managed_identity_id);
+    let identity = violations.check(IDENTITY, identity);
     let asker = if message.job_id.is_empty() {
         let stage = wire::job::stage(message.stage());
         let wrong = "must be STAGE_PLAN or STAGE_APPLY, or job_id must be set";

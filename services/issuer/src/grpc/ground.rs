@@ -23,8 +23,8 @@ use model::access_rule::{AccessRule, InvalidAccessRule, RuleType, Run, Verdict, 
 use model::attestation::{Attested, PublicKey};
 use model::token_settings::InvalidTokenSettings;
 use model::{
-    AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, ResourceId, Role, Stage, TeamId,
-    WorkspaceId,
+    AccessRuleId, InvalidReference, JobId, Kind, ManagedIdentityId, Principal, Reference,
+    ResourceId, Role, Stage, TeamId, WorkspaceId,
 };
 use time::OffsetDateTime;
 use tonic::Status;
@@ -36,6 +36,9 @@ use crate::domain::job::{Job, Life, Module};
 
 /// The reason, where a job's workspace is gone.
 const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
+/// The field that names one.
+pub(super) const IDENTITY: &str = "managed_identity_id";
+pub(super) const NOT_AN_IDENTITY: &str = "must name a managed identity";
 /// Remembered at most; beyond, all is forgotten.
 const REMEMBERED: usize = 10_000;
 
@@ -165,9 +168,8 @@ impl IssuerRpc {
         named: &str,
     ) -> Result<Ground, Denied> {
         let hierarchy = &self.shared.hierarchy;
-        let reference: Reference = named
-            .parse()
-            .map_err(|error| Violations::of("managed_identity_id", error).into_status())?;
+        let reference =
+            identity_named(named).map_err(|error| Violations::of(IDENTITY, error).into_status())?;
         let known = self.known_job(job).await?;
         let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
         let workspace = known.job.workspace;
@@ -186,9 +188,8 @@ impl IssuerRpc {
         let identity_place = authorization::find(hierarchy, &reference, caller).await?;
         let identity_place =
             identity_place.ok_or_else(|| refused(IDENTITY_NOT_FOUND, None, named))?;
-        let identity = ManagedIdentityId::try_from(identity_place.id()).map_err(|_| {
-            Violations::of("managed_identity_id", "must name a managed identity").into_status()
-        })?;
+        let identity = ManagedIdentityId::try_from(identity_place.id())
+            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let subject = Subject {
             job: known.job.clone(),
             life: known.life,
@@ -217,6 +218,19 @@ impl IssuerRpc {
             question,
             guards,
         })
+    }
+}
+
+/// The managed identity that is named. What is none is refused before anyone looks whether it is there: who asks may not
+/// know.
+pub(super) fn identity_named(named: &str) -> Result<Reference, String> {
+    let reference: Reference = named
+        .parse()
+        .map_err(|error: InvalidReference| error.to_string())?;
+    if reference.kind() == Kind::ManagedIdentity {
+        Ok(reference)
+    } else {
+        Err(NOT_AN_IDENTITY.to_owned())
     }
 }
 
@@ -271,10 +285,15 @@ impl View<'_> {
             None => (None, vec![]),
         };
         let (ids, rules): (Vec<AccessRuleId>, Vec<AccessRule>) = rules.into_iter().unzip();
-        let (principals, of_teams) = self.run_as(&job.principal, &rules).await?;
+        let (mut parties, mut of_teams) = (vec![], vec![]);
+        for party in std::iter::once(&job.principal).chain(job.opener.as_deref()) {
+            let (principals, guards) = self.run_as(party, &rules).await?;
+            parties.push(principals);
+            of_teams.extend(guards);
+        }
         let run = Run {
             stage: job.stage,
-            principals: &principals,
+            parties: &parties,
             attestations: &attested(job.module.as_ref(), &rules)?,
         };
         let verdicts = ids.into_iter().zip(&rules);

@@ -32,6 +32,11 @@ fn module_key(id: impl fmt::Display) -> String {
     format!("job-module/{id}")
 }
 
+/// The key of who opened a job on somebody else's behalf, where that one has to be eligible too.
+fn opener_key(id: impl fmt::Display) -> String {
+    format!("job-opener/{id}")
+}
+
 /// A job by its facts.
 pub(super) struct Known {
     pub(super) state: State,
@@ -42,7 +47,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// That nothing has changed since. What a job runs never does.
+    /// That nothing has changed since. What a job runs, and who opened it, never does.
     pub(super) fn guards(&self) -> impl Iterator<Item = Guard> {
         let facts = self.facts.iter().cloned();
         facts.map(|(key, value)| Guard::Expect { key, value })
@@ -75,7 +80,9 @@ pub(super) fn sets(state: &State) -> Vec<Guard> {
             format!("{ends}/{silence}/{}", job.principal),
         ),
     ];
-    let facts = facts.into_iter().chain(module);
+    let opener = job.opener.as_ref();
+    let opener = opener.map(|opener| (opener_key(job.id), opener.to_string()));
+    let facts = facts.into_iter().chain(module).chain(opener);
     let sets = facts.map(|(key, value)| Guard::Set {
         key,
         value: Some(value),
@@ -86,7 +93,13 @@ pub(super) fn sets(state: &State) -> Vec<Guard> {
 impl IssuerRpc {
     /// The job, if it was ever opened.
     pub(super) async fn known_job(&self, id: JobId) -> Result<Option<Known>, Status> {
-        let keys = [node_key(id), job_key(id), life_key(id), module_key(id)];
+        let keys = [
+            node_key(id),
+            job_key(id),
+            life_key(id),
+            module_key(id),
+            opener_key(id),
+        ];
         let facts = self.shared.commands.log().facts(&keys).await;
         let facts = facts.map_err(|error| status::log(&error))?;
         let values = keys
@@ -95,7 +108,7 @@ impl IssuerRpc {
         let Some(state) = read(id, values) else {
             return Ok(None);
         };
-        let [node, job, life, _] = keys;
+        let [node, job, life, ..] = keys;
         let facts = [node, job, life].map(|key| {
             let value = facts.get(&key).map(str::to_owned);
             (key, value)
@@ -109,7 +122,7 @@ impl IssuerRpc {
     }
 }
 
-fn read(id: JobId, [node, job, life, module]: [&str; 4]) -> Option<State> {
+fn read(id: JobId, [node, job, life, module, opener]: [&str; 5]) -> Option<State> {
     let time = |text: &str| OffsetDateTime::from_unix_timestamp(text.parse().ok()?).ok();
     let (stage, expires) = job.split_once('/')?;
     let (ends, rest) = life.split_once('/')?;
@@ -118,11 +131,16 @@ fn read(id: JobId, [node, job, life, module]: [&str; 4]) -> Option<State> {
         "" => None,
         fact => Some(read_module(fact)?),
     };
+    let opener = match opener {
+        "" => None,
+        fact => Some(Box::new(fact.parse().ok()?)),
+    };
     let job = Job {
         id,
         workspace: node.split_once('/')?.0.parse().ok()?,
         stage: stage.parse().ok()?,
         principal: principal.parse().ok()?,
+        opener,
         expires: time(expires)?,
         heartbeat_timeout: Duration::seconds(silence.parse().ok()?),
         module,
@@ -162,6 +180,7 @@ mod tests {
             workspace: WorkspaceId::from_uuid(uuid::Uuid::from_u128(2)),
             stage: Stage::Apply,
             principal: Principal::user("dev/a/b").expect("a user"),
+            opener: Principal::user("dev/c").ok().map(Box::new),
             expires: at(3_600),
             heartbeat_timeout: Duration::seconds(60),
             module: Some(Module {
@@ -188,10 +207,11 @@ mod tests {
                     Guard::Expect { .. } | Guard::Count { .. } => None,
                 })
                 .collect();
-            let [node, known, life, module] = values.as_slice() else {
-                panic!("four facts: {values:?}");
+            let [node, known, life, module, opener] = values.as_slice() else {
+                panic!("five facts: {values:?}");
             };
-            assert_eq!(read(job.id, [node, known, life, module]), Some(state));
+            let values = [node, known, life, module, opener].map(String::as_str);
+            assert_eq!(read(job.id, values), Some(state));
         }
     }
 }

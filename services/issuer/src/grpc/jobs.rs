@@ -1,5 +1,6 @@
 //! `JobService`.
 
+use edge::caller::Caller;
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, max_job_duration_key};
 use edge::layer::Call;
@@ -47,6 +48,7 @@ impl JobService for IssuerRpc {
                 workspace,
                 stage: wanted.stage,
                 principal: principal.clone(),
+                opener: opener(&call.caller, principal),
                 expires: (now + duration).replace_nanosecond(0).unwrap_or(now),
                 heartbeat_timeout: wanted.heartbeat_timeout,
                 module: wanted.module.clone(),
@@ -184,6 +186,13 @@ fn own(call: &Call) -> Result<JobId, Status> {
         return Err(status::permission_denied("Job", "this service"));
     };
     Ok(job)
+}
+
+/// Who has to be eligible besides the one on whose behalf a job is opened. Programs open jobs for others as their trade,
+/// and administrators give them that role; they are not asked.
+fn opener(caller: &Caller, principal: &Principal) -> Option<Box<Principal>> {
+    let is_asked = matches!(caller.principal, Principal::User { .. }) && !caller.administrator;
+    (is_asked && caller.principal != *principal).then(|| caller.principal.clone().into())
 }
 
 fn job_id(place: &Place) -> Result<JobId, Status> {

@@ -42,10 +42,16 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unrea
             workspace: parse("workspace id", &event.workspace_id)?,
             stage: stage(event.stage()).ok_or(Unreadable::Field("stage"))?,
             principal: parse("principal", &event.principal)?,
+            opener: match event.opener.as_str() {
+                "" => None,
+                opener => Some(Box::new(parse("opener", opener)?)),
+            },
             expires: time(event.expire_time.as_ref())?,
             heartbeat_timeout: event
                 .heartbeat_timeout
-                .map_or(DEFAULT_HEARTBEAT_TIMEOUT, |given| duration(&given)),
+                .map_or(Ok(DEFAULT_HEARTBEAT_TIMEOUT), |given| {
+                    duration(&given).ok_or(Unreadable::Field("heartbeat timeout"))
+                })?,
             module: event.module.map(module::read).transpose()?,
         }))),
         Event::JobHeartbeatReceived(event) => Ok(Some(job::Event::Alive {
@@ -82,6 +88,7 @@ pub(crate) fn write(job: &Job, event: &job::Event) -> Event {
             workspace_id,
             stage: wire_stage(job.stage).into(),
             principal: job.principal.to_string(),
+            opener: opener(job),
             expire_time: time(&job.expires),
             heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
             module: job.module.as_ref().map(module::write),
@@ -128,7 +135,7 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
     let allowed = |most| move |given: &Duration| (Duration::SECOND..=most).contains(given);
     let given = job.max_duration.as_ref().map(duration);
     let wrong = format!("must be from 1 second to {} hours", longest.whole_hours());
-    if !given.as_ref().is_none_or(allowed(longest)) {
+    if given.is_some_and(|given| !given.as_ref().is_some_and(allowed(longest))) {
         violations.add("job.max_duration", wrong);
     }
     let timeout = job.heartbeat_timeout.as_ref();
@@ -150,7 +157,7 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
     Ok(violations.finish(|| {
         Some(Wanted {
             stage: stage?,
-            duration: given,
+            duration: given.flatten(),
             heartbeat_timeout: timeout,
             principal: principal?,
             module: module?,
@@ -166,8 +173,17 @@ pub(crate) fn principal(text: &str) -> Result<Principal, &'static str> {
     )
 }
 
-fn duration(given: &prost_types::Duration) -> Duration {
-    Duration::new(given.seconds, given.nanos)
+/// `None` for what is none: the parts have the same sign, and the second is below one second
+/// (<https://protobuf.dev/reference/protobuf/google.protobuf/#duration>).
+fn duration(given: &prost_types::Duration) -> Option<Duration> {
+    let (seconds, nanos) = (given.seconds, given.nanos);
+    let valid = nanos.abs() < 1_000_000_000 && seconds.signum() * i64::from(nanos).signum() >= 0;
+    valid.then(|| Duration::seconds(seconds) + Duration::nanoseconds(nanos.into()))
+}
+
+fn opener(job: &Job) -> String {
+    let opener = job.opener.as_ref();
+    opener.map_or_else(String::new, ToString::to_string)
 }
 
 fn wire_duration(duration: Duration) -> prost_types::Duration {
@@ -197,6 +213,7 @@ pub(crate) fn message(
         workspace_id: job.workspace.to_string(),
         stage: wire_stage(job.stage).into(),
         principal: job.principal.to_string(),
+        opener: opener(job),
         max_duration: None,
         create_time: None,
         expire_time: Some(request::timestamp(job.expires)),

@@ -3,7 +3,7 @@
 use edge::request;
 use eventlog::RecordedEvent;
 use proto::issuer::v1::{self as pb, Event};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::{Unreadable, parse};
 use crate::domain::signing_key::{self, Fresh, Key, Stage};
@@ -29,11 +29,17 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
                 };
                 signing_key::Event::Created(made, at)
             }
-            Event::SigningKeyPublished(event) => signing_key::Event::Published {
-                id: id(&event.signing_key_id)?,
-                at: time(event.publish_time.as_ref())?,
-                ready: time(event.ready_time.as_ref())?,
-            },
+            Event::SigningKeyPublished(event) => {
+                let at = time(event.publish_time.as_ref())?;
+                let ready = time(event.ready_time.as_ref())?;
+                // Nobody could read of it before it was recorded.
+                let late = (recorded.recorded_at - at).max(Duration::ZERO);
+                signing_key::Event::Published {
+                    id: id(&event.signing_key_id)?,
+                    at,
+                    ready: if ready > at { ready + late } else { ready },
+                }
+            }
             Event::SigningKeyRotationRequested(event) => signing_key::Event::RotationRequested(
                 id(&event.signing_key_id)?,
                 time(event.request_time.as_ref())?,

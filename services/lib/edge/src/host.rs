@@ -37,9 +37,9 @@ const CONNECTIONS: u32 = 16;
 /// How long a request waits for one of them.
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Appends and followers pass through one locked row. What PostgreSQL does with a process that is stopped or cut off
-/// while it holds the lock, and with those who wait for it.
+/// while it holds the lock, and with those who wait for it: behind it a revocation may wait too.
 const LOCK_LIMITS: [(&str, &str); 2] = [
-    ("idle_in_transaction_session_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "5s"),
     ("lock_timeout", "30s"),
 ];
 /// Between attempts to reach the database at the start.

@@ -37,3 +37,6 @@ pub mod trust;
 pub mod violations;
 
 pub use settings::Settings;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Appended, Guard};
 use crate::batch::{CarriedOut, Changes, Ground, Place, Verdict};
 use crate::event::{NewEvent, StreamId};
-use crate::follower::is_for_good;
+use crate::follower::{in_time, is_for_good};
 
 /// Commands in a transaction at most. Beyond, a batch gains nothing and its last command waits for its first.
 const BATCH: usize = 200;
@@ -146,7 +146,7 @@ impl Connection {
         }
         // Mostly nobody comes between reading and writing. Then nothing is locked in the meantime, and two round trips are
         // all that it takes.
-        let ground = read_ground(&mut connection, appends).await;
+        let ground = in_time(read_ground(&mut connection, appends)).await;
         let mut ground = ground.map_err(database)?;
         if let Some(mut known) = remembered.filter(|known| known.revision == ground.revision) {
             known.extend(ground);
@@ -163,25 +163,24 @@ impl Connection {
             Err(overtaken) => connection = overtaken,
         }
         // Someone did, and might again: behind the locked head row nobody can.
-        let mut transaction = connection.begin().await.map_err(database)?;
-        sqlx::query!("SELECT position FROM log_head FOR UPDATE")
-            .fetch_one(&mut *transaction)
-            .await
-            .map_err(database)?;
-        let ground = read_ground(&mut transaction, appends).await;
+        let mut transaction = in_time(connection.begin()).await.map_err(database)?;
+        let head = sqlx::query!("SELECT position FROM log_head FOR UPDATE");
+        let head = in_time(head.fetch_one(&mut *transaction)).await;
+        head.map_err(database)?;
+        let ground = in_time(read_ground(&mut transaction, appends)).await;
         let mut ground = ground.map_err(database)?;
         let plan = Plan::of(&ground, appends);
         if plan.changes_nothing() {
-            transaction.rollback().await.map_err(database)?;
+            in_time(transaction.rollback()).await.map_err(database)?;
             let attempted = plan.outcome(ground.epoch, NEVER);
             self.keep(connection, ground);
             return Ok(attempted);
         }
-        let written = write(&mut transaction, &ground, &plan).await;
+        let written = in_time(write(&mut transaction, &ground, &plan)).await;
         let written = written.map_err(database)?;
         let Written { revision, now } =
             written.ok_or_else(|| database(sqlx::Error::RowNotFound))?;
-        if let Err(error) = transaction.commit().await {
+        if let Err(error) = in_time(transaction.commit()).await {
             // Its transaction may still hold the head row.
             drop(connection);
             return settle(&self.pool, ground.epoch, plan, error).await;
@@ -199,7 +198,7 @@ impl Connection {
         mut ground: Ground,
         plan: Plan,
     ) -> Result<Result<Attempted, PoolConnection<Postgres>>, AppendError> {
-        match write(&mut connection, &ground, &plan).await {
+        match in_time(write(&mut connection, &ground, &plan)).await {
             Ok(Some(Written { revision, now })) => {
                 ground.change(&plan.changes, revision);
                 let attempted = plan.outcome(ground.epoch, now);
@@ -286,17 +285,14 @@ async fn settle(
     };
     let error = Arc::new(error);
     let unknown = |_| AppendError::OutcomeUnknown(Arc::clone(&error));
-    sqlx::query!("UPDATE log_head SET revision = revision + 1")
-        .execute(pool)
-        .await
-        .map_err(unknown)?;
+    let fence = sqlx::query!("UPDATE log_head SET revision = revision + 1");
+    in_time(fence.execute(pool)).await.map_err(unknown)?;
     let found = sqlx::query!(
         "SELECT event_id, recorded_at FROM events WHERE position = $1",
         plan.rows.positions.first()
-    )
-    .fetch_optional(pool)
-    .await
-    .map_err(unknown)?;
+    );
+    let found = in_time(found.fetch_optional(pool)).await;
+    let found = found.map_err(unknown)?;
     match found {
         Some(event) if event.event_id == *first_event => Ok(plan.outcome(epoch, event.recorded_at)),
         Some(_) | None => Err(AppendError::Database(error)),

@@ -27,14 +27,17 @@ use crate::relay::chain;
 const BATCH: usize = 500;
 /// Pages of the owner's log that wait to be applied.
 const AHEAD: usize = 2;
-/// How often the owner is asked where its log ends.
-const POLL: Duration = Duration::from_secs(1);
+/// How often the owner is asked where its log ends. What the bus holds back is noticed at the second look: within a
+/// second, by which a revocation has to be known.
+const POLL: Duration = Duration::from_millis(400);
 /// The same while the bus does not deliver: then it is all there is.
 const POLL_WITHOUT_BUS: Duration = Duration::from_millis(100);
 /// For a page of the owner's log.
 const PAGE_PATIENCE: Duration = Duration::from_secs(10);
 /// Between attempts, while the database or the owner fails.
 const RETRY: Duration = Duration::from_millis(200);
+/// For a transaction, longer than any lock is waited for. A database that vanished would be waited for until TCP gives up.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(35);
 
 /// What a follower does with the events.
 pub trait Fold: Send + Sync + 'static {
@@ -282,9 +285,8 @@ impl<F: Fold> Follower<F> {
         let row = sqlx::query!(
             "SELECT epoch, position, event_id FROM checkpoints WHERE log = $1",
             self.log
-        )
-        .fetch_optional(&self.pool)
-        .await?;
+        );
+        let row = in_time(row.fetch_optional(&self.pool)).await?;
         if let Some(row) = row {
             self.moved_to(row.epoch, row.position.cast_unsigned(), row.event_id);
         }
@@ -346,12 +348,13 @@ impl<F: Fold> Follower<F> {
             return Err(Halt::Diverged { position }.into());
         }
         // Under steady appends no answer is ever the end any more when it arrives: the oldest one that was not reached
-        // yet tells how current we are.
+        // yet tells how current we are. If the look before is still not reached, the bus delivers, but too late.
         if self.position() >= head {
             *pending = Some(poll);
         } else {
+            let late = pending.is_some();
             pending.get_or_insert(poll);
-            if silent {
+            if silent || late {
                 self.heal().await?;
             }
         }
@@ -405,11 +408,12 @@ impl<F: Fold> Follower<F> {
 
     /// Applies those of the events that lie behind the checkpoint.
     async fn apply(&self, epoch: Uuid, events: &[RecordedEvent]) -> Result<Applied, FollowError> {
-        match self.transact(epoch, events).await {
+        match in_time(self.transact(epoch, events)).await {
             // One event is to blame. Those before it are applied: a revocation may be among them.
             Err(FollowError::Halt(Halt::Inapplicable(_))) if events.len() > 1 => {
                 for event in events {
-                    if let Applied::Gap = self.transact(epoch, std::slice::from_ref(event)).await? {
+                    let one = self.transact(epoch, std::slice::from_ref(event));
+                    if let Applied::Gap = in_time(one).await? {
                         return Ok(Applied::Gap);
                     }
                 }
@@ -487,12 +491,24 @@ impl<F: Fold> Follower<F> {
     fn moved_to(&self, epoch: Uuid, position: u64, event_id: Option<Uuid>) {
         self.progress.send_if_modified(|progress| {
             let moved = (progress.epoch, progress.position) != (Some(epoch), position);
+            // What the database lost is not known any more.
+            progress.current_at = progress
+                .current_at
+                .filter(|_| position >= progress.position);
             progress.epoch = Some(epoch);
             progress.position = position;
             progress.event_id = event_id;
             moved
         });
     }
+}
+
+/// What the database says, unless it takes too long.
+pub(crate) async fn in_time<T, E: From<sqlx::Error>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    timeout(DATABASE_PATIENCE, work).await.map_err(late)?
 }
 
 /// How far this database has followed a log; none if it never began.

@@ -39,8 +39,9 @@ pub enum RuleType {
 pub struct Run<'a> {
     /// What it does.
     pub stage: Stage,
-    /// On whose behalf: everyone whom the job may act as.
-    pub principals: &'a [Principal],
+    /// Who must be eligible, each as everyone whom it may act as: on whose behalf the job runs, and who opened it on that
+    /// behalf.
+    pub parties: &'a [Vec<Principal>],
     /// The attestations of its module, as far as the rules ask.
     pub attestations: &'a [Attested],
 }
@@ -104,10 +105,13 @@ impl Condition {
 
     fn holds(&self, run: &Run<'_>) -> bool {
         match self {
-            Self::EligiblePrincipals(eligible) => run
-                .principals
-                .iter()
-                .any(|principal| eligible.contains(principal)),
+            Self::EligiblePrincipals(eligible) => {
+                let is_eligible = |party: &Vec<Principal>| {
+                    let mut principals = party.iter();
+                    principals.any(|principal| eligible.contains(principal))
+                };
+                !run.parties.is_empty() && run.parties.iter().all(is_eligible)
+            }
             Self::ModuleAttestation(wanted) => wanted.holds(run.attestations),
         }
     }
@@ -208,10 +212,10 @@ mod tests {
     }
 
     fn refuses(rules: &[AccessRule], stage: Stage, who: &str) -> bool {
-        let principals = [user(who)];
+        let parties = [vec![user(who)]];
         let run = Run {
             stage,
-            principals: &principals,
+            parties: &parties,
             attestations: &[],
         };
         let refusing = refusing(rules, &run);
@@ -246,13 +250,23 @@ mod tests {
     }
 
     #[test]
-    fn a_job_on_behalf_of_nobody_is_refused() {
-        let run = Run {
-            stage: Stage::Plan,
-            principals: &[],
-            attestations: &[],
-        };
-        assert!(!refusing(&[rule(&Stage::ALL, &["alice"])], &run).is_empty());
+    fn everybody_has_to_be_eligible() {
+        let rules = [rule(&Stage::ALL, &["alice", "bob"])];
+        for (parties, refused) in [
+            (vec![], true),
+            (vec![vec![]], true),
+            (vec![vec![user("alice")], vec![user("bob")]], false),
+            (vec![vec![user("alice")], vec![user("mallory")]], true),
+            (vec![vec![user("mallory")], vec![user("alice")]], true),
+            (vec![vec![user("mallory"), user("alice")]], false),
+        ] {
+            let run = Run {
+                stage: Stage::Plan,
+                parties: &parties,
+                attestations: &[],
+            };
+            assert_eq!(!refusing(&rules, &run).is_empty(), refused, "{parties:?}");
+        }
     }
 
     fn attested(key: &str) -> AccessRule {
@@ -278,10 +292,10 @@ mod tests {
             signed_by: [key.parse().expect("a key")].into(),
         };
         let refusing = |who: &str, attestations: &[Attested]| {
-            let principals = [user(who)];
+            let parties = [vec![user(who)]];
             let run = Run {
                 stage: Stage::Apply,
-                principals: &principals,
+                parties: &parties,
                 attestations,
             };
             refusing(&rules, &run)

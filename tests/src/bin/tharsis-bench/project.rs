@@ -288,6 +288,7 @@ impl Team {
                 workspace_id: workspace.to_string(),
                 stage: issuer::v1::Stage::Apply.into(),
                 principal: "user:dev/alice".to_owned(),
+                opener: String::new(),
                 expire_time: times(),
                 heartbeat_timeout: None,
                 module: None,
