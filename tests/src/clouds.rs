@@ -21,6 +21,7 @@ use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use edge::clock;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -163,10 +164,31 @@ impl Addresses {
         format!("http://{}/trust", self.http)
     }
 
-    /// The cluster's API server.
+    /// The cluster's API server, with TLS: clients written in Go send a token nowhere else.
     #[must_use]
     pub fn kubernetes(&self) -> String {
-        format!("http://{}/kubernetes", self.http)
+        format!("https://{}/kubernetes", self.https)
+    }
+
+    /// The file with the certificate that clients must trust.
+    #[must_use]
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
+    }
+
+    /// A kubeconfig with the cluster, and a context for a user whom another file knows.
+    #[must_use]
+    pub fn kubeconfig(&self, user: &str) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "main",
+            "clusters": [{ "name": "main", "cluster": {
+                "server": self.kubernetes(),
+                "certificate-authority": self.certificate,
+            } }],
+            "contexts": [{ "name": "main", "context": { "cluster": "main", "user": user } }],
+        })
     }
 
     /// Sends the clouds' clients to the stand-ins: variables that the SDKs read, and `tharsis-exec`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use e2e::clouds::example::{self, CLIENT, SERVICE_ACCOUNT};
 use e2e::clouds::{Served, Trust};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::scene::{Scene, runs};
 
@@ -21,13 +21,7 @@ async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<Stri
     let sdks = std::env::var("THARSIS_TEST_SDKS")
         .expect("THARSIS_TEST_SDKS is set: `deploy/dev test` installs the clouds' clients");
     let clusters = folder.join("clusters.yaml");
-    let contexts = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "main",
-        "clusters": [{ "name": "main", "cluster": { "server": clouds.addresses().kubernetes() } }],
-        "contexts": [{ "name": "main", "context": { "cluster": "main", "user": "acme/cluster" } }],
-    });
+    let contexts = clouds.addresses().kubeconfig("acme/cluster");
     std::fs::write(&clusters, contexts.to_string()).expect("written");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdks/clouds.py");
     let mut exec = scene.exec(&["--", "python3"]);
