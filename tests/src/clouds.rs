@@ -76,13 +76,13 @@ impl Clouds {
         credential
     }
 
-    /// Their endpoints: below `/aws`, `/azure`, `/google`, `/kubernetes`; and `POST /trust`, which tells them to trust
-    /// more, for whoever sets them up.
+    /// Their endpoints: below `/aws`, `/google`, `/kubernetes`, and Azure's at the root, because MSAL takes the first part
+    /// of an authority's path for the tenant; and `POST /trust`, which tells them to trust more, for whoever sets them up.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/trust", post(told))
             .merge(aws::router())
-            .nest("/azure", azure::router())
+            .merge(azure::router())
             .nest("/google", google::router())
             .nest("/kubernetes", kubernetes::router())
             .with_state(self.clone())
@@ -204,8 +204,9 @@ impl Addresses {
             ("AWS_REGION", "eu-central-1".to_owned()),
             ("AWS_DEFAULT_REGION", "eu-central-1".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("AZURE_AUTHORITY_HOST", format!("https://{https}/azure")),
+            ("AZURE_AUTHORITY_HOST", format!("https://{https}")),
             ("REQUESTS_CA_BUNDLE", certificate.display().to_string()),
+            ("NODE_EXTRA_CA_CERTS", certificate.display().to_string()),
             (
                 "THARSIS_EXEC_GOOGLE_STS_URL",
                 format!("http://{http}/google"),
