@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e::clouds::{Clouds, Cluster, FederatedCredential, Provider, Role, ServiceAccount, Trust};
+use e2e::foreign::{Document, ForeignIssuer, KEYS};
 use e2e::issuer::CallerIssuer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -181,6 +182,33 @@ async fn a_token_that_the_issuer_did_not_sign_is_refused_with_the_clouds_own_cod
     is_told(&scene, "an unknown key", &token, UNSIGNED).await;
     let token = forged(&strangers, &json!({ "alg": "RS256", "kid": kid }));
     is_told(&scene, "a stranger's signature", &token, UNSIGNED).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_s_keys_are_kept_for_as_long_as_it_says() {
+    let scene = Scene::set().await;
+    let issuer = ForeignIssuer::start().await;
+    scene.clouds.trust_only(trust(issuer.url()));
+    let mut claims = issuer.claims("mi_1");
+    claims["aud"] = AUDIENCE.into();
+    let key = e2e::issuer::key();
+    let token = key.sign(&claims).expect("signed");
+    // It says nothing of keeping them.
+    is_told(&scene, "good", &token, TAKEN).await;
+    issuer.serves(KEYS, Document::Json(json!({ "keys": [] })));
+    is_told(&scene, "of a key that is gone", &token, UNSIGNED).await;
+    let away = [
+        "Couldn't retrieve verification key",
+        "AADSTS501661",
+        "Error connecting",
+        "Unauthorized",
+    ];
+    issuer.serves(KEYS, Document::Failure);
+    is_told(&scene, "no keys", &token, away).await;
+    issuer.serves(KEYS, Document::Kept(json!({ "keys": [key.jwk()] }), 300));
+    is_told(&scene, "of a key that is back", &token, TAKEN).await;
+    issuer.serves(KEYS, Document::Failure);
+    is_told(&scene, "of a key that is kept", &token, TAKEN).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
