@@ -212,6 +212,42 @@ async fn an_issuer_s_keys_are_kept_for_as_long_as_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_s_roles_have_a_provider_in_common() {
+    const BELOW_A_PATH: &str = "arn:aws:iam::123456789012:role/teams/web/deployer";
+    let scene = Scene::set().await;
+    let token = scene.issuer.sign(&scene.claims());
+    let role = |arn: &str, audience: &str| Role {
+        arn: arn.to_owned(),
+        audience: audience.to_owned(),
+        ..trust(scene.issuer.url()).aws.remove(0)
+    };
+    scene.clouds.trust_only(Trust {
+        aws: vec![role(ROLE, "other"), role(BELOW_A_PATH, AUDIENCE)],
+        ..Trust::default()
+    });
+    let assumed = scene.assumes(BELOW_A_PATH, &token).await;
+    let arn = "<Arn>arn:aws:sts::123456789012:assumed-role/deployer/job_1</Arn>";
+    assert!(assumed.contains(arn), "{assumed}");
+    let refused = scene.assumes(ROLE, &token).await;
+    assert!(refused.contains("AccessDenied"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_takes_the_audience_and_the_type_that_it_defines() {
+    let scene = Scene::set().await;
+    let token = scene.issuer.sign(&scene.claims());
+    let audience = format!("//iam.googleapis.com/{PROVIDER}");
+    for (audience, of_type, wanted) in [
+        (audience.as_str(), "id_token", "access_token"),
+        (&audience, "saml2", "invalid_request"),
+        (PROVIDER, "jwt", "invalid_target"),
+    ] {
+        let said = scene.exchanges(audience, of_type, &token).await;
+        assert!(said.contains(wanted), "{audience} {of_type}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azure_s_clients_find_where_tokens_are_asked_for() {
     let scene = Scene::set().await;
     let finds = async |tenant: &str| {
