@@ -83,7 +83,7 @@ impl Scene {
         command
     }
 
-    fn issuer(&self) -> String {
+    pub(crate) fn issuer(&self) -> String {
         let environment = self.world.environment(Service::Projector);
         let found = environment
             .into_iter()
