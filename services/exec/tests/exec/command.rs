@@ -190,24 +190,56 @@ _, status = os.waitpid(child, 0)
 print(out.decode().split()[-2:], os.waitstatus_to_exitcode(status))
 "#;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_the_terminal_asks_once() {
-    // Terraform gives up at the second.
-    const COUNTS: &str = r#"
-import signal, threading
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+/// Says how often it was asked to end: Terraform gives up at the second time.
+const COUNTS: &str = r#"
+import os, signal, threading
+asks = [signal.SIGINT, signal.SIGTERM]
+signal.pthread_sigmask(signal.SIG_BLOCK, asks)
 # Said once it waits for the signal: two that came before would be one.
-threading.Timer(0.1, print, ["ready"], {"flush": True}).start()
+threading.Timer(0.1, print, [f"ready {os.getppid()}."], {"flush": True}).start()
 asked = 0
-while signal.sigtimedwait([signal.SIGINT], 0.5 if asked else 60):
+while signal.sigtimedwait(asks, 0.5 if asked else 60):
     asked += 1
 print(f"\nasked {asked}")
 exit(3)
 "#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_the_terminal_asks_once() {
     let scene = Scene::set().await;
     let mut python = scene.program("python3");
     python.args(["-c", PRESSES, EXEC, "--", "python3", "-c", COUNTS]);
     let ran = runs(python).await;
     assert_eq!(ran.out, "['asked', '1'] 3\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}
+
+/// In a terminal, but not in front there, asks the whole group to end.
+const ASKS_BEHIND: &str = r#"
+import os, pty, re, signal, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("sh", ["sh", "-mc", '"$@" & wait $!; echo "ended $?"', "sh", *sys.argv[1:]])
+out = b""
+while not (ready := re.search(rb"ready (\d+)\.", out)):
+    out += os.read(terminal, 1024)
+os.killpg(int(ready[1]), signal.SIGTERM)
+try:
+    while more := os.read(terminal, 1024):
+        out += more
+except OSError:
+    pass  # nobody has the terminal any more
+os.waitpid(child, 0)
+print(out.decode().split()[-4:])
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_to_the_group_asks_once_also_behind_a_terminal() {
+    let scene = Scene::set().await;
+    let mut python = scene.program("python3");
+    python.args(["-c", ASKS_BEHIND, EXEC, "--", "python3", "-c", COUNTS]);
+    let ran = runs(python).await;
+    let wanted = "['asked', '1', 'ended', '3']\n";
+    assert_eq!(ran.out, wanted, "{}", ran.said);
     assert!(scene.folders().is_empty());
 }
