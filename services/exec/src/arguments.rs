@@ -22,7 +22,7 @@ Environment:
   THARSIS_ISSUER_GRPC_URL   the issuer: http(s)://host:port
   THARSIS_JOB_TOKEN         the job token; or
   THARSIS_JOB_TOKEN_FILE    the file that holds it
-  THARSIS_EXEC_FOLDER       of `env`: the folder to use again
+  THARSIS_EXEC_FOLDER       of `env`: the folder to use again, if it is still there
   THARSIS_EXEC_GOOGLE_STS_URL, THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL
                             where these of Google's are not at their public addresses
 
@@ -60,16 +60,22 @@ pub(crate) struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Asking {
     /// Seconds that an issuer may not answer before the command runs.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = seconds
+    )]
     pub(crate) patience: Duration,
     /// Renews each token after so many seconds, and not after two thirds of its life.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) renew_after: Option<Duration>,
     /// Goes on without the identities that the job does not get, and says which.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) skip_refused: bool,
     /// Goes on where the workspace has no managed identities.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) allow_none: bool,
 }
 
@@ -78,7 +84,7 @@ enum Printing {
     /// Prints the environment as exports for a shell: eval "$(tharsis-exec env)".
     ///
     /// The files stay, and the tokens in them hold until they expire: nothing renews them but the same again, which
-    /// uses the same folder (`THARSIS_EXEC_FOLDER`).
+    /// uses the same folder (`THARSIS_EXEC_FOLDER`). Where it fails, it prints `(exit CODE)`, so that eval fails too.
     Env,
     /// Prints a token for one identity.
     Token {
@@ -100,6 +106,11 @@ pub(crate) enum Action {
 }
 
 impl Arguments {
+    /// Whether what is printed is for a shell to evaluate.
+    pub(crate) fn print_exports(&self) -> bool {
+        matches!(self.subcommand, Some(Printing::Env))
+    }
+
     pub(crate) fn action(self) -> Result<Action, Failure> {
         match (self.subcommand, self.command) {
             (None, command) if !command.is_empty() => Ok(Action::Run(command)),
@@ -149,6 +160,7 @@ mod tests {
             parsed(&["token", "acme/deployer"]),
             Some(Action::Token("acme/deployer".to_owned()))
         );
+        assert_eq!(parsed(&["env", "--patience", "5"]), Some(Action::Env));
         for wrong in [
             &[][..],
             &["--"],

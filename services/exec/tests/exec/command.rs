@@ -100,6 +100,30 @@ async fn its_exit_code_is_ours() {
         assert_eq!(ran.code, Some(code), "{command:?}: {}", ran.said);
         assert!(scene.folders().is_empty(), "{command:?}");
     }
+    // Also where the folder is gone already, or can't be removed.
+    for (command, code, told) in [
+        ("rm -r \"$FOLDER\"; exit 7", 7, false),
+        ("rm -r \"$FOLDER\"; touch \"$FOLDER\"; exit 7", 7, true),
+        ("rm -r \"$FOLDER\"; touch \"$FOLDER\"", 73, true),
+    ] {
+        let command = format!("FOLDER=$(dirname \"$AWS_WEB_IDENTITY_TOKEN_FILE\"); {command}");
+        let ran = runs(scene.exec(&["--", "sh", "-c", &command])).await;
+        assert_eq!(ran.code, Some(code), "{command}: {}", ran.said);
+        assert_eq!(ran.said.contains("stays behind"), told, "{}", ran.said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut exec = scene.exec(&["--", "sh", "-c", "echo \"$AWS_WEB_IDENTITY_TOKEN_FILE\""]);
+    exec.env("XDG_RUNTIME_DIR", "/proc")
+        .env("TMPDIR", folder.path());
+    let ran = runs(exec).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    let file = std::path::Path::new(&ran.out);
+    assert!(file.starts_with(folder.path()), "{}", ran.out);
 }
 
 /// Waits for what the command writes.
