@@ -10,13 +10,17 @@ use crate::failure::Failure;
 const AFTER_HELP: &str = "\
 The command gets, by the type of each managed identity that its job's workspace has:
   AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, and an AWS_CONFIG_FILE with a
-              profile of the identity's path, behind what an AWS_CONFIG_FILE of before says
+              profile of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says
   Azure       ARM_USE_OIDC, ARM_CLIENT_ID, ARM_TENANT_ID, ARM_OIDC_TOKEN_FILE_PATH; AZURE_CLIENT_ID, AZURE_TENANT_ID,
               AZURE_FEDERATED_TOKEN_FILE
-  Google      GOOGLE_APPLICATION_CREDENTIALS (an external account)
+  Google      GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE (an external account)
   Kubernetes  KUBE_TOKEN, which stays as it is; KUBE_TOKEN_FILE; THARSIS_KUBECONFIG, with a user of the identity's path
-Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID, ARM_CLIENT_SECRET, …) and the job token are
-taken out of its environment. To give it some on purpose: tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
+  Tharsis     THARSIS_SERVICE_ACCOUNT_ID, THARSIS_SERVICE_ACCOUNT_TOKEN, which stays as it is;
+              THARSIS_SERVICE_ACCOUNT_TOKEN_FILE
+AzureRM and AzureAD read the file once, when they are configured: a longer plan or apply than the access token that they
+get then is refused (AADSTS700024). Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID,
+ARM_CLIENT_SECRET, …) and the job token are taken out of its environment. To give it some on purpose:
+tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
 
 Environment:
   THARSIS_ISSUER_GRPC_URL   the issuer: http(s)://host:port

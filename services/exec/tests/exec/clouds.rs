@@ -9,6 +9,10 @@ use serde_json::Value;
 
 use crate::scene::{Scene, runs};
 
+const OF_THE_RUNNER: &str = "\
+    [default]\nrole_arn = arn:aws:iam::123456789012:role/runner\ncredential_source = Ec2InstanceMetadata\n\
+    [profile acme/deployer]\nregion = eu-west-1\n";
+
 /// What the owners of the clouds' side would say of the scene's identities.
 fn trust(scene: &Scene) -> Trust {
     let identities = [&scene.aws, &scene.azure, &scene.google, &scene.kubernetes];
@@ -29,6 +33,7 @@ async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<Stri
         .arg(clusters)
         .env("PYTHONPATH", sdks)
         .env("HOME", folder)
+        .env("AWS_PROFILE", "of-the-runner")
         .env("AWS_MAX_ATTEMPTS", "1")
         .envs(clouds.addresses().environment());
     let ran = runs(exec).await;
@@ -51,6 +56,10 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
     let folder = tempfile::tempdir().expect("a folder");
     let clouds = Served::start(folder.path()).await;
 
+    // The runner has a configuration, too: what it says of credentials does not count.
+    let of_the_runner = folder.path().join(".aws");
+    std::fs::create_dir(&of_the_runner).expect("made");
+    std::fs::write(of_the_runner.join("config"), OF_THE_RUNNER).expect("written");
     clouds.clouds.trust_only(trust(&scene));
     let outcomes = clients(&scene, &clouds, folder.path()).await;
     let assumed = format!(

@@ -24,7 +24,9 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
     let scene = Scene::set().await;
     let mut exec = scene.exec(&["--", "sh", "-c", TELLS]);
     exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+        .env("AWS_PROFILE", "of the runner")
         .env("ARM_CLIENT_SECRET", "of the runner")
+        .env("KUBE_USER", "of the runner")
         .env("AZURE_AUTHORITY_HOST", "of the runner");
     let Ran { code, out, said } = runs(exec).await;
     assert_eq!((code, said.as_str()), (Some(0), ""));
@@ -60,8 +62,10 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
     for absent in [
         "THARSIS_JOB_TOKEN",
         "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
         "ARM_CLIENT_SECRET",
         "ARM_OIDC_TOKEN",
+        "KUBE_USER",
     ] {
         assert_eq!(environment.get(absent), None, "{absent}");
     }
@@ -80,6 +84,11 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
         ),
         (&google, &scene.google, files[google_token.as_str()]),
         ("kubernetes", &scene.kubernetes, environment["KUBE_TOKEN"]),
+        (
+            "tharsis",
+            &scene.tharsis,
+            named("THARSIS_SERVICE_ACCOUNT_TOKEN_FILE"),
+        ),
     ] {
         let verified = relying_party::verify(&scene.world.issuer_url(), audience, token).await;
         assert_eq!(verified.expect("it verifies").claims["sub"], identity.id);
@@ -124,6 +133,26 @@ async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
     assert_eq!(ran.code, Some(0), "{}", ran.said);
     let file = std::path::Path::new(&ran.out);
     assert!(file.starts_with(folder.path()), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
+    let scene = Scene::set().await;
+    scene.admin.restricts(&scene.aws.id, &["dev/bob"]).await;
+    let tells = "echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
+    let ran = eventually(async || {
+        let mut exec = scene.exec(&["--skip-refused", "--", "sh", "-c", tells]);
+        exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", "of the runner");
+        let ran = runs(exec).await;
+        if ran.said.contains("going on without it") {
+            Ok(ran)
+        } else {
+            Err("the rule is not known to the issuer yet")
+        }
+    })
+    .await;
+    assert_eq!(ran.out, format!("  {CLIENT}\n"), "{}", ran.said);
 }
 
 /// Waits for what the command writes.
