@@ -62,8 +62,9 @@ def kubernetes_token():
     from kubernetes import client
 
     with open(sys.argv[1]) as clusters:
-        host = json.load(clusters)["clusters"][0]["cluster"]["server"]
-    configuration = client.Configuration(host=host)
+        cluster = json.load(clusters)["clusters"][0]["cluster"]
+    configuration = client.Configuration(host=cluster["server"])
+    configuration.ssl_ca_cert = cluster["certificate-authority"]
     configuration.api_key["authorization"] = f"Bearer {os.environ['KUBE_TOKEN']}"
     return client.VersionApi(client.ApiClient(configuration)).get_code().git_version
 

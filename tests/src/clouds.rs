@@ -21,6 +21,7 @@ use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use edge::clock;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -75,13 +76,13 @@ impl Clouds {
         credential
     }
 
-    /// Their endpoints: below `/aws`, `/azure`, `/google`, `/kubernetes`; and `POST /trust`, which tells them to trust
-    /// more, for whoever sets them up.
+    /// Their endpoints: below `/aws`, `/google`, `/kubernetes`, and Azure's at the root, because MSAL takes the first part
+    /// of an authority's path for the tenant; and `POST /trust`, which tells them to trust more, for whoever sets them up.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/trust", post(told))
             .merge(aws::router())
-            .nest("/azure", azure::router())
+            .merge(azure::router())
             .nest("/google", google::router())
             .nest("/kubernetes", kubernetes::router())
             .with_state(self.clone())
@@ -163,10 +164,31 @@ impl Addresses {
         format!("http://{}/trust", self.http)
     }
 
-    /// The cluster's API server.
+    /// The cluster's API server, with TLS: clients written in Go send a token nowhere else.
     #[must_use]
     pub fn kubernetes(&self) -> String {
-        format!("http://{}/kubernetes", self.http)
+        format!("https://{}/kubernetes", self.https)
+    }
+
+    /// The file with the certificate that clients must trust.
+    #[must_use]
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
+    }
+
+    /// A kubeconfig with the cluster, and a context for a user whom another file knows.
+    #[must_use]
+    pub fn kubeconfig(&self, user: &str) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "main",
+            "clusters": [{ "name": "main", "cluster": {
+                "server": self.kubernetes(),
+                "certificate-authority": self.certificate,
+            } }],
+            "contexts": [{ "name": "main", "context": { "cluster": "main", "user": user } }],
+        })
     }
 
     /// Sends the clouds' clients to the stand-ins: variables that the SDKs read, and `tharsis-exec`.
@@ -182,8 +204,9 @@ impl Addresses {
             ("AWS_REGION", "eu-central-1".to_owned()),
             ("AWS_DEFAULT_REGION", "eu-central-1".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("AZURE_AUTHORITY_HOST", format!("https://{https}/azure")),
+            ("AZURE_AUTHORITY_HOST", format!("https://{https}")),
             ("REQUESTS_CA_BUNDLE", certificate.display().to_string()),
+            ("NODE_EXTRA_CA_CERTS", certificate.display().to_string()),
             (
                 "THARSIS_EXEC_GOOGLE_STS_URL",
                 format!("http://{http}/google"),

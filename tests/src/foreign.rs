@@ -27,6 +27,8 @@ pub const KEYS: &str = "/jwks";
 pub enum Document {
     /// This.
     Json(Value),
+    /// This, which may be kept for so many seconds.
+    Kept(Value, u32),
     /// As many bytes of it.
     Huge(usize),
     /// The word that it is elsewhere.
@@ -143,6 +145,10 @@ pub fn trusting(path: &str, issuer: &str, subject: &str) -> identity::CreateServ
 async fn answer(document: Option<Document>) -> Response {
     match document {
         Some(Document::Json(json)) => axum::Json(json).into_response(),
+        Some(Document::Kept(json, seconds)) => {
+            let max_age = format!("public, max-age={seconds}");
+            ([(header::CACHE_CONTROL, max_age)], axum::Json(json)).into_response()
+        }
         Some(Document::Huge(bytes)) => json!("x".repeat(bytes)).to_string().into_response(),
         Some(Document::Moved(to)) => (StatusCode::FOUND, [(header::LOCATION, to)]).into_response(),
         Some(Document::Failure) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -7,6 +7,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
+use reqwest::Response;
+use reqwest::header::CACHE_CONTROL;
 use serde_json::Value;
 
 /// A token that verified.
@@ -128,17 +130,22 @@ impl CachingParty {
                 .map(str::to_owned)
                 .with_context(|| format!("no {name}"))
         };
-        let max_age = header("cache-control")?
-            .strip_prefix("public, max-age=")
-            .context("no max-age")?
-            .parse()?;
+        let max_age = max_age(&answer).context("no max-age")?;
         self.etag = header("etag")?;
-        self.fresh_until = asked + Duration::from_secs(max_age);
+        self.fresh_until = asked + max_age;
         if answer.status() != reqwest::StatusCode::NOT_MODIFIED {
             self.keys = answer.json().await?;
         }
         Ok(())
     }
+}
+
+/// For how long an answer may be kept.
+pub(crate) fn max_age(answer: &Response) -> Option<Duration> {
+    let control = answer.headers().get(CACHE_CONTROL)?.to_str().ok()?;
+    let mut directives = control.split(',').map(str::trim);
+    let seconds = directives.find_map(|directive| directive.strip_prefix("max-age="))?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// With what the key's tokens are signed, as the key says and never as the token does.

@@ -10,19 +10,23 @@ use crate::failure::Failure;
 const AFTER_HELP: &str = "\
 The command gets, by the type of each managed identity that its job's workspace has:
   AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, and an AWS_CONFIG_FILE with a
-              profile of the identity's path, behind what an AWS_CONFIG_FILE of before says
+              profile of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says
   Azure       ARM_USE_OIDC, ARM_CLIENT_ID, ARM_TENANT_ID, ARM_OIDC_TOKEN_FILE_PATH; AZURE_CLIENT_ID, AZURE_TENANT_ID,
               AZURE_FEDERATED_TOKEN_FILE
-  Google      GOOGLE_APPLICATION_CREDENTIALS (an external account)
+  Google      GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE (an external account)
   Kubernetes  KUBE_TOKEN, which stays as it is; KUBE_TOKEN_FILE; THARSIS_KUBECONFIG, with a user of the identity's path
-Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID, ARM_CLIENT_SECRET, …) and the job token are
-taken out of its environment. To give it some on purpose: tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
+  Tharsis     THARSIS_SERVICE_ACCOUNT_ID, THARSIS_SERVICE_ACCOUNT_TOKEN, which stays as it is;
+              THARSIS_SERVICE_ACCOUNT_TOKEN_FILE
+AzureRM and AzureAD read the file once, when they are configured: a longer plan or apply than the access token that they
+get then is refused (AADSTS700024). Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID,
+ARM_CLIENT_SECRET, …) and the job token are taken out of its environment. To give it some on purpose:
+tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
 
 Environment:
   THARSIS_ISSUER_GRPC_URL   the issuer: http(s)://host:port
   THARSIS_JOB_TOKEN         the job token; or
   THARSIS_JOB_TOKEN_FILE    the file that holds it
-  THARSIS_EXEC_FOLDER       of `env`: the folder to use again
+  THARSIS_EXEC_FOLDER       of `env`: the folder to use again, if it is still there
   THARSIS_EXEC_GOOGLE_STS_URL, THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL
                             where these of Google's are not at their public addresses
 
@@ -60,16 +64,22 @@ pub(crate) struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Asking {
     /// Seconds that an issuer may not answer before the command runs.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        default_value = "30",
+        value_parser = seconds
+    )]
     pub(crate) patience: Duration,
     /// Renews each token after so many seconds, and not after two thirds of its life.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) renew_after: Option<Duration>,
     /// Goes on without the identities that the job does not get, and says which.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) skip_refused: bool,
     /// Goes on where the workspace has no managed identities.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) allow_none: bool,
 }
 
@@ -78,7 +88,7 @@ enum Printing {
     /// Prints the environment as exports for a shell: eval "$(tharsis-exec env)".
     ///
     /// The files stay, and the tokens in them hold until they expire: nothing renews them but the same again, which
-    /// uses the same folder (`THARSIS_EXEC_FOLDER`).
+    /// uses the same folder (`THARSIS_EXEC_FOLDER`). Where it fails, it prints `(exit CODE)`, so that eval fails too.
     Env,
     /// Prints a token for one identity.
     Token {
@@ -100,6 +110,11 @@ pub(crate) enum Action {
 }
 
 impl Arguments {
+    /// Whether what is printed is for a shell to evaluate.
+    pub(crate) fn print_exports(&self) -> bool {
+        matches!(self.subcommand, Some(Printing::Env))
+    }
+
     pub(crate) fn action(self) -> Result<Action, Failure> {
         match (self.subcommand, self.command) {
             (None, command) if !command.is_empty() => Ok(Action::Run(command)),
@@ -149,6 +164,7 @@ mod tests {
             parsed(&["token", "acme/deployer"]),
             Some(Action::Token("acme/deployer".to_owned()))
         );
+        assert_eq!(parsed(&["env", "--patience", "5"]), Some(Action::Env));
         for wrong in [
             &[][..],
             &["--"],

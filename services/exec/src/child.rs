@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::environment::Environment;
 use crate::failure::{Failure, of_signal};
-use crate::signals::{Signals, has_terminal, is_of_the_terminal, pass_on};
+use crate::signals::{Signals, in_front, is_of_the_terminal, pass_on};
 
 /// Runs it to its end, and answers with its exit code.
 pub(crate) async fn run(
@@ -26,10 +26,10 @@ pub(crate) async fn run(
     let mut wanted = Command::new(program);
     wanted.args(arguments);
     environment.apply(&mut wanted);
-    // Where keys send signals to a whole group, it stays in ours, and in front. Elsewhere it is alone, so that a signal to
-    // our group does not reach it twice.
-    let with_terminal = has_terminal();
-    if !with_terminal {
+    // Where the keys of a terminal send signals to all of our group, it stays in it, and in front. Elsewhere it is alone, so
+    // that a signal to our group does not reach it twice.
+    let in_our_group = in_front();
+    if !in_our_group {
         wanted.process_group(0);
     }
     let mut child = wanted.spawn().map_err(not_run)?;
@@ -38,7 +38,7 @@ pub(crate) async fn run(
         tokio::select! {
             ended = child.wait() => return ended.map(code).map_err(not_run),
             signal = signals.next() => {
-                if let Some(id) = id.filter(|_| !(with_terminal && is_of_the_terminal(signal))) {
+                if let Some(id) = id.filter(|_| !(in_our_group && is_of_the_terminal(signal))) {
                     pass_on(signal, id);
                 }
             }

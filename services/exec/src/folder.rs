@@ -20,8 +20,10 @@ impl Folder {
     /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones.
     pub(crate) fn temporary() -> Result<Self, Failure> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let above = runtime.filter(|path| path.is_dir());
-        Self::within(&above.unwrap_or_else(std::env::temp_dir))
+        let runtime = runtime.filter(|path| path.is_absolute());
+        // It may be another user's, or of a session that is over.
+        let made = runtime.and_then(|path| Self::within(&path).ok());
+        made.map_or_else(|| Self::within(&std::env::temp_dir()), Ok)
     }
 
     fn within(above: &Path) -> Result<Self, Failure> {
@@ -39,8 +41,8 @@ impl Folder {
         })
     }
 
-    /// One of before; nobody else may have made it or look in.
-    pub(crate) fn again(path: &Path) -> Result<Self, Failure> {
+    /// One of before, if it is still there; nobody else may have made it or look in.
+    pub(crate) fn again(path: &Path) -> Result<Option<Self>, Failure> {
         let is_ours = |found: &fs::Metadata| {
             let owner = rustix::process::geteuid().as_raw();
             found.is_dir() && found.uid() == owner && found.mode() & 0o777 == 0o700
@@ -48,14 +50,15 @@ impl Folder {
         let found = match fs::symlink_metadata(path) {
             Ok(found) if is_ours(&found) => Ok(()),
             Ok(_) => Err(io::Error::other("not a folder of this user's alone")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
         };
         let what = format!("THARSIS_EXEC_FOLDER={}", path.display());
         found.map_err(|source| Failure::file(&what, source))?;
-        Ok(Self {
+        Ok(Some(Self {
             path: path.to_owned(),
             own: None,
-        })
+        }))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,13 +84,16 @@ impl Folder {
         }
     }
 
-    /// Removes it, and says if that fails.
+    /// Removes it, if nobody else has.
     pub(crate) fn remove(self) -> Result<(), Failure> {
         let Some(own) = self.own else { return Ok(()) };
-        own.close().map_err(|source| {
-            let what = format!("{} stays behind, with tokens in it", self.path.display());
-            Failure::file(&what, source)
-        })
+        match own.close() {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                let what = format!("{} stays behind, with tokens in it", self.path.display());
+                Err(Failure::file(&what, source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Leaves it where it is.
@@ -117,12 +123,16 @@ mod tests {
         assert_eq!(fs::read_dir(&path).expect("read").count(), 1, "no drafts");
         folder.remove().expect("removed");
         assert!(!path.exists());
+        let folder = Folder::temporary().expect("a folder");
+        fs::remove_dir(folder.path()).expect("removed");
+        folder.remove().expect("somebody else removed it");
     }
 
     #[test]
     fn one_of_before_must_be_this_user_s_alone() {
         let folder = Folder::temporary().expect("a folder");
-        assert!(Folder::again(folder.path()).is_ok());
+        let again = Folder::again(folder.path()).expect("it is ours");
+        again.expect("it is there").remove().expect("left");
         assert!(folder.path().is_dir(), "what was there before stays");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).expect("set");
         let refused = Folder::again(folder.path()).expect_err("others look in");
@@ -131,6 +141,7 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).expect("a link");
         Folder::again(&link).expect_err("somebody may turn it elsewhere");
-        Folder::again(Path::new("/nowhere")).expect_err("it is not there");
+        let gone = Folder::again(Path::new("/nowhere")).expect("one may be gone");
+        assert!(gone.is_none());
     }
 }

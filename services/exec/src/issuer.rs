@@ -16,6 +16,9 @@ use crate::settings::{JobToken, Settings};
 use crate::token::Token;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An issuer whose host is silently gone is noticed within this and [`KEEPALIVE_TIMEOUT`], and connected to anew.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two questions, at first and at most.
@@ -64,7 +67,11 @@ pub(crate) fn reference(identity: &str) -> String {
 impl<'a> Issuer<'a> {
     /// Who may not answer for so long.
     pub(crate) fn at(settings: &'a Settings, patience: Duration) -> Result<Self, Failure> {
-        let mut endpoint = Endpoint::from(settings.issuer.clone()).connect_timeout(CONNECT_TIMEOUT);
+        let mut endpoint = Endpoint::from(settings.issuer.clone())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
         if settings.issuer.scheme_str() == Some("https") {
             let tls = ClientTlsConfig::new().with_enabled_roots();
             endpoint = endpoint.tls_config(tls).map_err(|error| {

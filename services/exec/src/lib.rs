@@ -43,10 +43,15 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             });
         }
     };
+    let for_a_shell = arguments.print_exports();
     match carry_out(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             say(&failure.to_string());
+            if for_a_shell {
+                // A shell takes it for done where there is nothing to evaluate.
+                let _ = print(&format!("(exit {})\n", failure.code()));
+            }
             ExitCode::from(failure.code())
         }
     }
@@ -83,8 +88,16 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
         code = child::run(&command, &environment, &mut signals) => code,
         never = fresh::keep(&issuer, &folder, tokens, asking.renew_after) => match never {},
     };
-    folder.remove()?;
-    code
+    match (code, folder.remove()) {
+        (Ok(0), Err(failure)) => Err(failure),
+        (code, removed) => {
+            // What became of the command counts for more.
+            if let Err(failure) = removed {
+                say(&failure.to_string());
+            }
+            code
+        }
+    }
 }
 
 /// Gets a token for each identity, writes the files, and says what the environment must be.
@@ -103,6 +116,7 @@ async fn prepare(
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     let mut tokens = Vec::new();
     for identity in identities {
+        provider::withhold(&identity, &mut environment);
         match issuer.token(&identity.id, &identity.path).await {
             Ok(token) => tokens.push((identity, token)),
             Err(refused @ Failure::Refused { .. }) if asking.skip_refused => {
@@ -120,8 +134,9 @@ async fn print_exports(
     asking: &Asking,
     settings: &Settings,
 ) -> Result<(), Failure> {
-    let folder = match &settings.folder {
-        Some(path) => Folder::again(path)?,
+    let before = settings.folder.as_deref().map(Folder::again).transpose()?;
+    let folder = match before.flatten() {
+        Some(folder) => folder,
         None => Folder::temporary()?,
     };
     let (mut environment, tokens) = prepare(issuer, asking, settings, &folder).await?;
@@ -154,5 +169,6 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 fn say(message: &str) {
-    eprintln!("tharsis-exec: {message}");
+    // Where nobody listens any more, the command goes on.
+    let _ = writeln!(std::io::stderr(), "tharsis-exec: {message}");
 }

@@ -28,6 +28,22 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Folder,
 }
 
+/// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
+/// before the identity, and not as whom it would take without one that is refused.
+pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
+    let credentials: &[&'static str] = match &identity.configuration {
+        Some(Type::Aws(_)) => &aws::CREDENTIALS,
+        Some(Type::Azure(_)) => &azure::CREDENTIALS,
+        Some(Type::Google(_)) => &google::CREDENTIALS,
+        Some(Type::Kubernetes(_)) => &kubernetes::CREDENTIALS,
+        Some(Type::Tharsis(_)) => &tharsis::CREDENTIALS,
+        None => &[],
+    };
+    for name in credentials {
+        environment.unset(name);
+    }
+}
+
 /// Writes the tokens, and what the clients have to know besides.
 pub(crate) fn provide(
     tokens: &[(Identity, Token)],
@@ -91,11 +107,20 @@ mod tests {
             configuration: Some(configuration),
         };
         let mut environment = Environment::default();
+        withhold(&identity, &mut environment);
         let tokens = [(identity, token())];
         provide(&tokens, "job_1", settings, folder, &mut environment).expect("provided");
         let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");
         assert_eq!(written, token().text());
         environment
+    }
+
+    #[track_caller]
+    fn takes_out(environment: &Environment, names: &[&str]) {
+        let exports = environment.exports();
+        for name in names {
+            assert!(exports.contains(&format!("unset {name}\n")), "{exports}");
+        }
     }
 
     fn json(folder: &Folder, name: &str) -> Value {
@@ -127,6 +152,7 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), value, "{name}");
         }
+        takes_out(&environment, &["AWS_ACCESS_KEY", "AWS_PROFILE"]);
         let read = || std::fs::read_to_string(folder.file("aws-config")).expect("the file");
         let config = read();
         assert_eq!(
@@ -169,8 +195,11 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), value, "{name}");
         }
+        takes_out(
+            &environment,
+            &["ARM_CLIENT_SECRET", "ARM_CLIENT_ID_FILE_PATH"],
+        );
         let exports = environment.exports();
-        assert!(exports.contains("unset ARM_CLIENT_SECRET"), "{exports}");
         assert!(!exports.contains("AZURE_AUTHORITY_HOST"), "{exports}");
     }
 
@@ -183,10 +212,14 @@ mod tests {
             service_account: "deployer@acme.iam.gserviceaccount.com".to_owned(),
         };
         let environment = provided(&settings(), &folder, Type::Google(configuration.clone()));
-        assert_eq!(
-            environment.get("GOOGLE_APPLICATION_CREDENTIALS"),
-            Some(folder.file("mi_1.google.json").as_str())
-        );
+        for name in [
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+        ] {
+            let file = folder.file("mi_1.google.json");
+            assert_eq!(environment.get(name), Some(file.as_str()), "{name}");
+        }
+        takes_out(&environment, &["GOOGLE_IMPERSONATE_SERVICE_ACCOUNT"]);
         let account = json(&folder, "mi_1.google.json");
         assert_eq!(account["type"], "external_account");
         assert_eq!(
@@ -203,9 +236,11 @@ mod tests {
             folder.file("mi_1.token")
         );
         configuration.service_account.clear();
-        provided(&settings(), &folder, Type::Google(configuration));
+        let environment = provided(&settings(), &folder, Type::Google(configuration));
         let account = json(&folder, "mi_1.google.json");
         assert!(account.get("service_account_impersonation_url").is_none());
+        let exports = environment.exports();
+        assert!(!exports.contains("IMPERSONATE"), "{exports}");
     }
 
     #[test]
@@ -222,6 +257,7 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), Some(value), "{name}");
         }
+        takes_out(&environment, &["KUBE_USER", "KUBE_CLIENT_CERT_DATA"]);
         let kubeconfig = json(&folder, "kubeconfig");
         assert_eq!(kubeconfig["users"][0]["name"], "acme/deployer");
         assert_eq!(kubeconfig["users"][0]["user"]["tokenFile"], token_file);
@@ -242,5 +278,6 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), Some(value), "{name}");
         }
+        takes_out(&environment, &["THARSIS_SERVICE_ACCOUNT_PATH"]);
     }
 }

@@ -1,7 +1,7 @@
 //! What the environment says. All that is wrong with it is told at once.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http::Uri;
 
@@ -19,7 +19,7 @@ pub(crate) struct Settings {
     pub(crate) folder: Option<PathBuf>,
     pub(crate) google_sts: String,
     pub(crate) google_iam_credentials: String,
-    /// An `AWS_CONFIG_FILE` of before.
+    /// The one that AWS's clients would read without us, if it is there.
     pub(crate) aws_config_file: Option<PathBuf>,
 }
 
@@ -81,6 +81,11 @@ impl Settings {
             "THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL",
             GOOGLE_IAM_CREDENTIALS,
         );
+        let home = given("HOME").map(PathBuf::from);
+        let aws_config_file = match given("AWS_CONFIG_FILE") {
+            Some(path) => Some(below_home(path, home.as_deref())),
+            None => home.map(|home| home.join(".aws/config")),
+        };
         match (issuer, job_token) {
             (Some(issuer), Some(job_token)) if wrong.is_empty() => Ok(Self {
                 issuer,
@@ -88,10 +93,18 @@ impl Settings {
                 folder: given("THARSIS_EXEC_FOLDER").map(PathBuf::from),
                 google_sts,
                 google_iam_credentials,
-                aws_config_file: given("AWS_CONFIG_FILE").map(PathBuf::from),
+                aws_config_file,
             }),
             _ => Err(Failure::Usage(wrong)),
         }
+    }
+}
+
+/// AWS's clients expand a `~` themselves.
+fn below_home(path: String, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(below), Some(home)) => home.join(below),
+        _ => path.into(),
     }
 }
 
@@ -138,5 +151,24 @@ mod tests {
         let settings = read(&[ISSUER, ("THARSIS_JOB_TOKEN", "hunter2\n")]).expect("right");
         assert!(!format!("{settings:?}").contains("hunter2"));
         assert_eq!(settings.google_sts, GOOGLE_STS);
+    }
+
+    #[test]
+    fn the_aws_config_file_is_the_one_that_aws_s_clients_read() {
+        let home = ("HOME", "/home/alice");
+        for (variables, wanted) in [
+            (&[][..], None),
+            (&[home], Some("/home/alice/.aws/config")),
+            (
+                &[home, ("AWS_CONFIG_FILE", "~/aws")],
+                Some("/home/alice/aws"),
+            ),
+            (&[home, ("AWS_CONFIG_FILE", "/etc/aws")], Some("/etc/aws")),
+        ] {
+            let job = [ISSUER, ("THARSIS_JOB_TOKEN", "hunter2")];
+            let settings = read(&[&job, variables].concat()).expect("right");
+            let file = settings.aws_config_file;
+            assert_eq!(file.as_deref(), wanted.map(Path::new), "{variables:?}");
+        }
     }
 }

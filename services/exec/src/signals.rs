@@ -53,18 +53,16 @@ pub(crate) fn pass_on(signal: Signal, child: u32) {
     }
 }
 
-/// Whether there is a terminal that could send signals.
-pub(crate) fn has_terminal() -> bool {
-    std::fs::File::open("/dev/tty").is_ok()
+/// Whether our process group is the one that the keys of a terminal send signals to.
+pub(crate) fn in_front() -> bool {
+    let terminal = std::fs::File::open("/dev/tty").ok();
+    let front = terminal.and_then(|terminal| rustix::termios::tcgetpgrp(terminal).ok());
+    front == Some(getpgrp())
 }
 
 /// Whether the keys of the terminal send this signal to all of our process group, the command included. A second
 /// interrupt makes Terraform give up at once: so it must not get two for one.
 pub(crate) fn is_of_the_terminal(signal: Signal) -> bool {
     let by_keys = [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
-    let in_front = || {
-        let terminal = std::fs::File::open("/dev/tty").ok()?;
-        rustix::termios::tcgetpgrp(terminal).ok()
-    };
-    by_keys && in_front() == Some(getpgrp())
+    by_keys && in_front()
 }

@@ -94,19 +94,19 @@ async fn assume(clouds: &Clouds, arn: &str, session: &str, token: &str) -> Resul
     };
     let roles = clouds.trusted(|trust| trust.aws.clone());
     let account = |arn: &str| arn.split(':').nth(4).map(str::to_owned);
-    let provider = roles
-        .iter()
-        .find(|role| role.issuer == said.iss && account(&role.arn) == account(arn));
-    let Some(provider) = provider else {
+    // The account has one provider for an issuer, which takes all of the audiences.
+    let of_provider: Vec<_> = roles
+        .into_iter()
+        .filter(|role| role.issuer == said.iss && account(&role.arn) == account(arn))
+        .collect();
+    if of_provider.is_empty() {
         let message = format!(
             "No OpenIDConnect provider found in your account for {}",
             said.iss
         );
         return refuse("InvalidIdentityToken", &message);
-    };
-    let verified = clouds
-        .verifier()
-        .verify(token, &provider.issuer, &ALGORITHMS);
+    }
+    let verified = clouds.verifier().verify(token, &said.iss, &ALGORITHMS);
     let claims = match verified.await {
         Ok(claims) => claims,
         Err(Wrong::Keys) => {
@@ -128,20 +128,26 @@ async fn assume(clouds: &Clouds, arn: &str, session: &str, token: &str) -> Resul
             );
         }
     };
-    if !claims.aud.names(&provider.audience) {
+    let of_audience: Vec<_> = of_provider
+        .iter()
+        .filter(|role| claims.aud.names(&role.audience))
+        .collect();
+    if of_audience.is_empty() {
         return refuse("InvalidIdentityToken", "Incorrect token audience");
     }
-    let trusts = |role: &&super::Role| {
-        role.arn == arn && role.issuer == claims.iss && role.subject == claims.sub
-    };
-    if !roles.iter().any(|role| trusts(&role)) {
+    if !of_audience
+        .iter()
+        .any(|role| role.arn == arn && role.subject == claims.sub)
+    {
         let message = "Not authorized to perform sts:AssumeRoleWithWebIdentity".to_owned();
         return Err(Refusal(StatusCode::FORBIDDEN, "AccessDenied", message));
     }
+    // It has the role's name, without the path.
+    let owner = arn.split(":role/").next().unwrap_or_default();
+    let name = arn.rsplit('/').next().unwrap_or_default();
     let assumed = format!(
-        "{}/{session}",
-        arn.replace(":iam:", ":sts:")
-            .replace(":role/", ":assumed-role/")
+        "{}:assumed-role/{name}/{session}",
+        owner.replace(":iam:", ":sts:")
     );
     let session_token = clouds.give(&assumed);
     let expires = (clock::now() + Duration::hours(1)).replace_nanosecond(0);

@@ -3,9 +3,10 @@
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 
@@ -19,7 +20,34 @@ const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 struct Refusal(&'static str, u32, String);
 
 pub(super) fn router() -> Router<Clouds> {
-    Router::new().route("/{tenant}/oauth2/v2.0/token", post(answer))
+    Router::new()
+        .route(
+            "/{tenant}/v2.0/.well-known/openid-configuration",
+            get(discovery),
+        )
+        .route("/{tenant}/oauth2/v2.0/token", post(answer))
+}
+
+/// MSAL asks for it before it asks for a token. What is given out here is no JWT, so nobody looks for the keys.
+async fn discovery(
+    State(clouds): State<Clouds>,
+    Path(tenant): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    if !has(&clouds, &tenant) {
+        return refused(&unknown("invalid_tenant", &tenant));
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let base = format!("https://{}/{tenant}", host.unwrap_or_default());
+    json(
+        StatusCode::OK,
+        json!({
+            "issuer": format!("{base}/v2.0"),
+            "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
+            "token_endpoint": format!("{base}/oauth2/v2.0/token"),
+            "jwks_uri": format!("{base}/discovery/v2.0/keys"),
+        }),
+    )
 }
 
 async fn answer(
@@ -47,18 +75,32 @@ async fn answer(
             StatusCode::OK,
             json!({ "token_type": "Bearer", "expires_in": 3_599, "ext_expires_in": 3_599, "access_token": access_token }),
         ),
-        Err(Refusal(error, code, message)) => {
-            let status = match error {
-                "invalid_client" => StatusCode::UNAUTHORIZED,
-                _ => StatusCode::BAD_REQUEST,
-            };
-            let description = format!("AADSTS{code}: {message}");
-            json(
-                status,
-                json!({ "error": error, "error_description": description, "error_codes": [code] }),
-            )
-        }
+        Err(refusal) => refused(&refusal),
     }
+}
+
+fn refused(Refusal(error, code, message): &Refusal) -> Response {
+    let status = match *error {
+        "invalid_client" => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let description = format!("AADSTS{code}: {message}");
+    json(
+        status,
+        json!({ "error": error, "error_description": description, "error_codes": [code] }),
+    )
+}
+
+fn has(clouds: &Clouds, tenant: &str) -> bool {
+    clouds.trusted(|trust| {
+        let mut credentials = trust.azure.iter();
+        credentials.any(|credential| credential.tenant_id == tenant)
+    })
+}
+
+/// The error differs by who asks.
+fn unknown(error: &'static str, tenant: &str) -> Refusal {
+    Refusal(error, 90_002, format!("Tenant '{tenant}' not found"))
 }
 
 /// Issuer, subject and audience are compared exactly, one after the other; only RS256 is taken.
@@ -69,6 +111,9 @@ async fn exchange(
     assertion: &str,
 ) -> Result<String, Refusal> {
     let invalid = |code, message: String| Err(Refusal("invalid_client", code, message));
+    if !has(clouds, tenant) {
+        return Err(unknown("invalid_request", tenant));
+    }
     let Ok(said) = unverified(assertion) else {
         let message = "JWT token is invalid or malformed".to_owned();
         return Err(Refusal("invalid_request", 50_027, message));
@@ -108,7 +153,11 @@ async fn exchange(
             let message = "JWT token is invalid or malformed".to_owned();
             return Err(Refusal("invalid_request", 50_027, message));
         }
-        Err(Wrong::Keys | Wrong::Key | Wrong::Signature) => {
+        Err(Wrong::Keys) => {
+            let message = "Request to External OIDC endpoint failed".to_owned();
+            return Err(Refusal("invalid_request", 501_661, message));
+        }
+        Err(Wrong::Key | Wrong::Signature) => {
             let message = "Assertion failed signature validation".to_owned();
             return invalid(50_013, message);
         }

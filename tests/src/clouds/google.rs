@@ -18,6 +18,7 @@ use super::verifier::{Wrong, unverified};
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// A refusal: OAuth's error, message.
@@ -32,11 +33,13 @@ pub(super) fn router() -> Router<Clouds> {
 async fn answer(State(clouds): State<Clouds>, body: String) -> Response {
     let form = form(&body);
     let field = |name: &str| form.get(name).map_or("", String::as_str);
-    let exchanged = if (field("grant_type"), field("subject_token_type")) == (EXCHANGE, JWT) {
-        exchange(&clouds, field("audience"), field("subject_token")).await
-    } else {
-        let message = "The grant_type or subject_token_type is not supported".to_owned();
-        Err(Refusal("unsupported_grant_type", message))
+    let refuse = |error, message: &str| Err(Refusal(error, message.to_owned()));
+    let exchanged = match (field("grant_type"), field("subject_token_type")) {
+        (EXCHANGE, JWT | ID_TOKEN) => {
+            exchange(&clouds, field("audience"), field("subject_token")).await
+        }
+        (EXCHANGE, _) => refuse("invalid_request", "Invalid subject_token_type"),
+        _ => refuse("unsupported_grant_type", "Invalid grant_type"),
     };
     match exchanged {
         Ok(access_token) => json(
@@ -53,10 +56,11 @@ async fn answer(State(clouds): State<Clouds>, body: String) -> Response {
 /// The bearer becomes a principal of the pool: `principal://…/subject/<sub>`.
 async fn exchange(clouds: &Clouds, audience: &str, token: &str) -> Result<String, Refusal> {
     let invalid = |message: &str| Err(Refusal("invalid_grant", message.to_owned()));
-    let name = audience.trim_start_matches("//iam.googleapis.com/");
+    let name = audience.strip_prefix("//iam.googleapis.com/");
     let provider = clouds.trusted(|trust| {
         let mut providers = trust.google.iter();
-        providers.find(|provider| provider.name == name).cloned()
+        let named = providers.find(|provider| Some(provider.name.as_str()) == name);
+        named.cloned()
     });
     let Some(provider) = provider else {
         let message = "The target service indicated by the \"audience\" parameters is invalid";
@@ -87,11 +91,15 @@ async fn exchange(clouds: &Clouds, audience: &str, token: &str) -> Result<String
     };
     if !claims
         .aud
-        .names(&format!("https://iam.googleapis.com/{name}"))
+        .names(&format!("https://iam.googleapis.com/{}", provider.name))
     {
         return invalid("The audience in ID Token does not match the expected audience");
     }
-    let pool = name.split("/providers/").next().unwrap_or_default();
+    let pool = provider
+        .name
+        .split("/providers/")
+        .next()
+        .unwrap_or_default();
     Ok(clouds.give(&format!(
         "principal://iam.googleapis.com/{pool}/subject/{}",
         claims.sub

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -14,7 +15,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::server::TlsStream;
 
-/// For a handshake: whoever connects and says nothing must not keep the others waiting for long.
+/// For a handshake.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A certificate for this machine alone, and its key.
@@ -43,6 +44,7 @@ impl Certificate {
         Ok(TlsListener {
             listener,
             acceptor: TlsAcceptor::from(Arc::new(config)),
+            handshakes: JoinSet::new(),
         })
     }
 }
@@ -51,6 +53,8 @@ impl Certificate {
 pub struct TlsListener {
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    /// Each by itself: whoever connects and says nothing must not keep the others waiting.
+    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
 }
 
 impl axum::serve::Listener for TlsListener {
@@ -59,14 +63,54 @@ impl axum::serve::Listener for TlsListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-            if let Ok(Ok(stream)) = timeout(PATIENCE, self.acceptor.accept(stream)).await {
-                return (stream, address);
+            tokio::select! {
+                (stream, address) = axum::serve::Listener::accept(&mut self.listener) => {
+                    let handshake = timeout(PATIENCE, self.acceptor.accept(stream));
+                    self.handshakes.spawn(async move {
+                        let stream = handshake.await.ok()?.ok()?;
+                        Some((stream, address))
+                    });
+                }
+                Some(done) = self.handshakes.join_next() => {
+                    if let Ok(Some(encrypted)) = done {
+                        return encrypted;
+                    }
+                }
             }
         }
     }
 
     fn local_addr(&self) -> std::io::Result<Self::Addr> {
         self.listener.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::routing::get;
+    use futures::future::join_all;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_connects_and_says_nothing_keeps_nobody_waiting() {
+        let certificate = Certificate::make().expect("a certificate");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let app = Router::new().route("/", get(async || "hello"));
+        let served = axum::serve(certificate.listen(listener).expect("it listens"), app);
+        let _served = AbortOnDropHandle::new(tokio::spawn(async move { served.await }));
+        let _silent = join_all((0..32).map(|_| TcpStream::connect(address))).await;
+        let trusted = reqwest::Certificate::from_pem(certificate.pem().as_bytes());
+        let client = reqwest::Client::builder()
+            .tls_certs_only([trusted.expect("a certificate")])
+            // One after the other, they would have twice as long.
+            .timeout(16 * PATIENCE)
+            .build()
+            .expect("a client");
+        let answer = client.get(format!("https://{address}/")).send().await;
+        assert_eq!(answer.expect("an answer").status(), 200);
     }
 }

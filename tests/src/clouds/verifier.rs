@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +12,8 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::relying_party::max_age;
 
 /// What a token says, verified or not.
 #[derive(Clone, Debug, Deserialize)]
@@ -41,11 +44,16 @@ pub(super) enum Wrong {
     NotInTime,
 }
 
-/// Keeps the keys of the issuers, by their URL, and asks again for a key that it does not know.
+/// Keeps the keys of the issuers, by their URL, for as long as it may, and asks again for a key that it does not know.
 #[derive(Default)]
 pub(super) struct Verifier {
     client: reqwest::Client,
-    keys: Mutex<HashMap<String, JwkSet>>,
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+struct Kept {
+    keys: JwkSet,
+    until: Instant,
 }
 
 impl Audience {
@@ -99,28 +107,36 @@ impl Verifier {
 
     async fn key(&self, issuer: &str, kid: &str) -> Result<Jwk, Wrong> {
         let known = || {
-            let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            keys.get(issuer).and_then(|keys| keys.find(kid)).cloned()
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = kept
+                .get(issuer)
+                .filter(|kept| Instant::now() < kept.until)?;
+            fresh.keys.find(kid).cloned()
         };
         if let Some(key) = known() {
             return Ok(key);
         }
         let fetched = self.fetch(issuer).await.ok_or(Wrong::Keys)?;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.insert(issuer.to_owned(), fetched);
-        drop(keys);
-        known().ok_or(Wrong::Key)
+        let key = fetched.keys.find(kid).cloned();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(issuer.to_owned(), fetched);
+        key.ok_or(Wrong::Key)
     }
 
-    async fn fetch(&self, issuer: &str) -> Option<JwkSet> {
+    async fn fetch(&self, issuer: &str) -> Option<Kept> {
         let get = async |url: &str| {
             let answer = self.client.get(url).send().await.ok()?;
-            answer.error_for_status().ok()?.json::<Value>().await.ok()
+            answer.error_for_status().ok()
         };
         let discovery = get(&format!("{issuer}/.well-known/openid-configuration")).await?;
+        let discovery: Value = discovery.json().await.ok()?;
         if discovery["issuer"] != issuer {
             return None;
         }
-        serde_json::from_value(get(discovery["jwks_uri"].as_str()?).await?).ok()
+        let asked = Instant::now();
+        let keys = get(discovery["jwks_uri"].as_str()?).await?;
+        let until = asked + max_age(&keys).unwrap_or_default();
+        let keys = keys.json().await.ok()?;
+        Some(Kept { keys, until })
     }
 }

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use e2e::clouds::{Clouds, Cluster, FederatedCredential, Provider, Role, ServiceAccount, Trust};
+use e2e::foreign::{Document, ForeignIssuer, KEYS};
 use e2e::issuer::CallerIssuer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -13,8 +14,22 @@ const EMAIL: &str = "deployer@acme.iam.gserviceaccount.com";
 /// Every cloud of this scene takes it.
 const AUDIENCE: &str = "https://iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/pool/providers/main";
 
+const ASSERTION: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+const SIGNATURE: &str = "The ID Token's signature is not valid";
+/// What each says to a good token.
+const TAKEN: [&str; 4] = ["<SessionToken>", "access_token", "access_token", "v1.34.0"];
+/// What each says to one that no key of the issuer signed.
+const UNSIGNED: [&str; 4] = [
+    SIGNATURE,
+    "AADSTS50013",
+    "Invalid signature",
+    "Unauthorized",
+];
+
 struct Scene {
     issuer: CallerIssuer,
+    clouds: Clouds,
     url: String,
     client: reqwest::Client,
 }
@@ -22,41 +37,15 @@ struct Scene {
 impl Scene {
     async fn set() -> Self {
         let issuer = CallerIssuer::start().await;
-        let (of, subject) = (issuer.url().to_owned(), "mi_1".to_owned());
         let clouds = Clouds::default();
-        clouds.trust(Trust {
-            aws: vec![Role {
-                arn: ROLE.to_owned(),
-                issuer: of.clone(),
-                audience: AUDIENCE.to_owned(),
-                subject: subject.clone(),
-            }],
-            azure: vec![FederatedCredential {
-                tenant_id: "tenant".to_owned(),
-                client_id: "client".to_owned(),
-                issuer: of.clone(),
-                subject: subject.clone(),
-                audience: AUDIENCE.to_owned(),
-            }],
-            google: vec![Provider {
-                name: PROVIDER.to_owned(),
-                issuer: of.clone(),
-                service_accounts: vec![ServiceAccount {
-                    email: EMAIL.to_owned(),
-                    subject,
-                }],
-            }],
-            kubernetes: vec![Cluster {
-                issuer: of,
-                audience: AUDIENCE.to_owned(),
-            }],
-        });
+        clouds.trust(trust(issuer.url()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let served = axum::serve(listener, clouds.router());
         tokio::spawn(async move { served.await });
         Self {
             issuer,
+            clouds,
             url,
             client: reqwest::Client::new(),
         }
@@ -77,40 +66,80 @@ impl Scene {
         answer(request).await
     }
 
-    /// What each cloud says to a token.
-    async fn says(&self, token: &str) -> [String; 4] {
+    /// What AWS says to a token.
+    async fn assumes(&self, role: &str, token: &str) -> String {
         let aws = [
             ("Action", "AssumeRoleWithWebIdentity"),
-            ("RoleArn", ROLE),
+            ("RoleArn", role),
             ("RoleSessionName", "job_1"),
             ("WebIdentityToken", token),
         ];
-        let azure = [
-            ("grant_type", "client_credentials"),
-            ("client_id", "client"),
-            (
-                "client_assertion_type",
-                "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            ),
-            ("client_assertion", token),
-        ];
-        let audience = format!("//iam.googleapis.com/{PROVIDER}");
+        self.posts("/aws", &aws).await
+    }
+
+    /// What Google says to a token of this type.
+    async fn exchanges(&self, audience: &str, of_type: &str, token: &str) -> String {
+        let of_type = format!("urn:ietf:params:oauth:token-type:{of_type}");
         let google = [
             (
                 "grant_type",
                 "urn:ietf:params:oauth:grant-type:token-exchange",
             ),
-            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
-            ("audience", &audience),
+            ("subject_token_type", of_type.as_str()),
+            ("audience", audience),
             ("subject_token", token),
         ];
+        self.posts("/google/v1/token", &google).await
+    }
+
+    /// What each cloud says to a token.
+    async fn says(&self, token: &str) -> [String; 4] {
+        let azure = [
+            ("grant_type", "client_credentials"),
+            ("client_id", "client"),
+            ("client_assertion_type", ASSERTION),
+            ("client_assertion", token),
+        ];
+        let google = format!("//iam.googleapis.com/{PROVIDER}");
         let version = self.client.get(format!("{}/kubernetes/version", self.url));
         [
-            self.posts("/aws", &aws).await,
-            self.posts("/azure/tenant/oauth2/v2.0/token", &azure).await,
-            self.posts("/google/v1/token", &google).await,
+            self.assumes(ROLE, token).await,
+            self.posts("/tenant/oauth2/v2.0/token", &azure).await,
+            self.exchanges(&google, "jwt", token).await,
             answer(version.bearer_auth(token)).await,
         ]
+    }
+}
+
+/// In the one subject.
+fn trust(issuer: &str) -> Trust {
+    let (issuer, subject) = (issuer.to_owned(), "mi_1".to_owned());
+    Trust {
+        aws: vec![Role {
+            arn: ROLE.to_owned(),
+            issuer: issuer.clone(),
+            audience: AUDIENCE.to_owned(),
+            subject: subject.clone(),
+        }],
+        azure: vec![FederatedCredential {
+            tenant_id: "tenant".to_owned(),
+            client_id: "client".to_owned(),
+            issuer: issuer.clone(),
+            subject: subject.clone(),
+            audience: AUDIENCE.to_owned(),
+        }],
+        google: vec![Provider {
+            name: PROVIDER.to_owned(),
+            issuer: issuer.clone(),
+            service_accounts: vec![ServiceAccount {
+                email: EMAIL.to_owned(),
+                subject,
+            }],
+        }],
+        kubernetes: vec![Cluster {
+            issuer,
+            audience: AUDIENCE.to_owned(),
+        }],
     }
 }
 
@@ -141,16 +170,8 @@ async fn a_token_that_the_issuer_did_not_sign_is_refused_with_the_clouds_own_cod
     let kid = e2e::issuer::key().jwk().common.key_id.clone();
     let stranger = e2e::key::SigningKey::generate().expect("a key");
     let strangers = stranger.sign(&scene.claims()).expect("signed");
-    let signature = "The ID Token's signature is not valid";
-    let malformed = [signature, "AADSTS50027", "invalid_grant", "Unauthorized"];
-    let unsigned = [
-        signature,
-        "AADSTS50013",
-        "Invalid signature",
-        "Unauthorized",
-    ];
-    let taken = ["<SessionToken>", "access_token", "access_token", "v1.34.0"];
-    is_told(&scene, "good", &good, taken).await;
+    let malformed = [SIGNATURE, "AADSTS50027", "invalid_grant", "Unauthorized"];
+    is_told(&scene, "good", &good, TAKEN).await;
     let nonsense = ["valid JWT", "AADSTS50027", "invalid_grant", "Unauthorized"];
     is_told(&scene, "no token", "hunter2", nonsense).await;
     for algorithm in ["none", "HS256", "PS256"] {
@@ -158,9 +179,94 @@ async fn a_token_that_the_issuer_did_not_sign_is_refused_with_the_clouds_own_cod
         is_told(&scene, algorithm, &token, malformed).await;
     }
     let token = forged(&good, &json!({ "alg": "RS256", "kid": "other" }));
-    is_told(&scene, "an unknown key", &token, unsigned).await;
+    is_told(&scene, "an unknown key", &token, UNSIGNED).await;
     let token = forged(&strangers, &json!({ "alg": "RS256", "kid": kid }));
-    is_told(&scene, "a stranger's signature", &token, unsigned).await;
+    is_told(&scene, "a stranger's signature", &token, UNSIGNED).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_s_keys_are_kept_for_as_long_as_it_says() {
+    let scene = Scene::set().await;
+    let issuer = ForeignIssuer::start().await;
+    scene.clouds.trust_only(trust(issuer.url()));
+    let mut claims = issuer.claims("mi_1");
+    claims["aud"] = AUDIENCE.into();
+    let key = e2e::issuer::key();
+    let token = key.sign(&claims).expect("signed");
+    // It says nothing of keeping them.
+    is_told(&scene, "good", &token, TAKEN).await;
+    issuer.serves(KEYS, Document::Json(json!({ "keys": [] })));
+    is_told(&scene, "of a key that is gone", &token, UNSIGNED).await;
+    let away = [
+        "Couldn't retrieve verification key",
+        "AADSTS501661",
+        "Error connecting",
+        "Unauthorized",
+    ];
+    issuer.serves(KEYS, Document::Failure);
+    is_told(&scene, "no keys", &token, away).await;
+    issuer.serves(KEYS, Document::Kept(json!({ "keys": [key.jwk()] }), 300));
+    is_told(&scene, "of a key that is back", &token, TAKEN).await;
+    issuer.serves(KEYS, Document::Failure);
+    is_told(&scene, "of a key that is kept", &token, TAKEN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_s_roles_have_a_provider_in_common() {
+    const BELOW_A_PATH: &str = "arn:aws:iam::123456789012:role/teams/web/deployer";
+    let scene = Scene::set().await;
+    let token = scene.issuer.sign(&scene.claims());
+    let role = |arn: &str, audience: &str| Role {
+        arn: arn.to_owned(),
+        audience: audience.to_owned(),
+        ..trust(scene.issuer.url()).aws.remove(0)
+    };
+    scene.clouds.trust_only(Trust {
+        aws: vec![role(ROLE, "other"), role(BELOW_A_PATH, AUDIENCE)],
+        ..Trust::default()
+    });
+    let assumed = scene.assumes(BELOW_A_PATH, &token).await;
+    let arn = "<Arn>arn:aws:sts::123456789012:assumed-role/deployer/job_1</Arn>";
+    assert!(assumed.contains(arn), "{assumed}");
+    let refused = scene.assumes(ROLE, &token).await;
+    assert!(refused.contains("AccessDenied"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_takes_the_audience_and_the_type_that_it_defines() {
+    let scene = Scene::set().await;
+    let token = scene.issuer.sign(&scene.claims());
+    let audience = format!("//iam.googleapis.com/{PROVIDER}");
+    for (audience, of_type, wanted) in [
+        (audience.as_str(), "id_token", "access_token"),
+        (&audience, "saml2", "invalid_request"),
+        (PROVIDER, "jwt", "invalid_target"),
+    ] {
+        let said = scene.exchanges(audience, of_type, &token).await;
+        assert!(said.contains(wanted), "{audience} {of_type}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_s_clients_find_where_tokens_are_asked_for() {
+    let scene = Scene::set().await;
+    let finds = async |tenant: &str| {
+        let path = format!("/{tenant}/v2.0/.well-known/openid-configuration");
+        answer(scene.client.get(format!("{}{path}", scene.url))).await
+    };
+    let found: Value = serde_json::from_str(&finds("tenant").await).expect("JSON");
+    let authority = scene.url.replacen("http:", "https:", 1);
+    let token_endpoint = format!("{authority}/tenant/oauth2/v2.0/token");
+    assert_eq!(found["token_endpoint"], token_endpoint);
+    assert_eq!(found["issuer"], format!("{authority}/tenant/v2.0"));
+    let nowhere = finds("other").await;
+    assert!(nowhere.contains("AADSTS90002"), "{nowhere}");
+    let grant = [
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", ASSERTION),
+    ];
+    let nowhere = scene.posts("/other/oauth2/v2.0/token", &grant).await;
+    assert!(nowhere.contains("AADSTS90002"), "{nowhere}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,36 @@ use super::Place;
 use crate::environment::Environment;
 use crate::failure::Failure;
 
-/// Every client takes these before a web identity.
-const BEFORE_US: [&str; 3] = [
+/// Clients take keys, of either spelling, and a profile's role before a web identity.
+pub(super) const CREDENTIALS: [&str; 9] = [
     "AWS_ACCESS_KEY_ID",
+    "AWS_ACCESS_KEY",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECRET_KEY",
     "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];
+
+/// Some clients take these of the default profile before a web identity of the environment.
+const OF_A_PROFILE: [&str; 11] = [
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "role_arn",
+    "source_profile",
+    "credential_source",
+    "credential_process",
+    "web_identity_token_file",
+    "sso_session",
+    "sso_account_id",
+    "sso_role_name",
+];
+
+/// What is below was written by us.
+const OURS: &str = "# Of tharsis-exec:";
 
 pub(super) fn provide(
     place: &Place<'_>,
@@ -23,9 +47,6 @@ pub(super) fn provide(
 ) -> Result<(), Failure> {
     const CONFIG: &str = "aws-config";
     place.folder.write(CONFIG, &config(place, aws)?)?;
-    for name in BEFORE_US {
-        environment.unset(name);
-    }
     environment.set("AWS_ROLE_ARN", &aws.role_arn);
     environment.set("AWS_WEB_IDENTITY_TOKEN_FILE", &place.token_file);
     // CloudTrail shows it: so the job is found from what was done.
@@ -34,17 +55,18 @@ pub(super) fn provide(
     Ok(())
 }
 
-/// What the file of before says, whose regions and endpoints still hold, and the profile.
+/// What the file of before says, and the profile.
 fn config(place: &Place<'_>, aws: &AwsConfiguration) -> Result<String, Failure> {
-    const OURS: &str = "# Of tharsis-exec:";
+    let profile = place.identity.path.as_str();
     let mut text = String::new();
-    if let Some(before) = place.settings.aws_config_file.as_deref() {
+    // A client has no configuration either where the file is not there.
+    let before = place.settings.aws_config_file.as_deref();
+    if let Some(before) = before.filter(|path| path.exists()) {
         let found = std::fs::read_to_string(before).map_err(|source| {
-            let what = format!("AWS_CONFIG_FILE={}", before.display());
+            let what = format!("AWS's configuration in {}", before.display());
             Failure::file(&what, source)
         })?;
-        // It may be one that we wrote.
-        let theirs = found.split(OURS).next().unwrap_or_default().trim_end();
+        let theirs = still_good(&found, profile);
         if !theirs.is_empty() {
             text = format!("{theirs}\n\n");
         }
@@ -52,8 +74,51 @@ fn config(place: &Place<'_>, aws: &AwsConfiguration) -> Result<String, Failure> 
     // Writing to a string does not fail.
     let _ = writeln!(
         text,
-        "{OURS}\n[profile {}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}",
-        place.identity.path, aws.role_arn, place.token_file, place.job
+        "{OURS}\n[profile {profile}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}",
+        aws.role_arn, place.token_file, place.job
     );
     Ok(text)
+}
+
+/// The regions and endpoints of a file, and its profiles; not what we wrote there, nor a profile of our name, with which
+/// botocore would refuse the file, nor the credentials of the default profile.
+fn still_good(file: &str, ours: &str) -> String {
+    let theirs = file.split(OURS).next().unwrap_or_default();
+    let mut profile = "";
+    let mut kept = Vec::new();
+    for line in theirs.lines() {
+        profile = profile_of(line).unwrap_or(profile);
+        let key = line.split('=').next().unwrap_or_default().trim();
+        if profile != ours && !(profile == "default" && OF_A_PROFILE.contains(&key)) {
+            kept.push(line);
+        }
+    }
+    kept.join("\n").trim_end().to_owned()
+}
+
+/// The name in the heading of a profile, or of another section.
+fn profile_of(line: &str) -> Option<&str> {
+    let heading = line.strip_prefix('[')?.split(']').next()?.trim();
+    let name = heading.strip_prefix("profile ").unwrap_or(heading);
+    Some(name.trim().trim_matches(['"', '\'']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_before_gives_no_credentials_in_place_of_ours() {
+        let file = "[default]\nregion = eu-central-1\nrole_arn = arn:of:the:runner\ncredential_source = Environment\n\
+                    s3 =\n  max_concurrent_requests = 20\n\n\
+                    [profile \"acme/deployer\"]\nregion = eu-west-1\n\n\
+                    [profile other]\nrole_arn = arn:of:another\n\n\
+                    # Of tharsis-exec:\n[profile acme/deployer]\nrole_arn = arn:ours\n";
+        assert_eq!(
+            still_good(file, "acme/deployer"),
+            "[default]\nregion = eu-central-1\ns3 =\n  max_concurrent_requests = 20\n\n\
+             [profile other]\nrole_arn = arn:of:another"
+        );
+        assert_eq!(still_good("", "acme/deployer"), "");
+    }
 }

@@ -8,9 +8,11 @@ use proto::identity::v1::AzureConfiguration;
 use super::Place;
 use crate::environment::Environment;
 
-/// Clients take these before a federated token.
-const BEFORE_US: [&str; 9] = [
+/// Clients take these before a federated token, or refuse one with them, and its files.
+pub(super) const CREDENTIALS: [&str; 12] = [
     "ARM_OIDC_TOKEN",
+    "ARM_OIDC_TOKEN_FILE_PATH",
+    "ARM_CLIENT_ID_FILE_PATH",
     "ARM_CLIENT_SECRET",
     "ARM_CLIENT_SECRET_FILE_PATH",
     "ARM_CLIENT_CERTIFICATE",
@@ -19,6 +21,7 @@ const BEFORE_US: [&str; 9] = [
     "AZURE_CLIENT_CERTIFICATE_PATH",
     "AZURE_USERNAME",
     "AZURE_PASSWORD",
+    "AZURE_FEDERATED_TOKEN_FILE",
 ];
 
 pub(super) fn provide(
@@ -26,9 +29,6 @@ pub(super) fn provide(
     azure: &AzureConfiguration,
     environment: &mut Environment,
 ) {
-    for name in BEFORE_US {
-        environment.unset(name);
-    }
     environment.set("ARM_USE_OIDC", "true");
     for (client, tenant, file) in [
         ("ARM_CLIENT_ID", "ARM_TENANT_ID", "ARM_OIDC_TOKEN_FILE_PATH"),

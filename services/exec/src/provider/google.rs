@@ -7,14 +7,22 @@ use super::Place;
 use crate::environment::Environment;
 use crate::failure::Failure;
 
-/// Terraform's provider takes these before `GOOGLE_APPLICATION_CREDENTIALS`.
-const BEFORE_US: [&str; 6] = [
+/// Terraform's provider and gcloud take these before a file with credentials, and the files.
+pub(super) const CREDENTIALS: [&str; 8] = [
     "GOOGLE_CREDENTIALS",
     "GOOGLE_CLOUD_KEYFILE_JSON",
     "GCLOUD_KEYFILE_JSON",
     "GOOGLE_OAUTH_ACCESS_TOKEN",
-    "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
+    "GOOGLE_APPLICATION_CREDENTIALS",
     "CLOUDSDK_AUTH_ACCESS_TOKEN",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+];
+
+/// What is impersonated with any credentials.
+const IMPERSONATED: [&str; 2] = [
+    "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
+    "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
 ];
 
 pub(super) fn provide(
@@ -35,12 +43,18 @@ pub(super) fn provide(
             "{}/v1/projects/-/serviceAccounts/{}:generateAccessToken",
             settings.google_iam_credentials, google.service_account
         ));
+        // It would have to impersonate another one. Without it, which one is the job's to say.
+        for name in IMPERSONATED {
+            environment.unset(name);
+        }
     }
     let name = format!("{}.google.json", place.identity.id);
     place.folder.write(&name, &account.to_string())?;
-    for name in BEFORE_US {
-        environment.unset(name);
-    }
     environment.set("GOOGLE_APPLICATION_CREDENTIALS", place.folder.file(&name));
+    // gcloud does not read the other.
+    environment.set(
+        "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+        place.folder.file(&name),
+    );
     Ok(())
 }

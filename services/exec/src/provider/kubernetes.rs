@@ -7,9 +7,22 @@ use super::Place;
 use crate::environment::Environment;
 use crate::failure::Failure;
 
+/// A client has one of them, or refuses them all.
+pub(super) const CREDENTIALS: [&str; 8] = [
+    "KUBE_USER",
+    "KUBE_USERNAME",
+    "KUBE_PASSWORD",
+    "KUBE_CLIENT_CERT_DATA",
+    "KUBE_CLIENT_KEY_DATA",
+    "KUBE_TOKEN",
+    "KUBE_TOKEN_FILE",
+    "THARSIS_KUBECONFIG",
+];
+
 pub(super) fn provide(place: &Place<'_>, environment: &mut Environment) -> Result<(), Failure> {
     const KUBECONFIG: &str = "kubeconfig";
-    // JSON is YAML too. `KUBECONFIG=clusters.yaml:$THARSIS_KUBECONFIG` gives the contexts of the one the user of this.
+    // JSON is YAML too. `KUBECONFIG=clusters.yaml:$THARSIS_KUBECONFIG` gives the contexts of the one the user of this;
+    // Terraform's provider reads `KUBE_CONFIG_PATHS` instead.
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",

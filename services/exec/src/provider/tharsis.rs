@@ -6,6 +6,15 @@ use proto::identity::v1::TharsisConfiguration;
 use super::Place;
 use crate::environment::Environment;
 
+/// Clients take a token as it is before a login, and refuse a login by two names of the account.
+pub(super) const CREDENTIALS: [&str; 5] = [
+    "THARSIS_STATIC_TOKEN",
+    "THARSIS_SERVICE_ACCOUNT_PATH",
+    "THARSIS_SERVICE_ACCOUNT_ID",
+    "THARSIS_SERVICE_ACCOUNT_TOKEN",
+    "THARSIS_SERVICE_ACCOUNT_TOKEN_FILE",
+];
+
 pub(super) fn provide(
     place: &Place<'_>,
     tharsis: &TharsisConfiguration,

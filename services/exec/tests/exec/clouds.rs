@@ -5,9 +5,13 @@ use std::path::Path;
 
 use e2e::clouds::example::{self, CLIENT, SERVICE_ACCOUNT};
 use e2e::clouds::{Served, Trust};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::scene::{Scene, runs};
+
+const OF_THE_RUNNER: &str = "\
+    [default]\nrole_arn = arn:aws:iam::123456789012:role/runner\ncredential_source = Ec2InstanceMetadata\n\
+    [profile acme/deployer]\nregion = eu-west-1\n";
 
 /// What the owners of the clouds' side would say of the scene's identities.
 fn trust(scene: &Scene) -> Trust {
@@ -21,13 +25,7 @@ async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<Stri
     let sdks = std::env::var("THARSIS_TEST_SDKS")
         .expect("THARSIS_TEST_SDKS is set: `deploy/dev test` installs the clouds' clients");
     let clusters = folder.join("clusters.yaml");
-    let contexts = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "main",
-        "clusters": [{ "name": "main", "cluster": { "server": clouds.addresses().kubernetes() } }],
-        "contexts": [{ "name": "main", "context": { "cluster": "main", "user": "acme/cluster" } }],
-    });
+    let contexts = clouds.addresses().kubeconfig("acme/cluster");
     std::fs::write(&clusters, contexts.to_string()).expect("written");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdks/clouds.py");
     let mut exec = scene.exec(&["--", "python3"]);
@@ -35,6 +33,7 @@ async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<Stri
         .arg(clusters)
         .env("PYTHONPATH", sdks)
         .env("HOME", folder)
+        .env("AWS_PROFILE", "of-the-runner")
         .env("AWS_MAX_ATTEMPTS", "1")
         .envs(clouds.addresses().environment());
     let ran = runs(exec).await;
@@ -57,6 +56,10 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
     let folder = tempfile::tempdir().expect("a folder");
     let clouds = Served::start(folder.path()).await;
 
+    // The runner has a configuration, too: what it says of credentials does not count.
+    let of_the_runner = folder.path().join(".aws");
+    std::fs::create_dir(&of_the_runner).expect("made");
+    std::fs::write(of_the_runner.join("config"), OF_THE_RUNNER).expect("written");
     clouds.clouds.trust_only(trust(&scene));
     let outcomes = clients(&scene, &clouds, folder.path()).await;
     let assumed = format!(

@@ -24,7 +24,9 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
     let scene = Scene::set().await;
     let mut exec = scene.exec(&["--", "sh", "-c", TELLS]);
     exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+        .env("AWS_PROFILE", "of the runner")
         .env("ARM_CLIENT_SECRET", "of the runner")
+        .env("KUBE_USER", "of the runner")
         .env("AZURE_AUTHORITY_HOST", "of the runner");
     let Ran { code, out, said } = runs(exec).await;
     assert_eq!((code, said.as_str()), (Some(0), ""));
@@ -60,8 +62,10 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
     for absent in [
         "THARSIS_JOB_TOKEN",
         "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
         "ARM_CLIENT_SECRET",
         "ARM_OIDC_TOKEN",
+        "KUBE_USER",
     ] {
         assert_eq!(environment.get(absent), None, "{absent}");
     }
@@ -80,6 +84,11 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
         ),
         (&google, &scene.google, files[google_token.as_str()]),
         ("kubernetes", &scene.kubernetes, environment["KUBE_TOKEN"]),
+        (
+            "tharsis",
+            &scene.tharsis,
+            named("THARSIS_SERVICE_ACCOUNT_TOKEN_FILE"),
+        ),
     ] {
         let verified = relying_party::verify(&scene.world.issuer_url(), audience, token).await;
         assert_eq!(verified.expect("it verifies").claims["sub"], identity.id);
@@ -100,6 +109,50 @@ async fn its_exit_code_is_ours() {
         assert_eq!(ran.code, Some(code), "{command:?}: {}", ran.said);
         assert!(scene.folders().is_empty(), "{command:?}");
     }
+    // Also where the folder is gone already, or can't be removed.
+    for (command, code, told) in [
+        ("rm -r \"$FOLDER\"; exit 7", 7, false),
+        ("rm -r \"$FOLDER\"; touch \"$FOLDER\"; exit 7", 7, true),
+        ("rm -r \"$FOLDER\"; touch \"$FOLDER\"", 73, true),
+    ] {
+        let command = format!("FOLDER=$(dirname \"$AWS_WEB_IDENTITY_TOKEN_FILE\"); {command}");
+        let ran = runs(scene.exec(&["--", "sh", "-c", &command])).await;
+        assert_eq!(ran.code, Some(code), "{command}: {}", ran.said);
+        assert_eq!(ran.said.contains("stays behind"), told, "{}", ran.said);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut exec = scene.exec(&["--", "sh", "-c", "echo \"$AWS_WEB_IDENTITY_TOKEN_FILE\""]);
+    exec.env("XDG_RUNTIME_DIR", "/proc")
+        .env("TMPDIR", folder.path());
+    let ran = runs(exec).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    let file = std::path::Path::new(&ran.out);
+    assert!(file.starts_with(folder.path()), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
+    let scene = Scene::set().await;
+    scene.admin.restricts(&scene.aws.id, &["dev/bob"]).await;
+    let tells = "echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
+    let ran = eventually(async || {
+        let mut exec = scene.exec(&["--skip-refused", "--", "sh", "-c", tells]);
+        exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", "of the runner");
+        let ran = runs(exec).await;
+        if ran.said.contains("going on without it") {
+            Ok(ran)
+        } else {
+            Err("the rule is not known to the issuer yet")
+        }
+    })
+    .await;
+    assert_eq!(ran.out, format!("  {CLIENT}\n"), "{}", ran.said);
 }
 
 /// Waits for what the command writes.
@@ -190,24 +243,56 @@ _, status = os.waitpid(child, 0)
 print(out.decode().split()[-2:], os.waitstatus_to_exitcode(status))
 "#;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_the_terminal_asks_once() {
-    // Terraform gives up at the second.
-    const COUNTS: &str = r#"
-import signal, threading
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+/// Says how often it was asked to end: Terraform gives up at the second time.
+const COUNTS: &str = r#"
+import os, signal, threading
+asks = [signal.SIGINT, signal.SIGTERM]
+signal.pthread_sigmask(signal.SIG_BLOCK, asks)
 # Said once it waits for the signal: two that came before would be one.
-threading.Timer(0.1, print, ["ready"], {"flush": True}).start()
+threading.Timer(0.1, print, [f"ready {os.getppid()}."], {"flush": True}).start()
 asked = 0
-while signal.sigtimedwait([signal.SIGINT], 0.5 if asked else 60):
+while signal.sigtimedwait(asks, 0.5 if asked else 60):
     asked += 1
 print(f"\nasked {asked}")
 exit(3)
 "#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_the_terminal_asks_once() {
     let scene = Scene::set().await;
     let mut python = scene.program("python3");
     python.args(["-c", PRESSES, EXEC, "--", "python3", "-c", COUNTS]);
     let ran = runs(python).await;
     assert_eq!(ran.out, "['asked', '1'] 3\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}
+
+/// In a terminal, but not in front there, asks the whole group to end.
+const ASKS_BEHIND: &str = r#"
+import os, pty, re, signal, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("sh", ["sh", "-mc", '"$@" & wait $!; echo "ended $?"', "sh", *sys.argv[1:]])
+out = b""
+while not (ready := re.search(rb"ready (\d+)\.", out)):
+    out += os.read(terminal, 1024)
+os.killpg(int(ready[1]), signal.SIGTERM)
+try:
+    while more := os.read(terminal, 1024):
+        out += more
+except OSError:
+    pass  # nobody has the terminal any more
+os.waitpid(child, 0)
+print(out.decode().split()[-4:])
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_to_the_group_asks_once_also_behind_a_terminal() {
+    let scene = Scene::set().await;
+    let mut python = scene.program("python3");
+    python.args(["-c", ASKS_BEHIND, EXEC, "--", "python3", "-c", COUNTS]);
+    let ran = runs(python).await;
+    let wanted = "['asked', '1', 'ended', '3']\n";
+    assert_eq!(ran.out, wanted, "{}", ran.said);
     assert!(scene.folders().is_empty());
 }

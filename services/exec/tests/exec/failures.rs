@@ -75,6 +75,16 @@ async fn each_failure_has_its_exit_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_exit_code_is_the_same_where_nobody_hears_why() {
+    let scene = Scene::set().await;
+    let (nobody, told) = std::io::pipe().expect("a pipe");
+    drop(nobody);
+    let mut exec = scene.exec(&SPEAKS);
+    exec.env_remove("THARSIS_JOB_TOKEN").stderr(told);
+    failed(&runs(exec).await, 64, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn help_says_what_is_to_be_known() {
     let scene = Scene::set().await;
     let ran = runs(scene.exec(&["--help"])).await;

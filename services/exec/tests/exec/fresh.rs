@@ -1,9 +1,16 @@
 //! Tokens that are renewed while the command runs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bed::eventually;
 use e2e::{Service, relying_party};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use crate::scene::{Scene, ended, read};
 
@@ -20,12 +27,7 @@ async fn a_token_is_renewed_in_one_piece_also_after_an_issuer_that_was_away() {
         .env("THE_END", &end)
         .spawn()
         .expect("it starts");
-    let file = eventually(async || {
-        let folder = scene.folders().pop().ok_or("there is no folder yet")?;
-        let file = folder.join(format!("{}.token", scene.aws.id));
-        file.exists().then_some(file).ok_or("nor a token")
-    })
-    .await;
+    let file = first(&scene).await;
     let first = read(&file);
 
     let enough = AtomicBool::new(false);
@@ -55,6 +57,81 @@ async fn a_token_is_renewed_in_one_piece_also_after_an_issuer_that_was_away() {
     assert_eq!(ran.code, Some(0), "{}", ran.said);
     assert!(!ran.said.contains(&renewed), "no token is in a message");
     assert!(scene.folders().is_empty());
+}
+
+/// A way to the issuer, which is lost without a word when it is told so; who connects again finds another.
+struct Way {
+    url: String,
+    lost: Arc<Notify>,
+    connections: Arc<AtomicUsize>,
+    _open: JoinSet<()>,
+}
+
+impl Way {
+    async fn to(issuer: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let (lost, connections) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
+        let (loses, counts) = (Arc::clone(&lost), Arc::clone(&connections));
+        let mut open = JoinSet::new();
+        open.spawn(async move {
+            let mut ways = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.expect("a connection");
+                let mut far = TcpStream::connect(&issuer).await.expect("the issuer");
+                let loses = Arc::clone(&loses);
+                counts.fetch_add(1, Ordering::SeqCst);
+                ways.spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = loses.notified() => pending().await,
+                    }
+                });
+            }
+        });
+        Self {
+            url,
+            lost,
+            connections,
+            _open: open,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_is_gone_without_a_word_is_connected_to_anew() {
+    let scene = Scene::set().await;
+    let issuer = scene.issuer();
+    let way = Way::to(issuer.trim_start_matches("http://").to_owned()).await;
+    let end = tempfile::tempdir().expect("a folder");
+    let end = end.path().join("end");
+    let child = scene
+        .exec(&["--renew-after", "1", "--", "sh", "-c", WAITS])
+        .env("THE_END", &end)
+        .env("THARSIS_ISSUER_GRPC_URL", &way.url)
+        .spawn()
+        .expect("it starts");
+    let file = first(&scene).await;
+    way.lost.notify_waiters();
+    eventually(async || match way.connections.load(Ordering::SeqCst) {
+        1 => Err("it still waits for the first"),
+        _ => Ok(()),
+    })
+    .await;
+    let held = read(&file);
+    changes(&file, &held).await;
+    std::fs::write(&end, "").expect("written");
+    assert_eq!(ended(child).await.code, Some(0));
+}
+
+/// The file of the AWS identity's token, once there is one.
+async fn first(scene: &Scene) -> PathBuf {
+    eventually(async || {
+        let folder = scene.folders().pop().ok_or("there is no folder yet")?;
+        let file = folder.join(format!("{}.token", scene.aws.id));
+        file.exists().then_some(file).ok_or("nor a token")
+    })
+    .await
 }
 
 /// What the file holds once that is something else.

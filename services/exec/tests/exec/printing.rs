@@ -9,7 +9,8 @@ use crate::scene::{EXEC, Scene, read, runs};
 async fn a_shell_evaluates_the_exports_and_renews_in_place() {
     const TWICE: &str = r#"
         eval "$("$EXEC" env)" && cp "$AWS_WEB_IDENTITY_TOKEN_FILE" "$THARSIS_EXEC_FOLDER/first" &&
-        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN""#;
+        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN"
+    "#;
     let scene = Scene::set().await;
     let mut shell = scene.program("sh");
     shell.args(["-c", TWICE]).env("EXEC", EXEC);
@@ -26,6 +27,33 @@ async fn a_shell_evaluates_the_exports_and_renews_in_place() {
         let verified = relying_party::verify(&scene.world.issuer_url(), "aws", &token).await;
         verified.expect("it verifies");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_rid_of_the_tokens_gets_new_ones() {
+    const AFRESH: &str = r#"
+        eval "$("$EXEC" env)" && rm -r "$THARSIS_EXEC_FOLDER" && gone="$AWS_CONFIG_FILE" &&
+        eval "$("$EXEC" env)" && test "$AWS_CONFIG_FILE" != "$gone" && cat "$AWS_CONFIG_FILE"
+    "#;
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    shell.args(["-c", AFRESH]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
+    assert!(ran.out.contains(ROLE), "{}", ran.out);
+    assert_eq!(scene.folders().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_shell_evaluates_fails_as_we_do() {
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    shell
+        .args(["-c", r#"eval "$("$EXEC" env)"; echo "$?""#])
+        .env("EXEC", EXEC)
+        .env("THARSIS_JOB_TOKEN", "hunter2");
+    let ran = runs(shell).await;
+    assert_eq!(ran.out, "77\n", "{}", ran.said);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

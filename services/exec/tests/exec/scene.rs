@@ -6,8 +6,8 @@ use std::process::Stdio;
 use e2e::clouds::example::identities;
 use e2e::user::OpenedJob;
 use e2e::{Service, User, World};
-use proto::identity::v1::ManagedIdentity;
 use proto::identity::v1::configuration::Type;
+use proto::identity::v1::{ManagedIdentity, TharsisConfiguration};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -23,6 +23,7 @@ pub(crate) struct Scene {
     pub(crate) azure: ManagedIdentity,
     pub(crate) google: ManagedIdentity,
     pub(crate) kubernetes: ManagedIdentity,
+    pub(crate) tharsis: ManagedIdentity,
     runtime: TempDir,
 }
 
@@ -39,11 +40,16 @@ impl Scene {
             identity
         };
         let [aws, azure, google, kubernetes] = identities();
+        let account = admin.creates_service_account("acme/ci").await;
+        let tharsis = Type::Tharsis(TharsisConfiguration {
+            service_account_id: account.id,
+        });
         Self {
             aws: registers(aws).await,
             azure: registers(azure).await,
             google: registers(google).await,
             kubernetes: registers(kubernetes).await,
+            tharsis: registers(("as-ci", tharsis)).await,
             job: admin.opens_job(&web.id).await,
             admin,
             world,
@@ -83,7 +89,7 @@ impl Scene {
         command
     }
 
-    fn issuer(&self) -> String {
+    pub(crate) fn issuer(&self) -> String {
         let environment = self.world.environment(Service::Projector);
         let found = environment
             .into_iter()

@@ -9,7 +9,6 @@ use e2e::{User, user};
 use edge::clock;
 use proto::identity::v1 as identity;
 use proto::identity::v1::configuration::Type;
-use serde_json::json;
 
 use crate::clouds::Clouds;
 use crate::set::Set;
@@ -61,13 +60,7 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
         .await
         .context("the stand-ins of the clouds don't answer; is the set up?")?;
     told.error_for_status()?;
-    let contexts = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "main",
-        "clusters": [{ "name": "main", "cluster": { "server": addresses.kubernetes() } }],
-        "contexts": [{ "name": "main", "context": { "cluster": "main", "user": format!("{group}/cluster") } }],
-    });
+    let contexts = addresses.kubeconfig(&format!("{group}/cluster"));
     std::fs::write(&arguments.clusters, contexts.to_string())
         .with_context(|| format!("{} can't be written", arguments.clusters.display()))?;
     let mut out = std::io::stdout().lock();
@@ -75,14 +68,22 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
     variables.push(("THARSIS_ISSUER_GRPC_URL", arguments.set.issuer_grpc.clone()));
     variables.push(("THARSIS_JOB_TOKEN", opened.job_token));
     variables.push(("KUBE_HOST", addresses.kubernetes()));
+    let certificate = std::fs::read_to_string(addresses.certificate())
+        .with_context(|| format!("{} can't be read", addresses.certificate().display()))?;
+    variables.push(("KUBE_CLUSTER_CA_CERT_DATA", certificate));
     variables.push((
         "THARSIS_DEV_CLUSTERS",
         arguments.clusters.display().to_string(),
     ));
     for (name, value) in variables {
-        writeln!(out, "export {name}='{value}'")?;
+        writeln!(out, "export {name}={}", quoted(&value))?;
     }
     Ok(())
+}
+
+/// As a shell reads it.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
 }
 
 /// Makes an identity, and assigns it; answers with its id, the subject of its tokens.
@@ -101,4 +102,14 @@ async fn registers(
     let made = made.context("the answer has no managed identity")?;
     caller.asks(user::assignment(&made.id, workspace)).await?;
     Ok(made.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_the_value_and_nothing_else() {
+        assert_eq!(quoted("/home/o'neil/$(x)"), r"'/home/o'\''neil/$(x)'");
+    }
 }
