@@ -8,7 +8,7 @@ use model::access_rule::{RuleType, Verdict};
 use model::{AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
 use proto::issuer::v1 as pb;
 use time::Duration;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -111,8 +111,7 @@ impl IssuerRpc {
             return Ok(None);
         }
         let until = self.until(revision)?;
-        let alone = self.past.acquire().await;
-        let alone = alone.map_err(|error| status::internal(&error))?;
+        let alone = alone(&self.past)?;
         let past = Past::at(self.shared.commands.log(), &until).await?;
         Ok(Some((past, alone)))
     }
@@ -187,6 +186,14 @@ impl IssuerRpc {
         };
         Ok(place.map(|place| Subject { job, life, place }))
     }
+}
+
+/// Who waited would wait for whoever asks again and again.
+fn alone(past: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
+    past.try_acquire().map_err(|_| {
+        let message = "the issuer is busy explaining what was so in the past, one at a time; ask again in a second";
+        status::busy("EXPLANATION_BUSY", message)
+    })
 }
 
 fn asked(
@@ -265,5 +272,27 @@ fn holds(check: Check, subject: &Subject, identity: &str) -> String {
         Check::Path => format!("{workspace} lies below the group of {identity}"),
         Check::Mask => format!("no mask hides {identity} from {workspace}"),
         Check::Rules => format!("the access rules of {identity} let it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_looks_at_the_past_and_nobody_waits_for_it() {
+        let past = Semaphore::new(1);
+        let first = alone(&past).expect("nobody looks");
+        let second = alone(&past).expect_err("the first one looks");
+        assert_eq!(
+            (second.code(), status::reason(&second).as_str()),
+            (Code::ResourceExhausted, "EXPLANATION_BUSY")
+        );
+        assert!(second.get_details_retry_info().is_some());
+        drop(first);
+        assert!(alone(&past).is_ok());
     }
 }
