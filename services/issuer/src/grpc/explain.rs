@@ -31,7 +31,7 @@ impl IssuerRpc {
         call: &Call,
         message: &pb::ExplainCredentialRequest,
     ) -> Result<pb::ExplainCredentialResponse, Status> {
-        let workspace: WorkspaceId = call.id("workspace_id", "workspace")?;
+        let workspace = self.workspace_of(call, message).await?;
         let (asker, reference) = asked(call, message)?;
         let past = self.past_at(&message.revision).await?;
         let view = if let Some((past, _)) = &past {
@@ -103,6 +103,26 @@ impl IssuerRpc {
             },
             rules: verdicts.into_iter().map(rule_verdict).collect(),
         })
+    }
+
+    /// The workspace that the request names, or, of an administrator's request that names none, that of the job: it may be
+    /// gone, and then no request can name it.
+    async fn workspace_of(
+        &self,
+        call: &Call,
+        message: &pb::ExplainCredentialRequest,
+    ) -> Result<WorkspaceId, Status> {
+        const FIELD: &str = "workspace_id";
+        if call.place.is_some() {
+            return call.id(FIELD, "workspace");
+        }
+        let job: JobId = message.job_id.parse().map_err(|_| {
+            let wrong = "must be set, to an id or a TRN, where job_id does not name a job";
+            Violations::of(FIELD, wrong).into_status()
+        })?;
+        let known = self.known_job(job).await?;
+        let known = known.ok_or_else(|| status::not_found(&message.job_id))?;
+        Ok(known.job.workspace)
     }
 
     /// What was so at a revision, if one is named. Who holds it is the only one in this process.
