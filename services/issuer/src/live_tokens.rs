@@ -11,7 +11,7 @@ use crate::domain::credential::MAX_LIFETIME;
 
 /// Events that are read at once.
 const PAGE: u64 = 1_000;
-/// How often, in search of the last token of a key.
+/// How often, in one search.
 const PAGES: usize = 50;
 
 /// When the last token of a retired key expires; `None` if none is alive. Where so much was issued in the last hour that
@@ -36,7 +36,8 @@ pub(crate) async fn last_expiry(
     Ok(Some(now + MAX_LIFETIME))
 }
 
-/// Live tokens of a key behind a position, in order, and the position behind which there may be more.
+/// Live tokens of a key behind a position, in order, and the position behind which there may be more. Fewer than the limit,
+/// or none, where so much else was issued that to read on would take long.
 pub(crate) async fn list(
     log: &EventLog,
     kid: &str,
@@ -45,24 +46,50 @@ pub(crate) async fn list(
     limit: usize,
 ) -> Result<(Vec<pb::LiveToken>, Option<u64>), LogError> {
     let now = clock::now();
-    let mut after = after.max(first_alive(log, now - clock_skew).await?);
-    let mut found = Vec::new();
-    loop {
-        let events = log.read(after, PAGE).await?;
+    let after = after.max(first_alive(log, now - clock_skew).await?);
+    let mut found = Found {
+        tokens: vec![],
+        after,
+    };
+    for _ in 0..PAGES {
+        let events = log.read(found.after, PAGE).await?;
         if events.is_empty() {
-            return Ok((found, None));
+            return Ok((found.tokens, None));
         }
-        for event in &events {
-            after = event.position;
-            let alive = |token: &pb::LiveToken| expiry(token).is_some_and(|end| end > now);
-            let Some(token) = issued(event, kid).filter(alive) else {
-                continue;
-            };
-            if found.len() == limit {
-                return Ok((found, Some(event.position - 1)));
+        if found.is_full(&events, kid, now, limit) {
+            break;
+        }
+    }
+    Ok((found.tokens, Some(found.after)))
+}
+
+/// What a search has found so far.
+struct Found {
+    tokens: Vec<pb::LiveToken>,
+    /// The position of the last event that it has looked at.
+    after: u64,
+}
+
+impl Found {
+    /// Looks at more events; stops before the first token too many, if there is one.
+    fn is_full(
+        &mut self,
+        events: &[RecordedEvent],
+        kid: &str,
+        now: OffsetDateTime,
+        limit: usize,
+    ) -> bool {
+        let alive = |token: &pb::LiveToken| expiry(token).is_some_and(|end| end > now);
+        for event in events {
+            if let Some(token) = issued(event, kid).filter(alive) {
+                if self.tokens.len() == limit {
+                    return true;
+                }
+                self.tokens.push(token);
             }
-            found.push(token);
+            self.after = event.position;
         }
+        false
     }
 }
 
@@ -115,4 +142,79 @@ fn issued(recorded: &RecordedEvent, kid: &str) -> Option<pb::LiveToken> {
 
 fn expiry(token: &pb::LiveToken) -> Option<OffsetDateTime> {
     request::time("expire_time", token.expire_time.as_ref()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bed::Database;
+    use eventlog::{Append, Expected, Metadata, NewEvent, StreamAppend, StreamId};
+    use model::JobId;
+
+    use super::*;
+
+    fn issued_by(kid: &str) -> Event {
+        let now = clock::now();
+        Event::CredentialIssued(pb::CredentialIssued {
+            token_id: clock::new_uuid().to_string(),
+            kid: kid.to_owned(),
+            issue_time: Some(request::timestamp(now)),
+            expire_time: Some(request::timestamp(now + Duration::minutes(15))),
+            ..Default::default()
+        })
+    }
+
+    async fn append(log: &EventLog, events: impl Iterator<Item = Event>) {
+        let events = events.map(|event| NewEvent {
+            id: clock::new_uuid(),
+            event_type: event.event_type(),
+            payload: event.encode(),
+        });
+        let job: JobId = clock::new_id();
+        let append = Append {
+            command: None,
+            streams: vec![StreamAppend {
+                stream_id: StreamId::new("job", job),
+                expected: Expected::Any,
+                events: events.collect(),
+            }],
+            guards: vec![],
+            metadata: Metadata {
+                actor: format!("job:{job}"),
+                traceparent: None,
+            },
+        };
+        log.append(append).await.expect("appended");
+    }
+
+    #[tokio::test]
+    async fn a_search_ends_however_much_others_have_signed() {
+        let database = Database::create().await;
+        eventlog::migrate(database.pool(), None)
+            .await
+            .expect("tables");
+        let log = EventLog::open("issuer", database.pool().clone());
+        let log = log.await.expect("a log");
+        append(&log, [issued_by("rare")].into_iter()).await;
+        for _ in 0..PAGES {
+            let page = usize::try_from(PAGE).expect("a few");
+            append(
+                &log,
+                std::iter::repeat_with(|| issued_by("busy")).take(page),
+            )
+            .await;
+        }
+        append(&log, [issued_by("rare")].into_iter()).await;
+        let search = async |after, limit| {
+            let found = list(&log, "rare", Duration::ZERO, after, limit).await;
+            let (tokens, next) = found.expect("read");
+            (tokens.len(), next)
+        };
+        let (found, next) = search(0, 10).await;
+        assert_eq!((found, next), (1, Some(PAGE * PAGES as u64)));
+        assert_eq!(search(next.unwrap_or_default(), 10).await, (1, None));
+        // What is full ends too, before the token that is one too many.
+        let busy = list(&log, "busy", Duration::ZERO, 0, 10).await;
+        let (tokens, next) = busy.expect("read");
+        assert_eq!((tokens.len(), next), (10, Some(11)));
+    }
 }

@@ -42,6 +42,7 @@ pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -
         revision: revision.to_owned(),
         issue_time: Some(request::timestamp(grant.issued)),
         expire_time: Some(request::timestamp(grant.expires)),
+        stage: job::wire_stage(grant.stage).into(),
     })
 }
 

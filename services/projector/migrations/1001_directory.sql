@@ -147,6 +147,7 @@ CREATE TABLE jobs (
     expires_at   timestamptz
 );
 CREATE INDEX jobs_by_workspace ON jobs (workspace_id, created_at, id);
+CREATE INDEX jobs_by_time ON jobs (created_at, id);
 
 -- Each credential that was issued or refused, and each token for a service account. It only grows; old rows would be dropped by their time, by credentials_by_time.
 CREATE TABLE credentials (
@@ -168,11 +169,17 @@ CREATE TABLE credentials (
     -- For whom it is, if it is none of a job; then what precedes of jobs and identities is empty.
     service_account_id  text COLLATE "C",
     -- The workspace, or the service account's group: where one has to see to see this.
-    place_id            text NOT NULL COLLATE "C"
+    place_id            text NOT NULL COLLATE "C",
+    -- The number of `tharsis.issuer.v1.Stage`; 0 if there is none.
+    stage               integer NOT NULL,
+    -- How far the logs were known that the decision leans on.
+    revision            text NOT NULL,
+    -- What a job named that is no identity.
+    requested_identity  text NOT NULL COLLATE "C"
 );
 CREATE INDEX credentials_by_token ON credentials (token_id);
 CREATE INDEX credentials_by_job ON credentials (job_id, issued_at, position);
-CREATE INDEX credentials_by_workspace ON credentials (workspace_id, issued_at, position);
+CREATE INDEX credentials_by_place ON credentials (place_id, issued_at, position);
 CREATE INDEX credentials_by_identity ON credentials (managed_identity_id, issued_at, position);
 CREATE INDEX credentials_by_key ON credentials (kid, issued_at, position);
 CREATE INDEX credentials_by_service_account ON credentials (service_account_id, issued_at, position)

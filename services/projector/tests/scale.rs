@@ -6,8 +6,8 @@ use edge::caller::Caller;
 use edge::hierarchy::{Node, Place, node_key};
 use edge::layer::Call;
 use model::{
-    GroupId, ManagedIdentityId, Permission, Principal, ResourceId, Role, ServiceAccountId, TeamId,
-    WorkspaceId,
+    GroupId, JobId, ManagedIdentityId, Permission, Principal, ResourceId, Role, ServiceAccountId,
+    TeamId, WorkspaceId,
 };
 use projector::DirectoryRpc;
 use proto::access::v1 as access;
@@ -75,12 +75,12 @@ INSERT INTO assignments
     SELECT workspace.id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END FROM workspace;
 INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', now() + n * interval '1 s', now() FROM workspace;
 INSERT INTO credentials
-    SELECT n, 'jti-' || n, 'job_' || n, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
-        'kid-' || n / 1000, now() + n * interval '1 s', now(), '', NULL, id
+    SELECT n, 'jti-' || n, CASE n WHEN 17 THEN '{job}' ELSE 'job_' || n END, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
+        'kid-' || n / 1000, now() + n * interval '1 s', now(), '', NULL, id, 1, '', ''
     FROM workspace;
 INSERT INTO credentials
     SELECT 1000000 + n, 'jti-sa-' || n, '', '', '', '', '', 'kid-' || n / 1000, now() + n * interval '1 s', now(), '',
-        CASE n % 1000 WHEN 7 THEN '{account}' ELSE 'sa_' || n END, '{group}'
+        CASE n % 1000 WHEN 7 THEN '{account}' ELSE 'sa_' || n END, '{group}', 0, '', ''
     FROM workspace;
 INSERT INTO activities
     SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceCreated', id, id,
@@ -170,6 +170,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     );
     let team = TeamId::from_uuid(Uuid::from_u128(7));
     let account = ServiceAccountId::from_uuid(Uuid::from_u128(7));
+    let job = JobId::from_uuid(Uuid::from_u128(17));
     let database = Database::create().await;
     let pool = database.another_pool(1);
     eventlog::migrate(&pool, Some(&projector::MIGRATIONS))
@@ -180,6 +181,7 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         .replace("{workspace}", &workspace.to_string())
         .replace("{identity}", &identity.to_string())
         .replace("{account}", &account.to_string())
+        .replace("{job}", &job.to_string())
         .replace("{team}", &team.to_string())
         .replace("{team node}", &node_key(team));
     sqlx::raw_sql(AssertSqlSafe(rows))
@@ -367,7 +369,17 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
         };
         reads_little!(list_service_accounts list, "admin", Some(&at_group), service_accounts 50);
     }
-    reads_little!(list_jobs pb::ListJobsRequest::default(), "member-7", Some(&at_workspace), jobs 1);
+    for order_by in ["", "create_time"] {
+        let jobs = pb::ListJobsRequest {
+            order_by: text(order_by),
+            ..Default::default()
+        };
+        reads_little!(list_jobs jobs.clone(), "member-7", Some(&at_workspace), jobs 1);
+        reads_little!(list_jobs jobs.clone(), "member-7", Some(&at_group), jobs 50);
+        reads_little!(list_jobs jobs.clone(), "member-7", None, jobs 50);
+        reads_little!(list_jobs jobs.clone(), "chief-7", Some(&at_top), jobs 50);
+        reads_little!(list_jobs jobs, "admin", None, jobs 50);
+    }
     let credentials = pb::ListCredentialsRequest::default;
     let from_the_first = pb::ListCredentialsRequest {
         order_by: text("issue_time"),
@@ -389,10 +401,39 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     };
     reads_little!(list_credentials by_key, "admin", None, credentials 50);
     let by_job = pb::ListCredentialsRequest {
-        job_id: text("job_17"),
+        job_id: job.to_string(),
         ..credentials()
     };
-    reads_little!(list_credentials by_job, "admin", None, credentials 1);
+    reads_little!(list_credentials by_job.clone(), "admin", None, credentials 1);
+    reads_little!(list_credentials by_job.clone(), "chief-7", Some(&at_top), credentials 1);
+    reads_little!(list_credentials by_job, "member-7", None, credentials 0);
+    let by_identity = pb::ListCredentialsRequest {
+        managed_identity_id: identity.to_string(),
+        ..credentials()
+    };
+    reads_little!(list_credentials by_identity, "member-7", None, credentials 50);
+    let by_account = pb::ListCredentialsRequest {
+        service_account_id: account.to_string(),
+        ..credentials()
+    };
+    reads_little!(list_credentials by_account, "chief-7", None, credentials 50);
+    let by_workspace = pb::ListCredentialsRequest {
+        workspace_id: workspace.to_string(),
+        ..credentials()
+    };
+    for (caller, found) in [("admin", 1), ("member-7", 1), ("member-8", 0)] {
+        reads_little!(list_credentials by_workspace.clone(), caller, None, credentials found);
+    }
+    for order_by in ["", "issue_time"] {
+        let below = pb::ListCredentialsRequest {
+            order_by: text(order_by),
+            ..credentials()
+        };
+        reads_little!(list_credentials below.clone(), "member-8", None, credentials 50);
+        reads_little!(list_credentials below.clone(), "chief-3", None, credentials 50);
+        reads_little!(list_credentials below.clone(), "admin", Some(&at_group), credentials 50);
+        reads_little!(list_credentials below, "admin", Some(&at_top), credentials 50);
+    }
     let activities = pb::ListActivitiesRequest::default;
     reads_little!(list_activities activities(), "admin", None, activities 50);
     reads_little!(list_activities activities(), "member-7", None, activities 50);

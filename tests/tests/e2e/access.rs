@@ -750,7 +750,22 @@ fn audit_rows(target: &Target) -> Vec<Row> {
                 ..Default::default()
             },
         ),
+        row(" (top level)", directory::ListJobsRequest::default()),
+        row(
+            " (group)",
+            directory::ListJobsRequest {
+                parent_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
         row(" (top level)", directory::ListCredentialsRequest::default()),
+        row(
+            " (group)",
+            directory::ListCredentialsRequest {
+                parent_id: text(&target.group.id),
+                ..Default::default()
+            },
+        ),
         row(
             " (workspace)",
             directory::ListCredentialsRequest {

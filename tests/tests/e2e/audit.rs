@@ -1,10 +1,16 @@
 //! Who did what when: jobs, credentials, and the activity of everything.
 
+use std::collections::BTreeSet;
+
 use bed::eventually;
+use e2e::foreign::ForeignIssuer;
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::{User, World};
 use proto::access::v1::Role;
 use proto::directory::v1 as directory;
+use proto::identity::v1 as identity;
+use proto::issuer::v1::{self as issuer, Stage};
+use proto::namespace::v1 as namespace;
 use tonic::Code;
 
 fn of(resource: &str) -> directory::ListActivitiesRequest {
@@ -123,8 +129,12 @@ async fn what_was_issued_is_found_by_what_it_was_issued_for() {
     assert_eq!(ids(&bob, by_token(&second)).await, [""; 0]);
     not_found(bob.asks(parent(&identity.id)).await);
     not_found(bob.asks(parent(&jobs[1].id)).await);
-    invalid(bob.asks(parent("")).await, &["parent_id"]);
-    invalid(admin.asks(parent("trn:group:acme")).await, &["parent_id"]);
+    not_found(bob.asks(parent("trn:group:acme")).await);
+    assert_eq!(ids(&bob, parent("")).await, [first.as_str()]);
+    assert_eq!(
+        ids(&admin, parent("trn:group:acme")).await,
+        [second.as_str(), &first]
+    );
 
     let of_workspace = directory::ListJobsRequest {
         workspace_id: web.id.clone(),
@@ -164,6 +174,290 @@ async fn what_was_refused_is_on_the_record_too() {
         (&identity.id, &job.job.id)
     );
     assert_eq!((listed.token_id, listed.expire_time), (String::new(), None));
+}
+
+/// An identity's credential, issued to a job of a workspace and refused to it, and a service account.
+struct Scene {
+    admin: User,
+    workspace: String,
+    identity: String,
+    job: String,
+    account: String,
+    kid: String,
+    /// Behind both.
+    consistency_token: String,
+}
+
+impl Scene {
+    /// Below the group `acme`.
+    async fn set(world: &World) -> Self {
+        let admin = world.admin();
+        admin.creates_group("acme").await;
+        admin.creates_group("acme/team").await;
+        let workspace = admin.creates_workspace("acme/team/web").await.id;
+        let identity = admin.creates_identity("acme/deployer").await.id;
+        let ci = ForeignIssuer::start().await;
+        let made = admin.asks(ci.trusted_by("acme/team/ci", "repo:*")).await;
+        let account = made.expect("made").service_account.expect("it").id;
+        let exchange = issuer::ExchangeTokenRequest {
+            service_account_id: account.clone(),
+            subject_token: ci.token("repo:acme/web"),
+            ..Default::default()
+        };
+        admin.asks(exchange).await.expect("exchanged");
+        let job = admin.opens_job(&workspace).await;
+        let ask = async |consistency_token: String| {
+            let request = issuer::IssueCredentialRequest {
+                consistency_token,
+                ..e2e::user::credential(&identity)
+            };
+            admin.with_token(&job.token).asks(request).await
+        };
+        refused(
+            ask(String::new()).await,
+            Code::FailedPrecondition,
+            "NOT_ASSIGNED",
+        );
+        let assigned = admin.assigns(&identity, &workspace).await;
+        let issued = ask(assigned).await.expect("issued");
+        let header = jsonwebtoken::decode_header(&issued.token).expect("a token");
+        Self {
+            workspace,
+            identity,
+            job: job.job.id,
+            account,
+            kid: header.kid.expect("a kid"),
+            consistency_token: issued.consistency_token,
+            admin,
+        }
+    }
+
+    /// Each way to ask for the credentials of the job's workspace and identity, whether or not they are still there.
+    fn filters(&self) -> [directory::ListCredentialsRequest; 4] {
+        let all = || directory::ListCredentialsRequest {
+            consistency_token: self.consistency_token.clone(),
+            ..Default::default()
+        };
+        [
+            directory::ListCredentialsRequest {
+                workspace_id: self.workspace.clone(),
+                ..all()
+            },
+            directory::ListCredentialsRequest {
+                managed_identity_id: self.identity.clone(),
+                ..all()
+            },
+            directory::ListCredentialsRequest {
+                job_id: self.job.clone(),
+                ..all()
+            },
+            directory::ListCredentialsRequest {
+                workspace_id: self.workspace.clone(),
+                job_id: self.job.clone(),
+                managed_identity_id: self.identity.clone(),
+                ..all()
+            },
+        ]
+    }
+
+    /// Who may see it sees both, and each of them by what came of it; who may not, none.
+    async fn is_seen(&self, user: &User, sees: bool) {
+        let outcomes = async |request: directory::ListCredentialsRequest| {
+            let listed = user.asks(request).await.expect("a page").credentials;
+            for credential in &listed {
+                assert_eq!(credential.stage(), Stage::Apply);
+                assert!(credential.revision.starts_with("namespace="));
+            }
+            let outcomes = listed.into_iter().map(|row| row.refusal_reasons.concat());
+            // Tokens are issued at whole seconds, and so may be listed as if they were from before a refusal.
+            outcomes.collect::<BTreeSet<_>>()
+        };
+        let (issued, refused) = ("", "NOT_ASSIGNED");
+        for request in self.filters() {
+            let with = |outcome: directory::CredentialOutcome| directory::ListCredentialsRequest {
+                outcome: outcome.into(),
+                ..request.clone()
+            };
+            let by_key = directory::ListCredentialsRequest {
+                kid: self.kid.clone(),
+                ..request.clone()
+            };
+            for (asked, found) in [
+                (request.clone(), &[issued, refused][..]),
+                (with(directory::CredentialOutcome::Issued), &[issued]),
+                (with(directory::CredentialOutcome::Refused), &[refused]),
+                (by_key, &[issued]),
+            ] {
+                let wanted = found.iter().filter(|_| sees).map(ToString::to_string);
+                assert_eq!(outcomes(asked).await, wanted.collect(), "{request:?}");
+            }
+        }
+        let others = |kid: &str, account: &str| directory::ListCredentialsRequest {
+            kid: kid.to_owned(),
+            service_account_id: account.to_owned(),
+            consistency_token: self.consistency_token.clone(),
+            ..Default::default()
+        };
+        for (request, found) in [(others("", &self.account), 1), (others(&self.kid, ""), 2)] {
+            let listed = user
+                .asks(request.clone())
+                .await
+                .expect("a page")
+                .credentials;
+            assert_eq!(listed.len(), if sees { found } else { 0 }, "{request:?}");
+        }
+        let of_workspace = directory::ListJobsRequest {
+            workspace_id: self.workspace.clone(),
+            ..Default::default()
+        };
+        if sees {
+            let jobs = user.asks(of_workspace).await.expect("a page").jobs;
+            assert_eq!(jobs.len(), 1);
+            assert_eq!(jobs[0].id, self.job);
+        } else {
+            not_found(user.asks(of_workspace).await);
+        }
+        let jobs = user.asks(directory::ListJobsRequest::default()).await;
+        assert_eq!(jobs.expect("a page").jobs.len(), usize::from(sees));
+    }
+
+    /// By the group above, everything below is found: two credentials, a service account's token, and a job.
+    async fn is_below(&self, group: &str, user: &User) {
+        let below = directory::ListCredentialsRequest {
+            parent_id: group.to_owned(),
+            consistency_token: self.consistency_token.clone(),
+            ..Default::default()
+        };
+        let listed = user.asks(below.clone()).await.expect("a page").credentials;
+        assert_eq!(listed.len(), 3, "{listed:?}");
+        let of_workspace = directory::ListCredentialsRequest {
+            workspace_id: self.workspace.clone(),
+            ..below
+        };
+        let listed = user.asks(of_workspace).await.expect("a page").credentials;
+        assert_eq!(listed.len(), 2, "{listed:?}");
+        let below = directory::ListJobsRequest {
+            parent_id: group.to_owned(),
+            ..Default::default()
+        };
+        let listed = user.asks(below).await.expect("a page").jobs;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_is_on_the_record_still() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let admin = &scene.admin;
+    let [owner, inside, outsider] = ["owner", "inside", "outsider"].map(|name| world.user(name));
+    admin.grants(&owner, Role::Owner, "trn:group:acme").await;
+    let team = "trn:group:acme/team";
+    admin.grants(&inside, Role::Owner, team).await;
+    admin.creates_group("other").await;
+    admin
+        .grants(&outsider, Role::Owner, "trn:group:other")
+        .await;
+    for (user, sees) in [
+        (admin, true),
+        (&owner, true),
+        (&inside, true),
+        (&outsider, false),
+    ] {
+        scene.is_seen(user, sees).await;
+    }
+    for user in [admin, &owner] {
+        scene.is_below("trn:group:acme", user).await;
+    }
+    scene.is_below(team, &inside).await;
+
+    // First what they were issued for, and then where.
+    let delete = identity::DeleteServiceAccountRequest {
+        id: scene.account.clone(),
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    let delete = identity::DeleteManagedIdentityRequest {
+        id: scene.identity.clone(),
+        force: true,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    let delete = namespace::DeleteWorkspaceRequest {
+        id: scene.workspace.clone(),
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    for (user, sees) in [
+        (admin, true),
+        (&owner, true),
+        (&inside, true),
+        (&outsider, false),
+    ] {
+        scene.is_seen(user, sees).await;
+    }
+    scene.is_below(team, &inside).await;
+    let gone = directory::ListJobsRequest {
+        workspace_id: "trn:workspace:acme/team/web".to_owned(),
+        ..Default::default()
+    };
+    not_found(admin.asks(gone).await);
+
+    admin.deletes_group(team).await;
+    // Its members see nothing of it any more, and nor do those of a new one of its name.
+    admin.creates_group("acme/team").await;
+    admin.grants(&inside, Role::Owner, team).await;
+    for (user, sees) in [
+        (admin, true),
+        (&owner, true),
+        (&inside, false),
+        (&outsider, false),
+    ] {
+        scene.is_seen(user, sees).await;
+    }
+    scene.is_below("trn:group:acme", &owner).await;
+    admin.deletes_group("trn:group:acme").await;
+    for (user, sees) in [(admin, true), (&owner, false), (&outsider, false)] {
+        scene.is_seen(user, sees).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_requests_for_what_was_issued() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let group = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let wrong = directory::ListCredentialsRequest {
+        managed_identity_id: "trn:managed_identity:acme/deployer".to_owned(),
+        job_id: web.id.clone(),
+        workspace_id: group.id.clone(),
+        service_account_id: "x".to_owned(),
+        ..Default::default()
+    };
+    invalid(
+        admin.asks(wrong).await,
+        &[
+            "managed_identity_id",
+            "job_id",
+            "workspace_id",
+            "service_account_id",
+        ],
+    );
+    let jobs = |parent_id: &str, workspace_id: &str| directory::ListJobsRequest {
+        parent_id: parent_id.to_owned(),
+        workspace_id: workspace_id.to_owned(),
+        ..Default::default()
+    };
+    invalid(
+        admin.asks(jobs(&group.id, &web.id)).await,
+        &["workspace_id"],
+    );
+    invalid(admin.asks(jobs("", &group.id)).await, &["workspace_id"]);
+    invalid(admin.asks(jobs("", "?")).await, &["workspace_id"]);
+    let identity = admin.creates_identity("acme/deployer").await;
+    invalid(admin.asks(jobs(&identity.id, "")).await, &["parent_id"]);
+    not_found(admin.asks(jobs("", "ws_01h455vb4pex5vsknk084sn02q")).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use bed::eventually;
-use e2e::refusal::{invalid, not_found};
+use e2e::refusal::{invalid, not_found, refused};
 use e2e::user::{User, access_rule, unassignment, workspace_move};
 use e2e::{Service, World, relying_party};
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
 use proto::issuer::v1::{self as issuer, Check, Stage};
+use tonic::Code;
 
 fn question(workspace: &str, identity: &str) -> issuer::ExplainCredentialRequest {
     issuer::ExplainCredentialRequest {
@@ -344,4 +345,48 @@ async fn at_a_past_revision_it_is_what_it_was_then() {
     ] {
         invalid(admin.asks(at(wrong)).await, &["revision"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn administrators_are_told_of_what_is_deleted() {
+    let world = World::start().await;
+    let Scene {
+        admin,
+        bob,
+        viewer,
+        web,
+        deployer,
+    } = Scene::set(&world).await;
+    let job = bob.opens_job(&web).await;
+    let issued = bob.asks_as(&job.token, &deployer).await.expect("issued");
+    let verified = relying_party::verify(&world.issuer_url(), "aws", &issued.token).await;
+    let claims = verified.expect("a stranger verifies it").claims;
+    let of_job = |revision: &str| issuer::ExplainCredentialRequest {
+        managed_identity_id: deployer.clone(),
+        job_id: job.job.id.clone(),
+        revision: revision.to_owned(),
+        ..Default::default()
+    };
+    assert!(asks(&admin, of_job("")).await.allowed);
+    let token = admin.deletes_group("trn:group:acme").await;
+    let now = issuer::ExplainCredentialRequest {
+        consistency_token: token,
+        ..of_job("")
+    };
+    not_found(admin.asks(now).await);
+    let revision = claims["tharsis_revision"].as_str().expect("it has one");
+    let then = asks(&admin, of_job(revision)).await;
+    assert!(then.allowed);
+    assert_eq!(then.principal, "user:dev/bob");
+    refused(
+        viewer.asks(of_job(revision)).await,
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+    );
+    invalid(admin.asks(question("", &deployer)).await, &["workspace_id"]);
+    let unknown = issuer::ExplainCredentialRequest {
+        job_id: "job_01h455vb4pex5vsknk084sn02q".to_owned(),
+        ..of_job(revision)
+    };
+    not_found(admin.asks(unknown).await);
 }

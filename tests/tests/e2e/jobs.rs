@@ -1,8 +1,8 @@
 //! The life of jobs, on whose behalf they run, and what is on the record of them.
 
 use bed::{eventually, unique_id};
-use e2e::refusal::{invalid, not_found, refused};
-use e2e::user::{OpenedJob, User, job, membership};
+use e2e::refusal::{invalid, not_found, obstacles, reason, refused};
+use e2e::user::{OpenedJob, User, job, membership, unassignment};
 use e2e::{Service, World, relying_party};
 use prost::Message as _;
 use proto::access::v1::Role;
@@ -291,12 +291,17 @@ async fn refusals_are_on_the_record_once() {
     admin.creates_group("other").await;
     let foreign = admin.creates_identity("other/deployer").await.id;
     let opened = admin.opens_job(&web).await;
-    let missing = "mi_01h455vb4pex5vsknk084sn02q";
+    let missing = [
+        "mi_01h455vb4pex5vsknk084sn02q",
+        "trn:managed_identity:acme/none",
+    ];
     for _ in 0..5 {
         let refusal = admin.asks_as(&opened.token, &spare).await;
         refused(refusal, Code::FailedPrecondition, "NOT_ASSIGNED");
         not_found(admin.asks_as(&opened.token, &foreign).await);
-        not_found(admin.asks_as(&opened.token, missing).await);
+        for missing in missing {
+            not_found(admin.asks_as(&opened.token, missing).await);
+        }
         // Not a question that could be decided.
         invalid(
             admin.asks_as(&opened.token, "?").await,
@@ -316,24 +321,164 @@ async fn refusals_are_on_the_record_once() {
         .map(|refusal| {
             (
                 refusal.managed_identity_id.as_str(),
+                refusal.requested_identity.as_str(),
                 refusal.reasons.join(","),
             )
         })
         .collect();
     let wanted = [
-        (spare.as_str(), "NOT_ASSIGNED"),
-        (&foreign, "NOT_INHERITED"),
-        ("", "IDENTITY_NOT_FOUND"),
-        (&deployer, "JOB_FINISHED"),
+        (spare.as_str(), "", "NOT_ASSIGNED"),
+        (&foreign, "", "NOT_ASSIGNED,NOT_INHERITED"),
+        ("", missing[0], "IDENTITY_NOT_FOUND"),
+        ("", missing[1], "IDENTITY_NOT_FOUND"),
+        (&deployer, "", "JOB_FINISHED"),
     ];
-    assert_eq!(known, wanted.map(|(id, reason)| (id, reason.to_owned())));
+    assert_eq!(
+        known,
+        wanted.map(|(id, named, reasons)| (id, named, reasons.to_owned()))
+    );
     for refusal in recorded {
+        assert_eq!(refusal.stage(), opened.job.stage());
+        assert!(refusal.revision.starts_with("namespace="), "{refusal:?}");
         assert_eq!(
             (refusal.job_id, refusal.workspace_id),
             (opened.job.id.clone(), web.clone())
         );
         assert!(refusal.refuse_time.is_some());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_decision_is_on_the_record() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let opened = admin.opens_job(&web).await;
+    for _ in 0..2 {
+        let unassigned = admin.asks(unassignment(&deployer, &web)).await;
+        let request = issuer::IssueCredentialRequest {
+            consistency_token: unassigned.expect("unassigned").consistency_token,
+            ..e2e::user::credential(&deployer)
+        };
+        refused(
+            admin.with_token(&opened.token).asks(request).await,
+            Code::FailedPrecondition,
+            "NOT_ASSIGNED",
+        );
+        let request = issuer::IssueCredentialRequest {
+            consistency_token: admin.assigns(&deployer, &web).await,
+            ..e2e::user::credential(&deployer)
+        };
+        let issued = admin.with_token(&opened.token).asks(request).await;
+        issued.expect("issued");
+    }
+    let log = world.log(Service::Issuer).await;
+    let decisions = log.iter().filter_map(|event| {
+        let (_, name) = event.event_type.rsplit_once(".Credential")?;
+        Some(name)
+    });
+    assert_eq!(
+        decisions.collect::<Vec<_>>(),
+        ["Refused", "Issued", "Refused", "Issued"]
+    );
+    let last = log.last().expect("an event");
+    let issued = issuer::CredentialIssued::decode(last.payload.as_slice());
+    assert_eq!(issued.expect("an event").stage(), opened.job.stage());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_reason_is_told() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let opened = admin.opens_job(&web).await;
+    admin.restricts(&deployer, &["dev/somebody-else"]).await;
+    let unassigned = admin.asks(unassignment(&deployer, &web)).await;
+    let request = issuer::IssueCredentialRequest {
+        consistency_token: unassigned.expect("unassigned").consistency_token,
+        ..e2e::user::credential(&deployer)
+    };
+    let status = admin.with_token(&opened.token).asks(request).await;
+    let status = status.expect_err("refused");
+    let told: Vec<_> = obstacles(&status)
+        .into_iter()
+        .map(|(what, _)| what)
+        .collect();
+    assert_eq!(told, ["NOT_ASSIGNED", "RULES_REFUSED"]);
+    assert_eq!(reason(&status), "NOT_ASSIGNED");
+    let recorded = refusals(&world).await;
+    assert_eq!(recorded[0].reasons, told);
+    // At that revision, the explanation says the same.
+    let explain = issuer::ExplainCredentialRequest {
+        workspace_id: web,
+        managed_identity_id: deployer,
+        job_id: opened.job.id,
+        revision: recorded[0].revision.clone(),
+        ..Default::default()
+    };
+    let explained = admin.asks(explain).await.expect("explained").findings;
+    let explained = explained.into_iter().map(|finding| finding.reason);
+    let explained: Vec<_> = explained.filter(|reason| !reason.is_empty()).collect();
+    assert_eq!(explained, told);
+}
+
+/// There is nothing to be refused for, and the job is refused all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_over_is_refused_with_nothing_assigned_too() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let worker = world.user("worker");
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await.id;
+    let gone = admin.creates_workspace("acme/gone").await.id;
+    let works = admin.grants(&worker, Role::Deployer, &web).await;
+    let of_worker = opens(&admin, on_behalf(&web, "user:dev/worker")).await;
+    let of_worker = of_worker.expect("opened");
+    let (finished, lost) = (admin.opens_job(&web).await, admin.opens_job(&gone).await);
+    let all = |token: &str| {
+        let request = issuer::IssueCredentialsRequest::default();
+        let job = admin.with_token(token);
+        async move { job.asks(request).await }
+    };
+    for job in [&of_worker, &finished, &lost] {
+        let answer = all(&job.token).await.expect("there are none");
+        assert_eq!((answer.credentials, answer.refusals), (vec![], vec![]));
+    }
+    let finish = issuer::FinishJobRequest::default();
+    let finisher = admin.with_token(&finished.token);
+    finisher.asks(finish).await.expect("finished");
+    let delete = namespace::DeleteMembershipRequest {
+        id: works.id,
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    let delete = namespace::DeleteWorkspaceRequest {
+        id: gone.clone(),
+        ..Default::default()
+    };
+    admin.asks(delete).await.expect("deleted");
+    for (job, code, reason) in [
+        (&finished, Code::FailedPrecondition, "JOB_FINISHED"),
+        (&of_worker, Code::FailedPrecondition, "PRINCIPAL_NOT_MEMBER"),
+        (&lost, Code::NotFound, "RESOURCE_NOT_FOUND"),
+    ] {
+        // Without a token of the change, it takes a moment.
+        let status = eventually(async || all(&job.token).await.err().ok_or("not yet")).await;
+        refused(Err::<(), _>(status), code, reason);
+    }
+    let recorded = refusals(&world).await;
+    let recorded = recorded
+        .iter()
+        .map(|refusal| (refusal.workspace_id.as_str(), refusal.reasons.join(",")));
+    let wanted = [
+        (web.as_str(), "JOB_FINISHED"),
+        (&web, "PRINCIPAL_NOT_MEMBER"),
+        (&gone, "WORKSPACE_DELETED"),
+    ];
+    assert_eq!(
+        recorded.collect::<Vec<_>>(),
+        wanted.map(|(id, reason)| (id, reason.to_owned()))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

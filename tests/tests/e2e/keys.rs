@@ -324,6 +324,12 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
         );
     }
     assert_eq!(answer.next_page_token, "");
+    // Whose they are, each once.
+    assert_eq!(
+        (&answer.managed_identity_ids, &answer.workspace_ids),
+        (&vec![deployer.clone()], &vec![web.clone()])
+    );
+    assert_eq!(answer.service_account_ids, [""; 0]);
     let again = admin.asks(revoke).await.expect("answered alike");
     assert_eq!(
         (again.signing_key, again.live_tokens),
@@ -385,6 +391,59 @@ async fn no_token_is_signed_with_a_revoked_key_by_any_issuer() {
         let issued = eventually(async || other.asks_as(&job.token, &deployer).await).await;
         assert_ne!(kid(&issued.token), active.kid);
     }
+}
+
+/// Right after a revocation there is no next key yet, and the next revocation makes one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_keys_that_are_used_are_kept() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let mut active = both(&admin).await.0.id;
+    for _ in 0..3 {
+        let revoked = admin.asks(revocation(&active)).await.expect("revoked");
+        active = revoked.active_signing_key.expect("another key").id;
+        let only_tried = issuer::RevokeSigningKeyRequest {
+            validate_only: true,
+            ..revocation(&active)
+        };
+        admin.asks(only_tried).await.expect("it would be revoked");
+        // Of several at once, those that come second find that it is revoked already.
+        let (one, other) = tokio::join!(
+            admin.asks(revocation(&active)),
+            admin.asks(revocation(&active))
+        );
+        let [signs, same] = [one, other].map(|answer| {
+            let signs = answer.expect("revoked").active_signing_key;
+            signs.expect("another key").id
+        });
+        assert_eq!(signs, same);
+        active = signs;
+    }
+    eventually(async || {
+        let kept: BTreeSet<String> = sqlx::query_scalar("SELECT kid FROM signing_keys")
+            .fetch_all(world.database(Service::Issuer).pool())
+            .await
+            .expect("the keys can be read")
+            .into_iter()
+            .collect();
+        let mut used = BTreeSet::new();
+        for algorithm in ["RS256", "ES256"] {
+            let keys = keys_for(&admin, algorithm).await.into_iter();
+            let used_yet = keys.filter(|key| {
+                [
+                    SigningKeyState::Prepared,
+                    SigningKeyState::Published,
+                    SigningKeyState::Active,
+                ]
+                .contains(&key.state())
+            });
+            used.extend(used_yet.map(|key| key.kid));
+        }
+        let same = kept == used;
+        same.then_some(())
+            .ok_or(format!("{kept:?}, and {used:?} used"))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -324,7 +324,7 @@ What every rpc may answer, with `google.rpc` details (`ErrorInfo.reason` stays t
 | FAILED_PRECONDITION | something stands in the way; `PreconditionFailure` names each thing |
 | ABORTED | it changed meanwhile: `ETAG_MISMATCH`, `CONTENTION` |
 | DEADLINE_EXCEEDED | `CONSISTENCY_TOKEN_NOT_REACHED`: the state that the request waits for was not visible in time |
-| RESOURCE_EXHAUSTED | `RATE_LIMITED`, with `RetryInfo`; or the message is too large |
+| RESOURCE_EXHAUSTED | `RATE_LIMITED` or busy with others, with `RetryInfo`; or the message is too large |
 | UNAVAILABLE | a dependency is down; nothing was changed, unless the reason is `OUTCOME_UNKNOWN` |
 
 ";

@@ -60,6 +60,8 @@ pub struct Grant {
     pub subject: String,
     /// Who is to accept the token.
     pub audience: String,
+    /// What the job does.
+    pub stage: Stage,
     /// How it is to be signed.
     pub algorithm: SigningAlgorithm,
     /// From when it is valid.
@@ -116,17 +118,60 @@ pub enum Check {
     Rules,
 }
 
-/// Each check, and why it refuses, if it does.
+/// A check, and why it refuses, if it does.
+pub type Finding = (Check, Option<Refusal>);
+
+/// Every check that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusals {
+    /// The one that the job is refused for.
+    pub first: Refusal,
+    /// Those behind it.
+    pub others: Vec<Refusal>,
+}
+
+impl Refusals {
+    /// Those among the findings. `None` if every check holds.
+    #[must_use]
+    pub fn among(findings: Vec<Finding>) -> Option<Self> {
+        let mut refusals = findings.into_iter().filter_map(|(_, refusal)| refusal);
+        refusals.next().map(|first| Self {
+            first,
+            others: refusals.collect(),
+        })
+    }
+
+    /// In the order of the checks.
+    pub fn all(&self) -> impl Iterator<Item = &Refusal> {
+        [&self.first].into_iter().chain(&self.others)
+    }
+}
+
+impl From<Refusal> for Refusals {
+    fn from(first: Refusal) -> Self {
+        let others = vec![];
+        Self { first, others }
+    }
+}
+
+/// The checks that come out the same for any identity.
 #[must_use]
-pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
-    let over = question.job_life.over(question.now);
-    let refusing = &question.refusing;
+pub fn job_findings(job_life: &Life, member: bool, now: OffsetDateTime) -> Vec<Finding> {
     vec![
-        (Check::Job, over.map(Refusal::JobOver)),
+        (Check::Job, job_life.over(now).map(Refusal::JobOver)),
         (
             Check::Role,
-            (!question.member).then_some(Refusal::PrincipalNotMember),
+            (!member).then_some(Refusal::PrincipalNotMember),
         ),
+    ]
+}
+
+/// Each check.
+#[must_use]
+pub fn findings(question: &Question) -> Vec<Finding> {
+    let refusing = &question.refusing;
+    let mut findings = job_findings(&question.job_life, question.member, question.now);
+    findings.extend([
         (
             Check::Assignment,
             (!question.assigned).then_some(Refusal::NotAssigned),
@@ -140,16 +185,14 @@ pub fn findings(question: &Question) -> Vec<(Check, Option<Refusal>)> {
             Check::Rules,
             (!refusing.is_empty()).then(|| Refusal::RulesRefused(refusing.clone())),
         ),
-    ]
+    ]);
+    findings
 }
 
 /// Decides: every check must hold.
-pub fn decide(question: Question) -> Result<Grant, Refusal> {
-    let refusal = findings(&question)
-        .into_iter()
-        .find_map(|(_, refusal)| refusal);
-    if let Some(refusal) = refusal {
-        return Err(refusal);
+pub fn decide(question: Question) -> Result<Grant, Refusals> {
+    if let Some(refusals) = Refusals::among(findings(&question)) {
+        return Err(refusals);
     }
     // Tokens count in whole seconds (RFC 7519, 2: NumericDate), and a job's end is one.
     let issued = question.now.replace_nanosecond(0).unwrap_or(question.now);
@@ -162,6 +205,7 @@ pub fn decide(question: Question) -> Result<Grant, Refusal> {
         workspace: question.workspace,
         identity: question.identity,
         audience: question.audience,
+        stage: question.stage,
         algorithm: question.token_settings.algorithm,
         issued,
         expires: (issued + lifetime).min(question.job_life.expires),
@@ -266,35 +310,35 @@ mod tests {
                 job_life: finished,
                 ..question()
             }),
-            Err(Refusal::JobOver(Over::Finished))
+            Err(Refusal::JobOver(Over::Finished).into())
         );
         assert_eq!(
             decide(Question {
                 member: false,
                 ..question()
             }),
-            Err(Refusal::PrincipalNotMember)
+            Err(Refusal::PrincipalNotMember.into())
         );
         assert_eq!(
             decide(Question {
                 job_life: lives_until(NOON),
                 ..question()
             }),
-            Err(Refusal::JobOver(Over::Overdue))
+            Err(Refusal::JobOver(Over::Overdue).into())
         );
         assert_eq!(
             decide(Question {
                 assigned: false,
                 ..question()
             }),
-            Err(Refusal::NotAssigned)
+            Err(Refusal::NotAssigned.into())
         );
         assert_eq!(
             decide(Question {
                 inherited: false,
                 ..question()
             }),
-            Err(Refusal::NotInherited)
+            Err(Refusal::NotInherited.into())
         );
         let mask = MaskId::from_uuid(Uuid::from_u128(9));
         assert_eq!(
@@ -302,7 +346,7 @@ mod tests {
                 masked: Some(mask),
                 ..question()
             }),
-            Err(Refusal::Masked(mask))
+            Err(Refusal::Masked(mask).into())
         );
         let refusing = BTreeSet::from([RuleType::EligiblePrincipals]);
         assert_eq!(
@@ -310,7 +354,24 @@ mod tests {
                 refusing: refusing.clone(),
                 ..question()
             }),
-            Err(Refusal::RulesRefused(refusing))
+            Err(Refusal::RulesRefused(refusing).into())
+        );
+    }
+
+    #[test]
+    fn every_check_that_does_not_hold_is_told() {
+        let refused = decide(Question {
+            member: false,
+            assigned: false,
+            inherited: false,
+            ..question()
+        });
+        assert_eq!(
+            refused,
+            Err(Refusals {
+                first: Refusal::PrincipalNotMember,
+                others: vec![Refusal::NotAssigned, Refusal::NotInherited],
+            })
         );
     }
 }

@@ -11,7 +11,7 @@ use eventlog::{
     StreamAppend,
 };
 use futures::join;
-use model::{JobId, Principal};
+use model::{JobId, Principal, Role};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
 use tokio::time::{Instant, timeout};
@@ -20,9 +20,10 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::ground::Ground;
-use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
+use super::job_facts::Known;
+use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
 use super::{IssuerRpc, jobs};
-use crate::domain::credential::{self, Grant, Question, Refusal};
+use crate::domain::credential::{self, Grant, Question, Refusal, Refusals, job_findings};
 use crate::domain::job::Over;
 use crate::keys::ring::signs;
 use crate::signing::{SigningError, SigningKey, TokenType};
@@ -53,17 +54,28 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let reason = reason(&refusal);
-        let message = refusal.to_string();
-        let violation = |subject: &str| PreconditionViolation::new(reason, subject, &message);
-        let violations = match &refusal {
-            Refusal::RulesRefused(types) => types
-                .iter()
-                .map(|rule_type| violation(&rule_type.to_string()))
-                .collect(),
-            _ => vec![violation("job")],
-        };
-        status::failed_precondition(reason, &message, violations)
+        Refusals::from(refusal).into()
+    }
+}
+
+impl From<Refusals> for Status {
+    fn from(refusals: Refusals) -> Self {
+        let violations = refusals.all().flat_map(violations).collect();
+        let first = &refusals.first;
+        status::failed_precondition(reason(first), &first.to_string(), violations)
+    }
+}
+
+/// What of a check stands in the way.
+fn violations(refusal: &Refusal) -> Vec<PreconditionViolation> {
+    let message = refusal.to_string();
+    let violation = |subject: &str| PreconditionViolation::new(reason(refusal), subject, &message);
+    match refusal {
+        Refusal::RulesRefused(types) => types
+            .iter()
+            .map(|rule_type| violation(&rule_type.to_string()))
+            .collect(),
+        _ => vec![violation("job")],
     }
 }
 
@@ -197,24 +209,13 @@ fn asked<T>(request: Request<T>) -> Result<(Call, MetadataMap, T, JobId), Status
     Ok((call, metadata, message, job))
 }
 
-fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
-    let question = Question {
-        now: clock::now(),
-        ..ground.question.clone()
-    };
-    let (job, workspace, identity) = (question.job, question.workspace, question.identity);
-    credential::decide(question).map_err(|refusal| Refused {
-        job,
-        workspace: Some(workspace),
-        identity: Some(identity),
-        reason: reason(&refusal),
-        is_of_the_job: matches!(refusal, Refusal::JobOver(_) | Refusal::PrincipalNotMember),
-        status: refusal.into(),
-    })
+/// The words for each of them.
+fn reasons(refusals: &Refusals) -> Vec<&'static str> {
+    refusals.all().map(reason).collect()
 }
 
 /// The first key of an algorithm signs when every relying party has had the time to read of it.
-fn not_ready(grant: &Grant) -> Refused {
+fn not_ready(grant: &Grant, revision: String) -> Refused {
     const REASON: &str = "SIGNING_KEY_NOT_READY";
     let message = format!(
         "the first signing key for {} is not known to all relying parties yet; try again in a few minutes",
@@ -222,9 +223,11 @@ fn not_ready(grant: &Grant) -> Refused {
     );
     Refused {
         job: grant.job,
-        workspace: Some(grant.workspace),
-        identity: Some(grant.identity),
-        reason: REASON,
+        workspace: grant.workspace,
+        stage: grant.stage,
+        about: About::Identity(grant.identity),
+        reasons: vec![REASON],
+        revision,
         is_of_the_job: false,
         status: status::unavailable(REASON, &message),
     }
@@ -276,12 +279,13 @@ impl IssuerRpc {
             let since = self.current().await?;
             let known = self.known_job(job).await?;
             let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
+            self.refuse_whole_job(&known).await?;
             let (mut granted, mut refused) = (Vec::new(), Vec::new());
             for identity in self.assigned(known.job.workspace).await? {
                 match self.decide(job, call, &identity.to_string()).await {
                     Ok(grant) => granted.push(grant),
                     // Deleted since: an assignment alone is none.
-                    Err(Denied::Refused(refusal)) if refusal.reason == IDENTITY_NOT_FOUND => {}
+                    Err(Denied::Refused(refusal)) if refusal.reasons == [IDENTITY_NOT_FOUND] => {}
                     Err(Denied::Refused(refusal)) if !refusal.is_of_the_job => {
                         refused.push(*refusal);
                     }
@@ -317,10 +321,8 @@ impl IssuerRpc {
         for refusal in refused {
             self.record(call, metadata, &refusal).await?;
             refusals.push(pb::CredentialRefusal {
-                managed_identity_id: refusal
-                    .identity
-                    .map_or_else(String::new, |id| id.to_string()),
-                reasons: vec![refusal.reason.to_owned()],
+                managed_identity_id: refusal.about.identity(),
+                reasons: refusal.reasons.iter().map(ToString::to_string).collect(),
                 message: refusal.status.message().to_owned(),
             });
         }
@@ -389,16 +391,69 @@ impl IssuerRpc {
     /// What is remembered may be wrong. A grant is checked when it is recorded; a refusal has to be looked up.
     async fn decide(&self, job: JobId, call: &Call, named: &str) -> Result<Granted, Denied> {
         if let Some(ground) = self.grounds.get(job, named)
-            && let Ok(grant) = decide_on(&ground)
+            && let Ok(grant) = self.decide_on(&ground, named)
         {
             return Ok((grant, ground));
         }
         let ground = self.look_up(job, &call.caller, named).await?;
-        let grant = decide_on(&ground)?;
+        let grant = self.decide_on(&ground, named)?;
         if self.shared.keys.active_for(grant.algorithm).is_none() {
-            return Err(not_ready(&grant).into());
+            return Err(not_ready(&grant, self.revision()).into());
         }
         Ok((grant, Arc::new(ground)))
+    }
+
+    fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {
+        let question = Question {
+            now: clock::now(),
+            ..ground.question.clone()
+        };
+        let (job, workspace, stage) = (question.job, question.workspace, question.stage);
+        let identity = question.identity;
+        // A job sees what its workspace has, and nothing else: all other identities don't exist for it.
+        let is_hidden = !question.assigned && !question.inherited;
+        credential::decide(question).map_err(|refusals| Refused {
+            job,
+            workspace,
+            stage,
+            about: About::Identity(identity),
+            reasons: reasons(&refusals),
+            revision: self.revision(),
+            is_of_the_job: !is_hidden
+                && matches!(
+                    refusals.first,
+                    Refusal::JobOver(_) | Refusal::PrincipalNotMember
+                ),
+            status: if is_hidden {
+                status::not_found(named)
+            } else {
+                refusals.into()
+            },
+        })
+    }
+
+    /// What a job would be refused for with any identity, and with none.
+    async fn refuse_whole_job(&self, known: &Known) -> Result<(), Denied> {
+        let Known { job, life, .. } = known;
+        let refused = |reasons, status| Refused {
+            job: job.id,
+            workspace: job.workspace,
+            stage: job.stage,
+            about: About::All,
+            reasons,
+            revision: self.revision(),
+            is_of_the_job: true,
+            status,
+        };
+        let Some(place) = self.place_of_job(job).await? else {
+            let missing = status::not_found(&job.id.to_string());
+            return Err(refused(vec![WORKSPACE_DELETED], missing).into());
+        };
+        let member = place.role >= Some(Role::Deployer);
+        match Refusals::among(job_findings(life, member, clock::now())) {
+            Some(refusals) => Err(refused(reasons(&refusals), refusals.into()).into()),
+            None => Ok(()),
+        }
     }
 
     /// Records and signs what was decided on what was known since then. `None` if what the decisions lean on has
@@ -467,6 +522,8 @@ impl IssuerRpc {
         if granted.iter().any(is_over) {
             return Ok(None);
         }
+        self.recorded
+            .forget(job, granted.iter().map(|it| it.grant.identity));
         let head = appended.map(|appended| Head {
             epoch: appended.epoch,
             position: appended.last,

@@ -8,7 +8,7 @@ use model::access_rule::{RuleType, Verdict};
 use model::{AccessRuleId, JobId, ManagedIdentityId, Principal, Reference, Stage, WorkspaceId};
 use proto::issuer::v1 as pb;
 use time::Duration;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ impl IssuerRpc {
         call: &Call,
         message: &pb::ExplainCredentialRequest,
     ) -> Result<pb::ExplainCredentialResponse, Status> {
-        let workspace: WorkspaceId = call.id("workspace_id", "workspace")?;
+        let workspace = self.workspace_of(call, message).await?;
         let (asker, reference) = asked(call, message)?;
         let past = self.past_at(&message.revision).await?;
         let view = if let Some((past, _)) = &past {
@@ -104,14 +104,33 @@ impl IssuerRpc {
         })
     }
 
+    /// The workspace that the request names, or, of an administrator's request that names none, that of the job: it may be
+    /// gone, and then no request can name it.
+    async fn workspace_of(
+        &self,
+        call: &Call,
+        message: &pb::ExplainCredentialRequest,
+    ) -> Result<WorkspaceId, Status> {
+        const FIELD: &str = "workspace_id";
+        if call.place.is_some() {
+            return call.id(FIELD, "workspace");
+        }
+        let job: JobId = message.job_id.parse().map_err(|_| {
+            let wrong = "must be set, to an id or a TRN, where job_id does not name a job";
+            Violations::of(FIELD, wrong).into_status()
+        })?;
+        let known = self.known_job(job).await?;
+        let known = known.ok_or_else(|| status::not_found(&message.job_id))?;
+        Ok(known.job.workspace)
+    }
+
     /// What was so at a revision, if one is named. Who holds it is the only one in this process.
     async fn past_at(&self, revision: &str) -> Result<Option<(Past, SemaphorePermit<'_>)>, Status> {
         if revision.is_empty() {
             return Ok(None);
         }
         let until = self.until(revision)?;
-        let alone = self.past.acquire().await;
-        let alone = alone.map_err(|error| status::internal(&error))?;
+        let alone = alone(&self.past)?;
         let past = Past::at(self.shared.commands.log(), &until).await?;
         Ok(Some((past, alone)))
     }
@@ -187,6 +206,14 @@ impl IssuerRpc {
         };
         Ok(place.map(|place| Subject { job, life, place }))
     }
+}
+
+/// Who waited would wait for whoever asks again and again.
+fn alone(past: &Semaphore) -> Result<SemaphorePermit<'_>, Status> {
+    past.try_acquire().map_err(|_| {
+        let message = "the issuer is busy explaining what was so in the past, one at a time; ask again in a second";
+        status::busy("EXPLANATION_BUSY", message)
+    })
 }
 
 fn asked(
@@ -265,5 +292,27 @@ fn holds(check: Check, subject: &Subject, identity: &str) -> String {
         Check::Path => format!("{workspace} lies below the group of {identity}"),
         Check::Mask => format!("no mask hides {identity} from {workspace}"),
         Check::Rules => format!("the access rules of {identity} let it"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_looks_at_the_past_and_nobody_waits_for_it() {
+        let past = Semaphore::new(1);
+        let first = alone(&past).expect("nobody looks");
+        let second = alone(&past).expect_err("the first one looks");
+        assert_eq!(
+            (second.code(), status::reason(&second).as_str()),
+            (Code::ResourceExhausted, "EXPLANATION_BUSY")
+        );
+        assert!(second.get_details_retry_info().is_some());
+        drop(first);
+        assert!(alone(&past).is_ok());
     }
 }

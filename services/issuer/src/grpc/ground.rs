@@ -30,12 +30,10 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use super::IssuerRpc;
-use super::refusals::{Denied, IDENTITY_NOT_FOUND, Refused};
+use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
 use crate::domain::credential::Question;
 use crate::domain::job::{Job, Life, Module};
 
-/// The reason, where a job's workspace is gone.
-const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
 /// The field that names one.
 pub(super) const IDENTITY: &str = "managed_identity_id";
 pub(super) const NOT_AN_IDENTITY: &str = "must name a managed identity";
@@ -172,22 +170,23 @@ impl IssuerRpc {
             identity_named(named).map_err(|error| Violations::of(IDENTITY, error).into_status())?;
         let known = self.known_job(job).await?;
         let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-        let workspace = known.job.workspace;
-        let refused = |reason, identity, named: &str| Refused {
+        let refused = |reason, about, missing: &str| Refused {
             job,
-            workspace: Some(workspace),
-            identity,
-            reason,
+            workspace: known.job.workspace,
+            stage: known.job.stage,
+            about,
+            reasons: vec![reason],
+            revision: self.revision(),
             is_of_the_job: reason == WORKSPACE_DELETED,
-            status: status::not_found(named),
+            status: status::not_found(missing),
         };
+        let unknown = || About::Named(named.to_owned());
         let job_place = self.place_of_job(&known.job).await?;
         let job_place =
-            job_place.ok_or_else(|| refused(WORKSPACE_DELETED, None, &job.to_string()))?;
-        // A job sees what its workspace has, and nothing else: all other identities don't exist for it.
+            job_place.ok_or_else(|| refused(WORKSPACE_DELETED, unknown(), &job.to_string()))?;
         let identity_place = authorization::find(hierarchy, &reference, caller).await?;
         let identity_place =
-            identity_place.ok_or_else(|| refused(IDENTITY_NOT_FOUND, None, named))?;
+            identity_place.ok_or_else(|| refused(IDENTITY_NOT_FOUND, unknown(), named))?;
         let identity = ManagedIdentityId::try_from(identity_place.id())
             .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let subject = Subject {
@@ -197,17 +196,14 @@ impl IssuerRpc {
         };
         let view = self.present();
         let source = view.source(identity).await?;
-        let source = source.ok_or_else(|| refused(IDENTITY_NOT_FOUND, Some(identity), named))?;
+        let source =
+            source.ok_or_else(|| refused(IDENTITY_NOT_FOUND, About::Identity(identity), named))?;
         let asked = Asked {
             identity,
             place: &identity_place,
             source: &source,
         };
         let weighed = view.weigh(&subject, asked).await?;
-        let question = weighed.question;
-        if !question.assigned && !question.inherited {
-            return Err(refused("NOT_INHERITED", Some(identity), named).into());
-        }
         let mut guards = subject.place.guards();
         guards.extend(identity_place.guards());
         guards.extend(known.guards());
@@ -215,7 +211,7 @@ impl IssuerRpc {
         Ok(Ground {
             stage: subject.job.stage,
             workspace_path: subject.place.path(),
-            question,
+            question: weighed.question,
             guards,
         })
     }

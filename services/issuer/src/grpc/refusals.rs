@@ -1,22 +1,23 @@
 //! Refused credentials on the record: a refusal is answered once its event is durable.
 //!
-//! A client that asks in a loop must not fill the log: the same refusal of a job and an identity is recorded by a process
-//! once in ten seconds.
+//! A client that asks in a loop must not fill the log: the same refusal of a job and an identity, with nothing else decided
+//! between, is recorded by a process once in ten seconds.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use edge::layer::Call;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Append, Expected, Metadata};
-use model::{JobId, ManagedIdentityId, WorkspaceId};
+use model::{JobId, ManagedIdentityId, Stage, WorkspaceId};
 use proto::issuer::v1::{self as pb, Event};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use super::{IssuerRpc, jobs};
+use crate::wire;
 
 /// For so long, the same refusal is not recorded again.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -25,16 +26,41 @@ const REMEMBERED: usize = 10_000;
 
 /// The reason, where a job names what does not exist.
 pub(super) const IDENTITY_NOT_FOUND: &str = "IDENTITY_NOT_FOUND";
+/// The reason, where a job's workspace is gone.
+pub(super) const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
+
+/// What a refusal is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum About {
+    /// All identities of the workspace.
+    All,
+    /// What the job named, an id or a TRN, of which no identity is known.
+    Named(String),
+    /// The identity that it named.
+    Identity(ManagedIdentityId),
+}
+
+impl About {
+    /// The id of the identity; empty if there is none.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Identity(id) => id.to_string(),
+            Self::All | Self::Named(_) => String::new(),
+        }
+    }
+}
 
 /// A refusal that was decided.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
     pub(super) job: JobId,
-    pub(super) workspace: Option<WorkspaceId>,
-    /// None, if there is no such identity.
-    pub(super) identity: Option<ManagedIdentityId>,
-    /// As the record has it. The answer may say less: who may not know of an identity is told that there is none.
-    pub(super) reason: &'static str,
+    pub(super) workspace: WorkspaceId,
+    pub(super) stage: Stage,
+    pub(super) about: About,
+    /// As the record has them. The answer may say less: who may not know of an identity is told that there is none.
+    pub(super) reasons: Vec<&'static str>,
+    /// How far the logs were known that it leans on, or a little further.
+    pub(super) revision: String,
     /// Whether it would be the same for any identity.
     pub(super) is_of_the_job: bool,
     pub(super) status: Status,
@@ -61,27 +87,49 @@ impl From<Refused> for Denied {
     }
 }
 
-type Same = (JobId, Option<ManagedIdentityId>, &'static str);
+type Asked = (JobId, About);
 
-/// What was recorded a short while ago.
+/// What each job was refused last, and recorded a short while ago.
 #[derive(Default)]
-pub(super) struct Recorded(Mutex<HashMap<Same, Instant>>);
+pub(super) struct Recorded(Mutex<BTreeMap<Asked, (Vec<&'static str>, Instant)>>);
 
 impl Recorded {
-    fn has(&self, same: &Same) -> bool {
+    fn has(&self, refused: &Refused) -> bool {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recorded.get(same).is_some_and(|at| at.elapsed() < PAUSE)
+        let last = recorded.get(&(refused.job, refused.about.clone()));
+        last.is_some_and(|(reasons, at)| *reasons == refused.reasons && at.elapsed() < PAUSE)
     }
 
-    fn add(&self, same: Same) {
+    fn add(&self, refused: &Refused) {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded.len() >= REMEMBERED {
-            recorded.retain(|_, at| at.elapsed() < PAUSE);
+            recorded.retain(|_, (_, at)| at.elapsed() < PAUSE);
         }
         if recorded.len() >= REMEMBERED {
             recorded.clear();
         }
-        recorded.insert(same, Instant::now());
+        let last = (refused.reasons.clone(), Instant::now());
+        recorded.insert((refused.job, refused.about.clone()), last);
+    }
+
+    /// A job was issued credentials for these identities: refused after that, it is something new. So is what it is
+    /// refused as a whole, or named when there was no such identity.
+    pub(super) fn forget(&self, job: JobId, issued: impl Iterator<Item = ManagedIdentityId>) {
+        let issued: Vec<_> = issued.collect();
+        if issued.is_empty() {
+            return;
+        }
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_job = (job, About::All)..;
+        let of_job = recorded.range(of_job).map(|(asked, _)| asked);
+        let of_job = of_job.take_while(|(asking, _)| *asking == job);
+        let old = of_job.filter(|(_, about)| match about {
+            About::Identity(id) => issued.contains(id),
+            About::All | About::Named(_) => true,
+        });
+        for asked in old.cloned().collect::<Vec<_>>() {
+            recorded.remove(&asked);
+        }
     }
 }
 
@@ -108,17 +156,22 @@ impl IssuerRpc {
         metadata: &MetadataMap,
         refused: &Refused,
     ) -> Result<(), Status> {
-        let same = (refused.job, refused.identity, refused.reason);
-        if self.recorded.has(&same) {
+        if self.recorded.has(refused) {
             return Ok(());
         }
-        let text = |id: Option<String>| id.unwrap_or_default();
+        let requested = match &refused.about {
+            About::Named(named) => named.clone(),
+            About::All | About::Identity(_) => String::new(),
+        };
         let event = Event::CredentialRefused(pb::CredentialRefused {
             job_id: refused.job.to_string(),
-            workspace_id: text(refused.workspace.map(|id| id.to_string())),
-            managed_identity_id: text(refused.identity.map(|id| id.to_string())),
-            reasons: vec![refused.reason.to_owned()],
+            workspace_id: refused.workspace.to_string(),
+            managed_identity_id: refused.about.identity(),
+            reasons: refused.reasons.iter().map(ToString::to_string).collect(),
             refuse_time: Some(request::timestamp(clock::now())),
+            stage: wire::job::wire_stage(refused.stage).into(),
+            revision: refused.revision.clone(),
+            requested_identity: requested,
         });
         let event = (event.event_type(), event.encode());
         let stream = aggregate::append(jobs::stream(refused.job), Expected::Any, [event]);
@@ -136,7 +189,72 @@ impl IssuerRpc {
             let message = "the refusal could not be recorded, so it is not answered; try again";
             status::logged(&error, status::unavailable("LOG_UNAVAILABLE", message))
         })?;
-        self.recorded.add(same);
+        self.recorded.add(refused);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(number: u128) -> ManagedIdentityId {
+        ManagedIdentityId::from_uuid(Uuid::from_u128(number))
+    }
+
+    fn refused(job: u128, about: About, reason: &'static str) -> Refused {
+        Refused {
+            job: JobId::from_uuid(Uuid::from_u128(job)),
+            workspace: WorkspaceId::from_uuid(Uuid::from_u128(1)),
+            stage: Stage::Plan,
+            about,
+            reasons: vec![reason],
+            revision: String::new(),
+            is_of_the_job: false,
+            status: Status::internal(""),
+        }
+    }
+
+    #[test]
+    fn the_same_refusal_is_known() {
+        let recorded = Recorded::default();
+        let masked = refused(1, About::Identity(id(1)), "MASKED");
+        assert!(!recorded.has(&masked));
+        recorded.add(&masked);
+        assert!(recorded.has(&masked));
+        for other in [
+            refused(2, About::Identity(id(1)), "MASKED"),
+            refused(1, About::Identity(id(2)), "MASKED"),
+            refused(1, About::Identity(id(1)), "NOT_ASSIGNED"),
+            refused(1, About::Named(id(1).to_string()), "MASKED"),
+            refused(1, About::All, "MASKED"),
+        ] {
+            assert!(!recorded.has(&other), "{other:?}");
+        }
+        // Refused for something else meanwhile, it is no longer what was recorded last.
+        recorded.add(&refused(1, About::Identity(id(1)), "NOT_ASSIGNED"));
+        assert!(!recorded.has(&masked));
+    }
+
+    #[test]
+    fn what_was_issued_begins_anew() {
+        let recorded = Recorded::default();
+        let of = |job| {
+            [
+                refused(job, About::All, "PRINCIPAL_NOT_MEMBER"),
+                refused(job, About::Named("trn".to_owned()), IDENTITY_NOT_FOUND),
+                refused(job, About::Identity(id(1)), "MASKED"),
+                refused(job, About::Identity(id(2)), "MASKED"),
+            ]
+        };
+        let [one, other] = [1, 2].map(of);
+        one.iter().chain(&other).for_each(|it| recorded.add(it));
+        recorded.forget(one[0].job, [].into_iter());
+        assert!(one.iter().all(|it| recorded.has(it)));
+        recorded.forget(one[0].job, [id(1)].into_iter());
+        assert_eq!(one.map(|it| recorded.has(&it)), [false, false, false, true]);
+        assert!(other.iter().all(|it| recorded.has(it)));
     }
 }

@@ -1,7 +1,10 @@
 //! `SigningKeyService`.
 
+use std::collections::BTreeSet;
+
 use edge::command::{Decision, Mutation};
 use edge::layer::Call;
+use edge::status::chain;
 use edge::violations::Violations;
 use edge::{clock, status};
 use eventlog::{Guard, StreamAppend};
@@ -9,11 +12,13 @@ use model::signing_algorithm::InvalidSigningAlgorithm;
 use model::{Description, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::signing_key_service_server::SigningKeyService;
-use tonic::{Request, Response, Status};
+use tokio::sync::OnceCell;
+use tonic::{Code, Request, Response, Status};
 
 use super::IssuerRpc;
-use crate::domain::signing_key::{Command, Event, KeyRing, Rejection, decide, evolve};
+use crate::domain::signing_key::{Command, Event, Fresh, KeyRing, Rejection, decide, evolve};
 use crate::keys::ring::Recorded;
+use crate::keys::vault::Vault;
 use crate::keys::{KeyError, ring};
 use crate::live_tokens;
 use crate::wire::signing_key::message;
@@ -51,6 +56,16 @@ impl From<KeyError> for Status {
             | KeyError::Public(_) => status::internal(&error),
         }
     }
+}
+
+/// A request to revoke a key.
+struct Revocation<'a> {
+    id: SigningKeyId,
+    named: &'a str,
+    reason: &'a Description,
+    only_tried: bool,
+    /// The key that is to sign instead, once one had to be made: the same, however often it is decided.
+    fresh: OnceCell<Fresh>,
 }
 
 #[tonic::async_trait]
@@ -130,13 +145,31 @@ impl SigningKeyService for IssuerRpc {
         let mutation = Mutation::new(&call, &metadata, &message, |m| {
             [&mut m.request_id, &mut m.consistency_token]
         });
+        let wanted = Revocation {
+            id,
+            named: &message.id,
+            reason: &reason,
+            only_tried: call.validate_only,
+            fresh: OnceCell::new(),
+        };
         let carried_out = self.shared.commands.carry_out(
             mutation,
-            || self.decide_revoke(id, &message.id, &reason),
+            || self.decide_revoke(&wanted),
             |reply| &mut reply.consistency_token,
             |_, _| {},
         );
-        let mut response = carried_out.await?;
+        let carried_out = carried_out.await;
+        if let Some(fresh) = wanted.fresh.get().filter(|_| !call.validate_only) {
+            let failure = carried_out.as_ref().err();
+            if let Err(error) = self.destroy_unused(fresh, failure).await {
+                tracing::warn!(
+                    kid = fresh.kid,
+                    error = chain(&error),
+                    "unused signing key is kept"
+                );
+            }
+        }
+        let mut response = carried_out?;
         if call.validate_only {
             return Ok(response);
         }
@@ -147,6 +180,18 @@ impl SigningKeyService for IssuerRpc {
         let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
         let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
         (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
+        let each = |id: fn(&pb::LiveToken) -> &String| -> Vec<String> {
+            let ids = reply.live_tokens.iter().map(id).filter(|id| !id.is_empty());
+            ids.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let (identities, workspaces, accounts) = (
+            each(|token| &token.managed_identity_id),
+            each(|token| &token.workspace_id),
+            each(|token| &token.service_account_id),
+        );
+        reply.managed_identity_ids = identities;
+        reply.workspace_ids = workspaces;
+        reply.service_account_ids = accounts;
         Ok(response)
     }
 
@@ -201,17 +246,16 @@ impl IssuerRpc {
 
     async fn decide_revoke(
         &self,
-        id: SigningKeyId,
-        named: &str,
-        reason: &Description,
+        revocation: &Revocation<'_>,
     ) -> Result<Decision<pb::RevokeSigningKeyResponse>, Status> {
+        let id = revocation.id;
         let log = self.shared.commands.log();
         let mut recorded = ring::load(log).await?;
         let all = recorded.ring.clone();
         if recorded.ring.get(id).is_none() {
             // One that is over needs no revoking; one that never was is not found.
             let over = ring::load_one(log, id).await?;
-            shown(&over, id, named)?;
+            shown(&over, id, revocation.named)?;
             recorded.ring = over;
         }
         let revoked = recorded.ring.get(id).ok_or(Rejection::Missing)?;
@@ -219,13 +263,20 @@ impl IssuerRpc {
         let signs = all.only(algorithm).active().cloned();
         let of_algorithm = recorded.ring.only(algorithm);
         let fresh = if of_algorithm.wants_key_to_revoke(id) {
-            Some(self.shared.keys.vault().make(algorithm).await?)
+            let make = async || {
+                if revocation.only_tried {
+                    Vault::sample(algorithm).await
+                } else {
+                    self.shared.keys.vault().make(algorithm).await
+                }
+            };
+            Some(revocation.fresh.get_or_try_init(make).await?.clone())
         } else {
             None
         };
         let command = Command::Revoke {
             id,
-            reason: reason.to_string(),
+            reason: revocation.reason.to_string(),
             now: clock::now(),
             fresh,
         };
@@ -242,6 +293,21 @@ impl IssuerRpc {
             guards,
             reply,
         })
+    }
+
+    /// Destroys a key that was made for what came out otherwise. Where the log may name it yet, it stays.
+    async fn destroy_unused(
+        &self,
+        fresh: &Fresh,
+        failure: Option<&Status>,
+    ) -> Result<(), KeyError> {
+        let is_unknown = failure.is_some_and(|status| status.code() == Code::Unavailable);
+        let recorded = ring::load_one(self.shared.commands.log(), fresh.id).await?;
+        if is_unknown || recorded.get(fresh.id).is_some() {
+            return Ok(());
+        }
+        let kids = [fresh.kid.clone()];
+        self.shared.keys.vault().destroy(&kids).await
     }
 
     /// What to append, and the keys as it leaves them.

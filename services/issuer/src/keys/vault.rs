@@ -27,25 +27,21 @@ impl Vault {
     /// Makes a key. Kept before any event names it: one that no event names is never used, and one that an event names
     /// is never missing.
     pub(crate) async fn make(&self, algorithm: SigningAlgorithm) -> Result<Fresh, KeyError> {
-        // Finding primes takes a tenth of a second, or a few.
-        let key = tokio::task::spawn_blocking(move || SigningKey::generate(algorithm))
-            .await
-            .map_err(|_| crate::signing::SigningError::Provider)??;
-        let kid = key.kid().to_owned();
-        let sealed = self.seal(&kid, &key.to_pkcs8()?)?;
+        let key = generate(algorithm).await?;
+        let sealed = self.seal(key.kid(), &key.to_pkcs8()?)?;
         sqlx::query!(
             "INSERT INTO signing_keys (kid, sealed) VALUES ($1, $2)",
-            kid,
+            key.kid(),
             sealed
         )
         .execute(&self.pool)
         .await?;
-        Ok(Fresh {
-            id: clock::new_id(),
-            kid,
-            algorithm,
-            public_jwk: key.public_jwk().to_string(),
-        })
+        Ok(fresh(algorithm, &key))
+    }
+
+    /// A key like one that is made, and is not kept: for what is only tried.
+    pub(crate) async fn sample(algorithm: SigningAlgorithm) -> Result<Fresh, KeyError> {
+        Ok(fresh(algorithm, &generate(algorithm).await?))
     }
 
     /// The private half of a key.
@@ -107,5 +103,20 @@ impl Vault {
     fn open(&self, kid: &str, sealed: &[u8]) -> Result<crate::seal::Opened, KeyError> {
         let opened = self.sealer.open(kid, sealed);
         opened.map_err(|source| KeyError::seal(kid, source))
+    }
+}
+
+async fn generate(algorithm: SigningAlgorithm) -> Result<SigningKey, KeyError> {
+    // Finding primes takes a tenth of a second, or a few.
+    let key = tokio::task::spawn_blocking(move || SigningKey::generate(algorithm)).await;
+    Ok(key.map_err(|_| crate::signing::SigningError::Provider)??)
+}
+
+fn fresh(algorithm: SigningAlgorithm, key: &SigningKey) -> Fresh {
+    Fresh {
+        id: clock::new_id(),
+        kid: key.kid().to_owned(),
+        algorithm,
+        public_jwk: key.public_jwk().to_string(),
     }
 }

@@ -16,7 +16,7 @@ use crate::clock;
 /// The domain of every reason.
 pub const DOMAIN: &str = "tharsis";
 
-/// When to try again after an `UNAVAILABLE`.
+/// When to try again after an `UNAVAILABLE`, or what was busy.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of a text that came from a caller, in an answer: some clients take 8 KiB of headers at most.
 const MAX_TEXT: usize = 256;
@@ -140,6 +140,13 @@ pub fn rate_limited(wait: Duration) -> Status {
     );
     let details = ErrorDetails::with_retry_info(Some(wait));
     with_details(Code::ResourceExhausted, "RATE_LIMITED", &message, details)
+}
+
+/// `RESOURCE_EXHAUSTED`: others use what there is of something; the same request may succeed later.
+#[must_use]
+pub fn busy(reason: &str, message: &str) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(RETRY));
+    with_details(Code::ResourceExhausted, reason, message, details)
 }
 
 /// `INTERNAL`: logs the error with its causes; the client gets an id to find them by.

@@ -41,6 +41,7 @@ pub(super) async fn apply(
                     at: issued,
                     expires: Some(expires),
                     reasons: String::new(),
+                    requested_identity: String::new(),
                 });
             }
             Event::CredentialRefused(refused) => {
@@ -49,6 +50,8 @@ pub(super) async fn apply(
                     job_id: refused.job_id,
                     workspace_id: refused.workspace_id,
                     managed_identity_id: refused.managed_identity_id,
+                    stage: refused.stage,
+                    revision: refused.revision,
                     ..Default::default()
                 };
                 credentials.push(Answer {
@@ -59,6 +62,7 @@ pub(super) async fn apply(
                     at,
                     expires: None,
                     reasons: refused.reasons.join(","),
+                    requested_identity: refused.requested_identity,
                 });
             }
             Event::ServiceAccountTokenIssued(token) => {
@@ -70,6 +74,7 @@ pub(super) async fn apply(
                     subject: token.service_account_id.clone(),
                     audience: token.audience,
                     kid: token.kid,
+                    revision: token.revision,
                     ..Default::default()
                 };
                 credentials.push(Answer {
@@ -80,6 +85,7 @@ pub(super) async fn apply(
                     at,
                     expires: Some(expires),
                     reasons: String::new(),
+                    requested_identity: String::new(),
                 });
             }
             Event::JobHeartbeatReceived(_)
@@ -156,6 +162,7 @@ struct Answer<'a> {
     at: OffsetDateTime,
     expires: Option<OffsetDateTime>,
     reasons: String,
+    requested_identity: String,
 }
 
 async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx::Result<()> {
@@ -167,6 +174,7 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
     let (mut subjects, mut audiences, mut kids, mut issue_times, mut expire_times) =
         (vec![], vec![], vec![], vec![], vec![]);
     let (mut reasons, mut service_accounts, mut places) = (vec![], vec![], vec![]);
+    let (mut stages, mut revisions, mut requested) = (vec![], vec![], vec![]);
     for answer in answers {
         let credential = answer.credential;
         positions.push(answer.event.position.cast_signed());
@@ -182,14 +190,18 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         reasons.push(answer.reasons);
         service_accounts.push(answer.service_account);
         places.push(answer.place);
+        stages.push(credential.stage);
+        revisions.push(credential.revision);
+        requested.push(answer.requested_identity);
     }
     sqlx::query!(
         "INSERT INTO credentials
              (position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at,
-              reasons, service_account_id, place_id)
+              reasons, service_account_id, place_id, stage, revision, requested_identity)
          SELECT * FROM UNNEST
              ($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-              $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[])",
+              $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::text[],
+              $16::text[])",
         &positions,
         &tokens,
         &jobs,
@@ -202,7 +214,10 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         &expire_times as &[Option<OffsetDateTime>],
         &reasons,
         &service_accounts as &[Option<String>],
-        &places
+        &places,
+        &stages,
+        &revisions,
+        &requested
     )
     .execute(connection)
     .await?;

@@ -1,9 +1,12 @@
 //! Jobs, credentials, and everything that anyone did.
 
+use std::str::FromStr;
+
+use edge::hierarchy::Hierarchy;
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{request, status};
-use model::{Kind, Principal, ResourceId};
+use model::{JobId, Kind, ManagedIdentityId, Principal, ResourceId, ServiceAccountId, WorkspaceId};
 use prost_types::Timestamp;
 use proto::directory::v1 as pb;
 use proto::directory::v1::audit_service_server::AuditService;
@@ -16,7 +19,8 @@ use super::{DirectoryRpc, expect};
 use crate::order::Direction;
 use crate::page::Page;
 use crate::query::activities::{Activities, ActivityRow, Of};
-use crate::query::credentials::{self, CredentialRow, Credentials, JobRow, Jobs};
+use crate::query::credentials::{By, CredentialRow, Credentials};
+use crate::query::jobs::{self, JobRow, Jobs};
 use crate::query::visible::{self, Range};
 use crate::{activity, order};
 
@@ -58,14 +62,15 @@ async fn list_jobs(
     call: &Call,
     message: &pb::ListJobsRequest,
 ) -> Result<pb::ListJobsResponse, Status> {
-    let place = call.place()?;
-    let workspace = expect(place, Kind::Workspace, "workspace_id")?.to_string();
     let mut violations = Violations::default();
     let stage = issuer::v1::Stage::try_from(message.stage);
     let stage = stage.map_err(|_| "must be a known stage, or not set");
     let stage = violations.check("stage", stage);
     if !message.principal.is_empty() {
         violations.check("principal", message.principal.parse::<Principal>());
+    }
+    if call.place.is_some() && !message.workspace_id.is_empty() {
+        violations.add("workspace_id", "must not be set beside parent_id");
     }
     let start = moment(&mut violations, "start_time", message.start_time.as_ref());
     let end = moment(&mut violations, "end_time", message.end_time.as_ref());
@@ -78,11 +83,11 @@ async fn list_jobs(
         consistency_token: String::new(),
         ..message.clone()
     };
-    let query = ("jobs", &workspace, format!("{unpaged:?}"));
+    let query = ("jobs", format!("{unpaged:?}"));
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let after = after(&page, |id| Some(id.to_owned()))?;
     let list = Jobs {
-        workspace: &workspace,
+        of: whose_jobs(pool, call, &message.workspace_id).await?,
         stage: stage.into(),
         principal: &message.principal,
         start,
@@ -91,16 +96,54 @@ async fn list_jobs(
         after: after.as_ref().map(|(at, id)| (*at, id.as_str())),
         limit: page.limit(),
     };
-    let rows = credentials::jobs(pool, &list).await;
+    let rows = list.list(pool).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
     let next_page_token = page.cut(&mut rows, |row| {
         vec![order::moment(row.created_at), row.id.clone()]
     });
-    let path = place.path();
     Ok(pb::ListJobsResponse {
-        jobs: rows.into_iter().map(|row| job(&path, row)).collect(),
+        jobs: rows.into_iter().map(job).collect(),
         next_page_token,
     })
+}
+
+/// Those of the workspace that the request names, of the parent, or of everything that the caller may see.
+async fn whose_jobs(pool: &PgPool, call: &Call, workspace: &str) -> Result<jobs::Of, Status> {
+    if !workspace.is_empty() {
+        return Ok(jobs::Of::Workspace(
+            workspace_named(pool, call, workspace).await?,
+        ));
+    }
+    let Some(place) = &call.place else {
+        let visible = visible_to(pool, call).await?;
+        return Ok(visible.map_or(jobs::Of::All, jobs::Of::Ranges));
+    };
+    match place.id().kind() {
+        Kind::Group => Ok(jobs::Of::Ranges(vec![Range::of(place)])),
+        Kind::Workspace => Ok(jobs::Of::Workspace(place.id().to_string())),
+        _ => Err(Violations::of("parent_id", "must name a group or a workspace").into_status()),
+    }
+}
+
+/// The id of a workspace that the caller may see. One that is gone is named by its id, and seen by whoever may see what
+/// was above it.
+async fn workspace_named(pool: &PgPool, call: &Call, named: &str) -> Result<String, Status> {
+    const FIELD: &str = "workspace_id";
+    let hierarchy = Hierarchy::new(pool.clone());
+    let place = call.permitted(&hierarchy, call.permission, FIELD, named);
+    let refusal = match place.await {
+        Ok(place) => return Ok(expect(&place, Kind::Workspace, FIELD)?.to_string()),
+        Err(refusal) => refusal,
+    };
+    if let Ok(id) = named.parse::<WorkspaceId>() {
+        let database = |error: sqlx::Error| status::database(&error);
+        let ranges = visible::to(pool, call).await.map_err(database)?;
+        let id = id.to_string();
+        if visible::sees(pool, &ranges, &id).await.map_err(database)? {
+            return Ok(id);
+        }
+    }
+    Err(refusal)
 }
 
 async fn list_credentials(
@@ -111,17 +154,6 @@ async fn list_credentials(
     let mut violations = Violations::default();
     let start = moment(&mut violations, "start_time", message.start_time.as_ref());
     let end = moment(&mut violations, "end_time", message.end_time.as_ref());
-    if call.place.is_none() && message.token_id.is_empty() && !call.caller.administrator {
-        let wrong = "must be set, or token_id, except by an administrator";
-        violations.add("parent_id", wrong);
-    }
-    let parent = call.place.as_ref().map(edge::hierarchy::Place::id);
-    if matches!(parent, Some(id) if !PARENTS.contains(&id.kind())) {
-        violations.add(
-            "parent_id",
-            "must name a workspace, a managed identity, a service account or a job",
-        );
-    }
     let direction = direction(&mut violations, "issue_time", &message.order_by);
     let issued = match pb::CredentialOutcome::try_from(message.outcome) {
         Ok(pb::CredentialOutcome::Unspecified) => None,
@@ -131,6 +163,7 @@ async fn list_credentials(
             None
         }
     };
+    let by = told_apart_by(&mut violations, message);
     let (start, end, direction) = violations.finish(|| Some((start?, end?, direction?)))?;
     let unpaged = pb::ListCredentialsRequest {
         page_size: 0,
@@ -141,25 +174,10 @@ async fn list_credentials(
     let query = ("credentials", format!("{unpaged:?}"));
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
     let after = after(&page, |position| position.parse().ok())?;
-    // Whoever sees one of the others sees its credentials; an identity has some of workspaces that lie elsewhere now.
-    let whole = matches!(
-        parent.map(|id| id.kind()),
-        Some(Kind::Workspace | Kind::Job | Kind::ServiceAccount)
-    );
-    let visible = visible_to(pool, call, whole).await?;
-    let parent = parent.map(|id| (id.kind(), id.to_string()));
-    let of = |kind: Kind| match &parent {
-        Some((parent, id)) if *parent == kind => Some(id.as_str()),
-        _ => None,
-    };
+    let (parent, visible) = whose_credentials(pool, call).await?;
+    let of_parent = parent.as_ref().map(|(by, id)| (*by, id.as_str()));
     let list = Credentials {
-        workspace: of(Kind::Workspace),
-        managed_identity: of(Kind::ManagedIdentity),
-        job: of(Kind::Job),
-        service_account: of(Kind::ServiceAccount),
-        token: given(&message.token_id),
-        kid: given(&message.kid),
-        filters: [given(&message.managed_identity_id), given(&message.job_id)],
+        by: of_parent.into_iter().chain(by).collect(),
         start,
         end,
         visible: visible.as_deref(),
@@ -168,7 +186,7 @@ async fn list_credentials(
         after,
         limit: page.limit(),
     };
-    let rows = credentials::credentials(pool, &list).await;
+    let rows = list.list(pool).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
     let next_page_token = page.cut(&mut rows, |row| {
         vec![order::moment(row.issued_at), row.position.to_string()]
@@ -179,13 +197,59 @@ async fn list_credentials(
     })
 }
 
-/// What credentials are listed of.
-const PARENTS: [Kind; 4] = [
-    Kind::Workspace,
-    Kind::ManagedIdentity,
-    Kind::ServiceAccount,
-    Kind::Job,
-];
+/// What the request asks for, by ids of what may be gone.
+fn told_apart_by<'a>(
+    violations: &mut Violations,
+    message: &'a pb::ListCredentialsRequest,
+) -> Vec<(By, &'a str)> {
+    fn check<T: FromStr>(violations: &mut Violations, field: &str, id: &str, kind: Kind) {
+        if !id.is_empty() && id.parse::<T>().is_err() {
+            violations.add(field, format!("must be the id of a {kind}"));
+        }
+    }
+    let (identity, job) = (&message.managed_identity_id, &message.job_id);
+    let (workspace, account) = (&message.workspace_id, &message.service_account_id);
+    let identity_field = "managed_identity_id";
+    check::<ManagedIdentityId>(violations, identity_field, identity, Kind::ManagedIdentity);
+    check::<JobId>(violations, "job_id", job, Kind::Job);
+    check::<WorkspaceId>(violations, "workspace_id", workspace, Kind::Workspace);
+    let account_field = "service_account_id";
+    check::<ServiceAccountId>(violations, account_field, account, Kind::ServiceAccount);
+    let given = [
+        (By::Token, &message.token_id),
+        (By::Key, &message.kid),
+        (By::ManagedIdentity, identity),
+        (By::Job, job),
+        (By::Place, workspace),
+        (By::ServiceAccount, account),
+    ];
+    let given = given.into_iter().filter(|(_, value)| !value.is_empty());
+    given.map(|(by, value)| (by, value.as_str())).collect()
+}
+
+/// Those of the parent, if the request has one, and as far as the caller may see them.
+async fn whose_credentials(
+    pool: &PgPool,
+    call: &Call,
+) -> Result<(Option<(By, String)>, Option<Vec<Range>>), Status> {
+    let Some(place) = &call.place else {
+        return Ok((None, visible_to(pool, call).await?));
+    };
+    let of = |by| Some((by, place.id().to_string()));
+    // Whoever sees a parent sees its credentials; but an identity has some of workspaces that lie elsewhere now.
+    match place.id().kind() {
+        Kind::Group => Ok((None, Some(vec![Range::of(place)]))),
+        Kind::Workspace => Ok((of(By::Place), None)),
+        Kind::Job => Ok((of(By::Job), None)),
+        Kind::ServiceAccount => Ok((of(By::ServiceAccount), None)),
+        Kind::ManagedIdentity => Ok((of(By::ManagedIdentity), visible_to(pool, call).await?)),
+        _ => {
+            let wrong =
+                "must name a group, a workspace, a managed identity, a service account or a job";
+            Err(Violations::of("parent_id", wrong).into_status())
+        }
+    }
+}
 
 async fn list_activities(
     pool: &PgPool,
@@ -243,7 +307,7 @@ async fn activities(
     let of = match &call.place {
         None if call.caller.administrator => Of::Everything,
         None => {
-            visible = visible_to(pool, call, false).await?.unwrap_or_default();
+            visible = visible_to(pool, call).await?.unwrap_or_default();
             Of::Ranges(&visible)
         }
         Some(place) => {
@@ -267,16 +331,12 @@ async fn activities(
 }
 
 /// What limits the rows; none if there is no limit.
-async fn visible_to(pool: &PgPool, call: &Call, whole: bool) -> Result<Option<Vec<Range>>, Status> {
-    if whole || call.caller.administrator {
+async fn visible_to(pool: &PgPool, call: &Call) -> Result<Option<Vec<Range>>, Status> {
+    if call.caller.administrator {
         return Ok(None);
     }
     let visible = visible::to(pool, call).await;
     visible.map(Some).map_err(|error| status::database(&error))
-}
-
-fn given(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
 }
 
 #[expect(
@@ -315,9 +375,10 @@ fn after<T>(
     }
 }
 
-fn job(workspace_path: &str, row: JobRow) -> issuer::v1::Job {
+fn job(row: JobRow) -> issuer::v1::Job {
+    let trn = |path: String| format!("trn:job:{path}{}", row.id);
     issuer::v1::Job {
-        trn: format!("trn:job:{workspace_path}/{}", row.id),
+        trn: row.workspace_path.map(trn).unwrap_or_default(),
         id: row.id,
         workspace_id: row.workspace_id,
         stage: row.stage,
@@ -347,6 +408,9 @@ fn credential(row: CredentialRow) -> pb::Credential {
             .map(str::to_owned)
             .collect(),
         service_account_id: row.service_account_id.unwrap_or_default(),
+        stage: row.stage,
+        revision: row.revision,
+        requested_identity: row.requested_identity,
     }
 }
 

@@ -3,12 +3,9 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::credentials::within;
+use super::places::{Query, Rows, within};
 use super::visible::{Range, ends};
 use crate::order::Direction;
-
-/// So many places are asked one by one for their first; among more, the first of all are soon those of one of them.
-const ASKED_ONE_BY_ONE: i64 = 2_000;
 
 /// Something that somebody did.
 #[derive(FromRow)]
@@ -120,23 +117,19 @@ impl Activities<'_> {
 
     async fn of_ranges(&self, pool: &PgPool, ranges: &[Range]) -> sqlx::Result<Vec<ActivityRow>> {
         let (filter, first) = (self.filter(), self.first());
-        let (from_paths, to_paths) = ends(ranges);
-        let places = places(pool, &from_paths, &to_paths).await?;
-        let few = i64::try_from(places.len()).is_ok_and(|count| count <= ASKED_ONE_BY_ONE);
-        if few {
-            let query = format!(
-                "SELECT found.* FROM UNNEST($9::text[]) AS place (id) CROSS JOIN LATERAL (
-                     SELECT {COLUMNS} FROM activities
-                     WHERE activities.place_id = place.id AND {filter} {first}
-                 ) found
-                 {first}"
-            );
-            return self.ask(pool, query, &places, &[], "").await;
-        }
-        let visible = within("activities.place_id", "$9", "$10");
-        let query =
-            format!("SELECT {COLUMNS} FROM activities WHERE {filter} AND {visible} {first}");
-        self.ask(pool, query, &from_paths, &to_paths, "").await
+        let rows = Rows {
+            table: "activities",
+            columns: COLUMNS,
+            place: "place_id",
+            filter: &filter,
+            first: &first,
+            lists: ["$9", "$10"],
+        };
+        let Query {
+            text,
+            lists: [first, second],
+        } = rows.in_ranges(pool, ranges).await?;
+        self.ask(pool, text, &first, &second, "").await
     }
 
     /// The parameters of the filters, then two lists and an id, each of which a query may leave out.
@@ -168,27 +161,4 @@ impl Activities<'_> {
             .fetch_all(pool)
             .await
     }
-}
-
-/// The places in the ranges, gone ones too; one more than are asked one by one, if there are so many.
-async fn places(
-    pool: &PgPool,
-    from_paths: &[String],
-    to_paths: &[String],
-) -> sqlx::Result<Vec<String>> {
-    sqlx::query_scalar(
-        "SELECT place.id FROM UNNEST($1::text[], $2::text[]) AS visible (from_path, to_path)
-         CROSS JOIN LATERAL (
-             (SELECT id FROM places WHERE NOT gone AND path >= from_path AND path < to_path ORDER BY path LIMIT $3)
-             UNION ALL
-             (SELECT id FROM places WHERE gone AND path >= from_path AND path < to_path ORDER BY path LIMIT $3)
-         ) place
-         LIMIT $3",
-    )
-    .bind(from_paths)
-    .bind(to_paths)
-    .bind(ASKED_ONE_BY_ONE + 1)
-    .persistent(false)
-    .fetch_all(pool)
-    .await
 }

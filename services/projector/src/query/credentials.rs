@@ -1,61 +1,11 @@
-//! Jobs, the credentials that they were given, and the tokens of service accounts, by time.
+//! Credentials that jobs were given or refused, and the tokens of service accounts, by time.
 
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::visible::{Range, ends};
+use super::places::{Query, Rows};
+use super::visible::{Range, sees};
 use crate::order::Direction;
-
-/// A job.
-#[derive(FromRow)]
-pub(crate) struct JobRow {
-    pub(crate) id: String,
-    pub(crate) workspace_id: String,
-    pub(crate) stage: i32,
-    pub(crate) principal: String,
-    pub(crate) created_at: OffsetDateTime,
-    pub(crate) expires_at: Option<OffsetDateTime>,
-}
-
-/// Which jobs of a workspace are listed, and how.
-pub(crate) struct Jobs<'a> {
-    pub(crate) workspace: &'a str,
-    /// The number of a stage; 0 for all.
-    pub(crate) stage: i32,
-    /// Empty for all.
-    pub(crate) principal: &'a str,
-    pub(crate) start: Option<OffsetDateTime>,
-    pub(crate) end: Option<OffsetDateTime>,
-    pub(crate) direction: Direction,
-    /// Time and id of the last row of the page before.
-    pub(crate) after: Option<(OffsetDateTime, &'a str)>,
-    pub(crate) limit: i64,
-}
-
-pub(crate) async fn jobs(pool: &PgPool, list: &Jobs<'_>) -> sqlx::Result<Vec<JobRow>> {
-    let (at, id) = list.after.unzip();
-    let (direction, behind) = (list.direction.word(), list.direction.behind());
-    sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT id, workspace_id, stage, principal, created_at, expires_at FROM jobs
-         WHERE workspace_id = $1 AND ($2 = 0 OR stage = $2)
-           AND ($3::timestamptz IS NULL OR (created_at, id) {behind} ($3, $4))
-           AND ($6 = '' OR principal = $6)
-           AND ($7::timestamptz IS NULL OR created_at >= $7)
-           AND ($8::timestamptz IS NULL OR created_at < $8)
-         ORDER BY created_at {direction}, id {direction} LIMIT $5"
-    )))
-    .bind(list.workspace)
-    .bind(list.stage)
-    .bind(at)
-    .bind(id)
-    .bind(list.limit)
-    .bind(list.principal)
-    .bind(list.start)
-    .bind(list.end)
-    .persistent(false)
-    .fetch_all(pool)
-    .await
-}
 
 /// A credential.
 #[derive(FromRow)]
@@ -73,19 +23,40 @@ pub(crate) struct CredentialRow {
     /// With commas between.
     pub(crate) reasons: String,
     pub(crate) service_account_id: Option<String>,
+    pub(crate) stage: i32,
+    pub(crate) revision: String,
+    pub(crate) requested_identity: String,
+}
+
+/// What credentials are told apart by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Of a workspace, or of the group of a service account.
+    Place,
+    ManagedIdentity,
+    Job,
+    ServiceAccount,
+    Token,
+    Key,
+}
+
+impl By {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Place => "place_id",
+            Self::ManagedIdentity => "managed_identity_id",
+            Self::Job => "job_id",
+            Self::ServiceAccount => "service_account_id",
+            Self::Token => "token_id",
+            Self::Key => "kid",
+        }
+    }
 }
 
 /// Which credentials are listed.
-#[derive(Default)]
 pub(crate) struct Credentials<'a> {
-    pub(crate) workspace: Option<&'a str>,
-    pub(crate) managed_identity: Option<&'a str>,
-    pub(crate) job: Option<&'a str>,
-    pub(crate) token: Option<&'a str>,
-    pub(crate) kid: Option<&'a str>,
-    pub(crate) service_account: Option<&'a str>,
-    /// An identity and a job that the request asks for beside.
-    pub(crate) filters: [Option<&'a str>; 2],
+    /// What they have in common.
+    pub(crate) by: Vec<(By, &'a str)>,
     pub(crate) start: Option<OffsetDateTime>,
     pub(crate) end: Option<OffsetDateTime>,
     /// Only of places within these, unless everything is visible.
@@ -98,65 +69,58 @@ pub(crate) struct Credentials<'a> {
     pub(crate) limit: i64,
 }
 
-pub(crate) async fn credentials(
-    pool: &PgPool,
-    list: &Credentials<'_>,
-) -> sqlx::Result<Vec<CredentialRow>> {
-    let (from_paths, to_paths) = ends(list.visible.unwrap_or_default());
-    let (at, position) = list.after.unzip();
-    let (direction, behind) = (list.direction.word(), list.direction.behind());
-    let [identity, job] = list.filters;
-    let query = format!(
-        "SELECT position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at, reasons,
-                service_account_id
-         FROM credentials
-         WHERE ($1::text IS NULL OR workspace_id = $1)
-           AND ($2::text IS NULL OR managed_identity_id = $2)
-           AND ($3::text IS NULL OR job_id = $3)
-           AND ($4::text IS NULL OR token_id = $4)
-           AND ($5::text IS NULL OR kid = $5)
-           AND ($6::timestamptz IS NULL OR issued_at >= $6)
-           AND ($7::timestamptz IS NULL OR issued_at < $7)
-           AND ($8::timestamptz IS NULL OR (issued_at, position) {behind} ($8, $9))
-           AND ($10::text IS NULL OR managed_identity_id = $10)
-           AND ($11::text IS NULL OR job_id = $11)
-           AND ($12 OR {visible})
-           AND ($16::text IS NULL OR service_account_id = $16)
-           AND ($17::boolean IS NULL OR (expires_at IS NOT NULL) = $17)
-         ORDER BY issued_at {direction}, position {direction} LIMIT $15",
-        visible = within("place_id", "$13", "$14"),
-    );
-    sqlx::query_as(AssertSqlSafe(query))
-        .bind(list.workspace)
-        .bind(list.managed_identity)
-        .bind(list.job)
-        .bind(list.token)
-        .bind(list.kid)
-        .bind(list.start)
-        .bind(list.end)
-        .bind(at)
-        .bind(position)
-        .bind(identity)
-        .bind(job)
-        .bind(list.visible.is_none())
-        .bind(from_paths)
-        .bind(to_paths)
-        .bind(list.limit)
-        .bind(list.service_account)
-        .bind(list.issued)
-        .persistent(false)
-        .fetch_all(pool)
-        .await
-}
-
-/// The condition that a place, which may be gone, lies in one of the ranges. Asked of each row by itself: rows come in
-/// order, and only so many are wanted.
-pub(super) fn within(place: &str, from_paths: &str, to_paths: &str) -> String {
-    format!(
-        "coalesce((
-             SELECT bool_or(places.path >= from_path AND places.path < to_path)
-             FROM places, UNNEST({from_paths}::text[], {to_paths}::text[]) AS visible (from_path, to_path)
-             WHERE places.id = {place}
-         ), false)"
-    )
+impl Credentials<'_> {
+    pub(crate) async fn list(&self, pool: &PgPool) -> sqlx::Result<Vec<CredentialRow>> {
+        let (direction, behind) = (self.direction.word(), self.direction.behind());
+        let by = (9..).zip(&self.by);
+        let by = by.map(|(number, (by, _))| format!(" AND {} = ${number}", by.column()));
+        let filter = format!(
+            "($1::timestamptz IS NULL OR issued_at >= $1)
+             AND ($2::timestamptz IS NULL OR issued_at < $2)
+             AND ($3::timestamptz IS NULL OR (issued_at, position) {behind} ($3, $4))
+             AND ($6::boolean IS NULL OR (expires_at IS NOT NULL) = $6)
+             {}",
+            by.collect::<Vec<_>>().concat()
+        );
+        let first = format!("ORDER BY issued_at {direction}, position {direction} LIMIT $5");
+        let rows = Rows {
+            table: "credentials",
+            columns: "credentials.*",
+            place: "place_id",
+            filter: &filter,
+            first: &first,
+            lists: ["$7", "$8"],
+        };
+        let place = self.by.iter().find(|(by, _)| *by == By::Place);
+        let visible = match (self.visible, place) {
+            // They are all there.
+            (Some(ranges), Some((_, place))) if sees(pool, ranges, place).await? => None,
+            (Some(_), Some(_)) => return Ok(vec![]),
+            (visible, _) => visible,
+        };
+        // A key signs for everybody; whatever else they have in common has an index that leaves few of them.
+        let few = self.by.iter().any(|(by, _)| *by != By::Key);
+        let Query { text, lists } = match visible {
+            None => rows.all(),
+            Some(ranges) if few => rows.within(ranges),
+            Some(ranges) => rows.in_ranges(pool, ranges).await?,
+        };
+        let (at, position) = self.after.unzip();
+        let [one, other] = lists;
+        // PostgreSQL wants the type of each parameter.
+        let typed = format!("WITH parameters AS (SELECT $7::text[], $8::text[]) {text}");
+        let mut query = sqlx::query_as(AssertSqlSafe(typed))
+            .bind(self.start)
+            .bind(self.end)
+            .bind(at)
+            .bind(position)
+            .bind(self.limit)
+            .bind(self.issued)
+            .bind(one)
+            .bind(other);
+        for (_, value) in &self.by {
+            query = query.bind(value);
+        }
+        query.persistent(false).fetch_all(pool).await
+    }
 }

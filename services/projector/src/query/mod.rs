@@ -6,9 +6,11 @@
 pub(crate) mod activities;
 pub(crate) mod credentials;
 pub(crate) mod from_above;
+pub(crate) mod jobs;
 pub(crate) mod managed_identities;
 pub(crate) mod members;
 pub(crate) mod namespaces;
+mod places;
 pub(crate) mod search;
 pub(crate) mod service_accounts;
 pub(crate) mod teams;

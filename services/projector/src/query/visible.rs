@@ -2,7 +2,7 @@
 
 use edge::hierarchy::{Hierarchy, Place};
 use edge::layer::Call;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 /// Behind every path.
 const END: char = '\x7f';
@@ -93,4 +93,18 @@ pub(crate) async fn to(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<Range>> {
         }
     }
     Ok(ranges)
+}
+
+/// Whether a place, which may be gone, lies in one of the ranges.
+pub(crate) async fn sees(pool: &PgPool, ranges: &[Range], place: &str) -> sqlx::Result<bool> {
+    let (from_paths, to_paths) = ends(ranges);
+    sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT EXISTS (SELECT FROM places WHERE id = $1 AND {})",
+        is_within("$2", "$3")
+    )))
+    .bind(place)
+    .bind(from_paths)
+    .bind(to_paths)
+    .fetch_one(pool)
+    .await
 }

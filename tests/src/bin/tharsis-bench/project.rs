@@ -305,6 +305,7 @@ impl Team {
                     issue_time: times(),
                     expire_time: times(),
                     revision: "namespace=1,identity=1".to_owned(),
+                    stage: 2,
                 })
             }));
             (StreamId::new("job", job), events)
