@@ -206,7 +206,7 @@ fn headers(input: &[u8]) {
 fn tokens(input: &[u8]) {
     let Some(text) = text(input) else { return };
     let _ = authentication::named_issuer(text);
-    let _ = authentication::Issuer::parse_all(text);
+    let _ = authentication::Issuer::parse_all(text, None);
     let _ = text.parse::<authentication::Networks>();
 }
 
