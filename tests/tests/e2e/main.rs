@@ -18,6 +18,7 @@ mod events;
 mod explain;
 mod faults;
 mod golden;
+mod http;
 mod idempotency;
 mod identity_moves;
 mod initial_assignments;

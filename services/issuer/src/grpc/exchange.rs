@@ -97,10 +97,13 @@ impl IssuerRpc {
         outcome
     }
 
+    /// Counts a request that did not come through the access layer.
+    pub(crate) fn count_peer(&self, peer: IpAddr) -> Result<(), Status> {
+        let counted = self.shared.peer_rates.count(peer);
+        counted.map_err(status::rate_limited)
+    }
+
     async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
-        if let (Some(rates), Some(peer)) = (&self.shared.peer_rates, asked.peer) {
-            rates.count(&peer).map_err(status::rate_limited)?;
-        }
         let reference = named(&asked)?;
         self.refuse_on_stale_replica()?;
         for _ in 0..ATTEMPTS {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use edge::request;
 use serde_json::json;
@@ -26,6 +27,8 @@ pub(super) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exch
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// For reading a request, and answering it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Answers hold tokens (RFC 6749, 5.1).
 const NOT_KEPT: [(axum::http::HeaderName, &str); 2] =
     [(CACHE_CONTROL, "no-store"), (PRAGMA, "no-cache")];
@@ -48,6 +51,46 @@ struct Refused {
     /// As the `ErrorInfo` of `TokenService` has it.
     reason: String,
     retry: Option<Duration>,
+}
+
+/// Before anything of a request's body is read, whoever sends it is counted; and neither that nor the rest takes for ever.
+pub(super) async fn admit(
+    State(rpc): State<IssuerRpc>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Err(refusal) = rpc.count_peer(peer.ip()) {
+        return Refused::from(refusal).into_response();
+    }
+    let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
+    answered.unwrap_or_else(|_| {
+        let patience = PATIENCE.as_secs();
+        let description = format!("the request could not be read and answered within {patience} s");
+        Refused {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..Refused::request(&description)
+        }
+        .into_response()
+    })
+}
+
+/// In the form that clients of a token endpoint read.
+pub(super) async fn not_found(uri: Uri) -> Response {
+    Refused {
+        status: StatusCode::NOT_FOUND,
+        ..Refused::request(&format!("there is nothing at {}", uri.path()))
+    }
+    .into_response()
+}
+
+/// The same for a method that is none of the place's.
+pub(super) async fn not_allowed(method: Method, uri: Uri) -> Response {
+    Refused {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        ..Refused::request(&format!("{} does not take {method}", uri.path()))
+    }
+    .into_response()
 }
 
 pub(super) async fn exchange(
