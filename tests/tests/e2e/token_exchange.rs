@@ -22,6 +22,7 @@ use tonic::Code;
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const FORM: &str = "application/x-www-form-urlencoded";
 const SUBJECT: &str = "repo:acme/web";
 
@@ -70,11 +71,15 @@ fn form(pairs: &[(&str, &str)]) -> String {
 
 /// As `curl` does it.
 pub(crate) async fn exchanges(world: &World, account: &str, token: &str) -> Answer {
+    exchanges_as(world, account, token, JWT).await
+}
+
+async fn exchanges_as(world: &World, account: &str, token: &str, token_type: &str) -> Answer {
     let pairs = [
         ("grant_type", GRANT_TYPE),
         ("audience", account),
         ("subject_token", token),
-        ("subject_token_type", JWT),
+        ("subject_token_type", token_type),
     ];
     posts(world, FORM, form(&pairs)).await
 }
@@ -345,6 +350,36 @@ async fn no_kind_of_token_passes_for_another() {
     exchanges(&world, &account.id, &credential_of_job)
         .await
         .token();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_access_token_is_no_id_token() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*"))
+        .await
+        .id;
+    let of_type = |typ: &str| {
+        let mut header = key().header();
+        header["typ"] = typ.into();
+        key().sign_as(&header, &ci.claims(SUBJECT)).expect("signed")
+    };
+    for (typ, token_type) in [
+        ("JWT", JWT),
+        ("JWT", ID_TOKEN),
+        ("JWT", ACCESS_TOKEN),
+        ("at+jwt", JWT),
+        ("at+jwt", ACCESS_TOKEN),
+    ] {
+        let answer = exchanges_as(&world, &account, &of_type(typ), token_type).await;
+        answer.token();
+    }
+    let answer = exchanges_as(&world, &account, &of_type("at+jwt"), ID_TOKEN).await;
+    assert_eq!(
+        answer.said(),
+        (400, "invalid_request", "TOKEN_TYPE_REFUSED")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) account: &'a str,
     /// The token to exchange.
     pub(crate) token: &'a str,
+    /// Whether it is said to be an ID token.
+    pub(crate) id_token: bool,
     /// Whence it was asked.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) traceparent: Option<String>,
@@ -78,6 +80,7 @@ impl TokenService for IssuerRpc {
         let exchanged = self.exchange(Asked {
             account: &message.service_account_id,
             token: &message.subject_token,
+            id_token: false,
             peer,
             traceparent: request::traceparent(&metadata),
         });
@@ -111,7 +114,12 @@ impl IssuerRpc {
             let verified = self.verify(&account, &asked).await?;
             let grant = service_account_token::decide(&Question {
                 account: account.id,
-                policies: account.policies.clone(),
+                policies: account
+                    .policies
+                    .iter()
+                    .filter(|policy| policy.is_signed_with(&verified.algorithm, verified.declared))
+                    .cloned()
+                    .collect(),
                 issuer: verified.issuer.clone(),
                 audiences: verified.audiences.clone(),
                 claims: verified.claims.clone(),
@@ -169,16 +177,15 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        let audiences = |issuer: &str| {
-            let policies = account.policies.iter();
-            let policies = policies.filter(|policy| policy.issuer.as_str() == issuer);
-            policies.map(|policy| policy.audience.to_string()).collect()
-        };
-        let verified = self.shared.trusted.verify(asked.token, audiences).await;
-        verified.map_err(|error| match error {
+        let verified = self.shared.trusted.verify(asked.token, &account.policies);
+        let verified = verified.await.map_err(|error| match error {
             AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
             other => other.into(),
-        })
+        })?;
+        if asked.id_token && verified.access_token {
+            return Err(AuthenticationError::TypeRefused.into());
+        }
+        Ok(verified)
     }
 
     /// Signs, and records it. `None` if what was decided on has changed.

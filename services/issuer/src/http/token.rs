@@ -38,6 +38,8 @@ const NOT_KEPT: [(axum::http::HeaderName, &str); 2] =
 struct Form {
     account: String,
     token: String,
+    /// Whether the token is said to be an ID token.
+    id_token: bool,
     issued_type: &'static str,
 }
 
@@ -104,6 +106,7 @@ pub(super) async fn exchange(
         let exchanged = rpc.exchange(Asked {
             account: &form.account,
             token: &form.token,
+            id_token: form.id_token,
             peer: Some(peer.ip()),
             traceparent: request::traceparent_of(&headers).map(str::to_owned),
         });
@@ -187,8 +190,10 @@ impl Parameters {
             return Err(Refused::of("unsupported_grant_type", description));
         }
         let token = self.required("subject_token")?;
-        if ![JWT, ID_TOKEN].contains(&self.required("subject_token_type")?) {
-            let description = format!("the subject_token_type must be {JWT} or {ID_TOKEN}");
+        let token_type = self.required("subject_token_type")?;
+        if ![JWT, ID_TOKEN, ACCESS_TOKEN].contains(&token_type) {
+            let description =
+                format!("the subject_token_type must be {JWT}, {ID_TOKEN} or {ACCESS_TOKEN}");
             return Err(Refused::request(&description));
         }
         let issued_type = match self.one("requested_token_type")? {
@@ -217,6 +222,7 @@ impl Parameters {
         Ok(Form {
             account: account.to_owned(),
             token: token.to_owned(),
+            id_token: token_type == ID_TOKEN,
             issued_type,
         })
     }
@@ -318,13 +324,17 @@ mod tests {
         let expected = |issued_type| Form {
             account: "trn:service_account:acme/ci".to_owned(),
             token: "a.b.c".to_owned(),
+            id_token: false,
             issued_type,
         };
         assert_eq!(form, Ok(expected(ACCESS_TOKEN)));
-        assert_eq!(
-            with("subject_token_type", ID_TOKEN),
-            Ok(expected(ACCESS_TOKEN))
-        );
+        for subject_type in [ID_TOKEN, ACCESS_TOKEN] {
+            let shown = Form {
+                id_token: subject_type == ID_TOKEN,
+                ..expected(ACCESS_TOKEN)
+            };
+            assert_eq!(with("subject_token_type", subject_type), Ok(shown));
+        }
         assert_eq!(with("requested_token_type", JWT), Ok(expected(JWT)));
         // The same target twice is one; and what nobody knows is left alone.
         assert_eq!(
