@@ -1,5 +1,7 @@
 //! Which keys do, and for how long.
 
+use futures::FutureExt as _;
+
 use super::*;
 
 #[tokio::test]
@@ -121,4 +123,16 @@ async fn the_own_issuers_keys_are_followed_closely() {
     keys.age(Duration::from_secs(100));
     let refused = keys.find(wanted("b")).await.expect_err("refused");
     assert_eq!(refused.reason(), "TOKEN_ISSUER_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn only_so_many_issuers_are_asked_at_once() {
+    let outbound = Outbound::anywhere().expect("a client");
+    let mut turns = vec![];
+    while let Some(turn) = outbound.turn().now_or_never() {
+        turns.push(turn.expect("a turn"));
+    }
+    assert_eq!(turns.len(), 32);
+    turns.pop();
+    assert!(outbound.turn().now_or_never().is_some());
 }
