@@ -199,12 +199,12 @@ pub async fn run(
     let identity = host
         .follow(Peer::Identity, Readiness::OnceBegun, fold)
         .await?;
-    let own_keys = OwnKeys {
+    let own_keys = |keys| OwnKeys {
         issuer: issuer_url.clone(),
-        keys: keys.of_jobs(),
+        keys,
     };
-    host.signs_with(own_keys.clone());
-    let trusted = TrustedIssuers::new(config.trusted_issuer_networks, own_keys)?;
+    host.signs_with(own_keys(keys.of_jobs()));
+    let trusted = TrustedIssuers::new(config.trusted_issuer_networks, own_keys(keys.published()))?;
     let rpc = IssuerRpc::new(Shared {
         commands: Commands::new(
             log,

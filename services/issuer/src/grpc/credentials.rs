@@ -131,7 +131,7 @@ fn asked<T>(request: Request<T>) -> Result<(Call, MetadataMap, T, JobId), Status
     Ok((call, metadata, message, job))
 }
 
-fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
+pub(super) fn decide_on(ground: &Ground) -> Result<Grant, Refused> {
     let question = Question {
         now: clock::now(),
         ..ground.question.clone()

@@ -4,18 +4,21 @@
 use std::net::IpAddr;
 
 use edge::authentication::{AuthenticationError, Verified, service_audience};
+use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Append, AppendError, Expected, Guard, Head, Metadata, StreamId};
 use model::trust::TrustPolicy;
-use model::{Kind, Principal, Reference, ServiceAccountId};
+use model::{JobId, Kind, ManagedIdentityId, Principal, Reference, ServiceAccountId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::token_service_server::TokenService;
 use time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::IssuerRpc;
+use super::credentials::decide_on;
+use super::refusals::Denied;
 use crate::domain::service_account_token::{self, Grant, Question, Refusal};
 use crate::keys::ring::signs;
 use crate::signing::TokenType;
@@ -25,6 +28,8 @@ use crate::wire;
 const ATTEMPTS: usize = 10;
 const ACCOUNT: &str = "service_account_id";
 const TOKEN: &str = "subject_token";
+/// Of a credential: for which job it was issued.
+const JOB_CLAIM: &str = "tharsis_job_id";
 
 /// What someone asks for, who has nothing but the token.
 pub(crate) struct Asked<'a> {
@@ -110,7 +115,7 @@ impl IssuerRpc {
         let reference = named(&asked)?;
         self.refuse_on_stale_replica()?;
         for _ in 0..ATTEMPTS {
-            let account = self.trusting(&reference, asked.account).await?;
+            let mut account = self.trusting(&reference, asked.account).await?;
             let verified = self.verify(&account, &asked).await?;
             let grant = service_account_token::decide(&Question {
                 account: account.id,
@@ -126,6 +131,9 @@ impl IssuerRpc {
                 valid_until: verified.expires,
                 now: clock::now(),
             })?;
+            if verified.issuer == self.shared.issuer {
+                account.guards.extend(self.still_granted(&verified).await?);
+            }
             let exchanged = self
                 .sign_and_record(&asked, account, &verified, &grant)
                 .await?;
@@ -186,6 +194,55 @@ impl IssuerRpc {
             return Err(AuthenticationError::TypeRefused.into());
         }
         Ok(verified)
+    }
+
+    /// That the job would be given this credential of ours again: what has revoked it since, the token does not say.
+    async fn still_granted(&self, verified: &Verified) -> Result<Vec<Guard>, Status> {
+        let missing = |claim| Status::from(AuthenticationError::ClaimInvalid(claim));
+        let said = verified.claims.get(JOB_CLAIM);
+        let job: JobId = said
+            .and_then(|job| job.parse().ok())
+            .ok_or_else(|| missing(JOB_CLAIM))?;
+        let (subject, _) = verified
+            .subject
+            .split_once(':')
+            .unwrap_or((&verified.subject, ""));
+        let source = subject.parse().map_err(|_| missing("sub"))?;
+        let identity = self.presenting(source, job).await?;
+        let caller = Caller {
+            principal: Principal::Job(job),
+            administrator: false,
+            event_reader: false,
+        };
+        let ground = self.look_up(job, &caller, &identity.to_string()).await;
+        let granted = ground.and_then(|ground| {
+            decide_on(&ground)?;
+            Ok(ground.guards)
+        });
+        granted.map_err(|denied| match denied {
+            Denied::Refused(refused) => {
+                status::unauthenticated(refused.reason, refused.status.message())
+            }
+            Denied::Failed(status) => status,
+        })
+    }
+
+    /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
+    async fn presenting(
+        &self,
+        source: ManagedIdentityId,
+        job: JobId,
+    ) -> Result<ManagedIdentityId, Status> {
+        let Some(known) = self.known_job(job).await? else {
+            return Ok(source);
+        };
+        for assigned in self.assigned(known.job.workspace).await? {
+            let presented = self.present().source(assigned).await?;
+            if presented.is_some_and(|presented| presented.id == source) {
+                return Ok(assigned);
+            }
+        }
+        Ok(source)
     }
 
     /// Signs, and records it. `None` if what was decided on has changed.
