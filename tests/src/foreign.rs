@@ -2,13 +2,17 @@
 //! good or as bad as the test wants them.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use edge::clock;
+use futures::{StreamExt as _, stream};
 use proto::identity::v1 as identity;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -37,6 +41,10 @@ pub enum Document {
     Failure,
     /// Nothing, ever.
     Silence,
+    /// A kilobyte after the other, without an end.
+    Endless,
+    /// A byte now and then, without an end.
+    Drip,
 }
 
 /// An issuer that serves as long as this value lives.
@@ -153,6 +161,17 @@ async fn answer(document: Option<Document>) -> Response {
         Some(Document::Moved(to)) => (StatusCode::FOUND, [(header::LOCATION, to)]).into_response(),
         Some(Document::Failure) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Some(Document::Silence) => std::future::pending().await,
+        Some(Document::Endless) => streamed(1 << 10, Duration::ZERO),
+        Some(Document::Drip) => streamed(1, Duration::from_millis(100)),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+/// In chunks, so that nothing says how long it is.
+fn streamed(bytes: usize, pause: Duration) -> Response {
+    let chunks = stream::repeat(bytes).then(move |bytes| async move {
+        tokio::time::sleep(pause).await;
+        Ok::<_, Infallible>("x".repeat(bytes))
+    });
+    Body::from_stream(chunks).into_response()
 }

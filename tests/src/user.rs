@@ -562,6 +562,7 @@ pub fn trust(issuer: &str, subject: &str) -> identity::TrustPolicy {
         issuer: issuer.to_owned(),
         audience: "tharsis".to_owned(),
         claims: vec![claim],
+        ..Default::default()
     }
 }
 

@@ -101,6 +101,7 @@ pub struct Setup {
     own_nats: bool,
     staleness_bound: Option<u64>,
     keys: Option<KeyTimes>,
+    issuer_path: &'static str,
 }
 
 /// Seconds in the life of a signing key.
@@ -129,6 +130,15 @@ impl Setup {
     pub fn staleness_bound(self, seconds: u64) -> Self {
         Self {
             staleness_bound: Some(seconds),
+            ..self
+        }
+    }
+
+    /// With an issuer whose URL has this path.
+    #[must_use]
+    pub fn issuer_path(self, path: &'static str) -> Self {
+        Self {
+            issuer_path: path,
             ..self
         }
     }
@@ -279,7 +289,10 @@ impl World {
     /// The `iss` of the credentials.
     #[must_use]
     pub fn issuer_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.issuer_port)
+        format!(
+            "http://127.0.0.1:{}{}",
+            self.issuer_port, self.setup.issuer_path
+        )
     }
 
     /// The database of a service.

@@ -3,15 +3,16 @@
 
 mod token;
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Router, middleware};
+use edge::http1;
 use model::SigningAlgorithm;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,24 +34,43 @@ pub async fn serve(
     keys: Keys,
     rpc: IssuerRpc,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) {
     tracing::info!(address = ?listener.local_addr().ok(), issuer, "serving discovery");
-    let exchange = Router::new()
-        .route("/token", post(token::exchange))
+    let published = Published {
+        discovery: document(issuer).to_string().into(),
+        keys,
+    };
+    http1::serve(listener, app(issuer, published, rpc), stop).await;
+}
+
+/// Under the path of the issuer's URL, where relying parties look, and at the root, where a proxy may have taken it away.
+fn app(issuer: &str, published: Published, rpc: IssuerRpc) -> Router {
+    let exchange = post(token::exchange)
         .layer(DefaultBodyLimit::max(token::MAX_REQUEST))
+        .layer(middleware::from_fn_with_state(rpc.clone(), token::admit))
         .with_state(rpc);
-    let app = Router::new()
-        .route("/.well-known/openid-configuration", get(discovery))
-        .route("/oauth/discovery/keys", get(key_set))
-        .with_state(Published {
-            discovery: document(issuer).to_string().into(),
-            keys,
+    BTreeSet::from(["", path(issuer)])
+        .into_iter()
+        // What a path is made of in a URL is no pattern here.
+        .fold(Router::new().without_v07_checks(), |app, base| {
+            app.route(
+                &format!("{base}/.well-known/openid-configuration"),
+                get(discovery),
+            )
+            .route(&format!("{base}/oauth/discovery/keys"), get(key_set))
+            .route(&format!("{base}/token"), exchange.clone())
         })
-        .merge(exchange)
-        .into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+        .fallback(token::not_found)
+        .method_not_allowed_fallback(token::not_allowed)
+        .with_state(published)
+}
+
+/// Of a URL: empty, or `/` and something.
+fn path(url: &str) -> &str {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    authority
+        .find('/')
+        .map_or("", |start| authority[start..].trim_end_matches('/'))
 }
 
 /// `OpenID` Connect Discovery 1.0, 3. There is no authorization endpoint: our tokens are not had by logging in.
@@ -74,30 +94,49 @@ fn document(issuer: &str) -> serde_json::Value {
 
 async fn discovery(State(published): State<Published>, headers: HeaderMap) -> Response {
     let etag = entity_tag(&published.discovery);
-    published.answer(&headers, &etag, published.discovery.clone())
+    let max_age = published.keys.max_age();
+    answer(&headers, max_age, &etag, published.discovery)
 }
 
 async fn key_set(State(published): State<Published>, headers: HeaderMap) -> Response {
+    // First: however long it takes until the set is read, it is no older then.
+    let max_age = published.keys.max_age();
     let keys = published.keys.key_set();
-    published.answer(&headers, &keys.etag, keys.body)
+    answer(&headers, max_age, &keys.etag, keys.body)
 }
 
-impl Published {
-    /// What the caller has already is not sent again (RFC 9110, 13.1.2).
-    fn answer(&self, headers: &HeaderMap, etag: &str, body: Bytes) -> Response {
-        let known = headers
-            .get_all(IF_NONE_MATCH)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(|given| given.trim().trim_start_matches("W/"))
-            .any(|given| given == etag || given == "*");
-        let cache_control = format!("public, max-age={}", self.keys.max_age());
-        let headers = [(CACHE_CONTROL, cache_control.as_str()), (ETAG, etag)];
-        if known {
-            (StatusCode::NOT_MODIFIED, headers).into_response()
-        } else {
-            (headers, [(CONTENT_TYPE, "application/json")], body).into_response()
+/// What the caller has already is not sent again (RFC 9110, 13.1.2).
+fn answer(headers: &HeaderMap, max_age: u64, etag: &str, body: Bytes) -> Response {
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|given| given.trim().trim_start_matches("W/"))
+        .any(|given| given == etag || given == "*");
+    let cache_control = format!("public, max-age={max_age}");
+    let headers = [(CACHE_CONTROL, cache_control.as_str()), (ETAG, etag)];
+    if known {
+        (StatusCode::NOT_MODIFIED, headers).into_response()
+    } else {
+        (headers, [(CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_an_issuer() {
+        for (url, expected) in [
+            ("https://example.com", ""),
+            ("https://example.com:8443", ""),
+            ("http://[::1]:7105", ""),
+            ("https://example.com/oidc/tharsis", "/oidc/tharsis"),
+            ("https://example.com/:a/*b", "/:a/*b"),
+        ] {
+            assert_eq!(path(url), expected, "{url}");
         }
     }
 }

@@ -45,6 +45,7 @@ pub struct Keys {
     policy: Policy,
     known: Arc<watch::Sender<Known>>,
     of_jobs: Arc<watch::Sender<JwkSet>>,
+    published: Arc<watch::Sender<JwkSet>>,
     /// When it was last known that nothing had changed.
     looked: Arc<watch::Sender<Instant>>,
     looking: Arc<Mutex<()>>,
@@ -140,12 +141,14 @@ impl Keys {
             }
         };
         let of_jobs = job_keys(&known.recorded, &policy)?;
+        let published = published_keys(&known.recorded)?;
         Ok(Self {
             log: log.clone(),
             vault,
             policy,
             known: Arc::new(watch::channel(known).0),
             of_jobs: Arc::new(watch::channel(of_jobs).0),
+            published: Arc::new(watch::channel(published).0),
             looked: Arc::new(watch::channel(Instant::now()).0),
             looking: Arc::default(),
             wake: Arc::default(),
@@ -185,6 +188,12 @@ impl Keys {
     #[must_use]
     pub fn of_jobs(&self) -> watch::Receiver<JwkSet> {
         self.of_jobs.subscribe()
+    }
+
+    /// The keys that relying parties verify with, of all algorithms, for whoever is one in this process.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<JwkSet> {
+        self.published.subscribe()
     }
 
     /// How the keys are to live.
@@ -262,11 +271,14 @@ impl Keys {
             self.known.send_replace(known);
         }
         let of_jobs = job_keys(&self.known.borrow().recorded, &self.policy)?;
-        self.of_jobs.send_if_modified(|known| {
-            let changed = *known != of_jobs;
-            *known = of_jobs;
-            changed
-        });
+        let published = published_keys(&self.known.borrow().recorded)?;
+        for (sender, now) in [(&self.of_jobs, of_jobs), (&self.published, published)] {
+            sender.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
         self.looked.send_replace(now);
         Ok(())
     }
@@ -372,7 +384,14 @@ fn job_keys(recorded: &Recorded, policy: &Policy) -> Result<JwkSet, KeyError> {
     let now = clock::now();
     // Those of other algorithms sign for clouds only.
     let ring = recorded.ring.only(SigningAlgorithm::default());
-    let keys = ring.keys().filter(|key| key.verifies_jobs(now, policy));
+    public(ring.keys().filter(|key| key.verifies_jobs(now, policy)))
+}
+
+fn published_keys(recorded: &Recorded) -> Result<JwkSet, KeyError> {
+    public(recorded.ring.keys().filter(|key| key.is_published()))
+}
+
+fn public<'a>(keys: impl Iterator<Item = &'a Key>) -> Result<JwkSet, KeyError> {
     let keys: Result<Vec<Jwk>, _> = keys
         .map(|key| serde_json::from_str(&key.made.public_jwk))
         .collect();

@@ -19,7 +19,6 @@ use edge::authentication::{ClientError, Networks, OwnKeys, TrustedIssuers};
 use edge::command::Commands;
 use edge::hierarchy::{Hierarchy, Replica};
 use edge::host::{Host, HostError, Peer, Readiness};
-use edge::rate::Rates;
 use edge::server::Services;
 use edge::settings::{Environment, Secret, Settings};
 use proto::issuer::v1::credential_service_server::CredentialServiceServer;
@@ -42,7 +41,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 pub struct Config {
     /// What every service is told.
     pub settings: Settings,
-    /// `THARSIS_HTTP_LISTEN`: discovery and keys.
+    /// `THARSIS_HTTP_LISTEN`: discovery, keys and token exchange.
     pub http_listen: SocketAddr,
     /// The key-encryption keys.
     pub key_encryption_keys: KeyEncryptionKeys,
@@ -78,9 +77,6 @@ pub enum IssuerError {
     /// The HTTP client.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The HTTP server.
-    #[error("discovery can't be served")]
-    Http(#[source] std::io::Error),
 }
 
 impl Config {
@@ -193,7 +189,6 @@ pub async fn run(
     let sealer = config.key_encryption_keys.read()?;
     let administrators = config.settings.administrators.clone();
     let issuer_url = config.settings.issuer_url.clone();
-    let requests_per_second = config.settings.requests_per_second;
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
     let log = host.open_log("issuer").await?;
     let keys = Keys::open(&log, sealer, config.key_policy).await?;
@@ -204,12 +199,12 @@ pub async fn run(
     let identity = host
         .follow(Peer::Identity, Readiness::OnceBegun, fold)
         .await?;
-    let own_keys = OwnKeys {
+    let own_keys = |keys| OwnKeys {
         issuer: issuer_url.clone(),
-        keys: keys.of_jobs(),
+        keys,
     };
-    host.signs_with(own_keys.clone());
-    let trusted = TrustedIssuers::new(config.trusted_issuer_networks, own_keys)?;
+    host.signs_with(own_keys(keys.of_jobs()));
+    let trusted = TrustedIssuers::new(config.trusted_issuer_networks, own_keys(keys.published()))?;
     let rpc = IssuerRpc::new(Shared {
         commands: Commands::new(
             log,
@@ -227,7 +222,7 @@ pub async fn run(
         ],
         staleness_bound: config.staleness_bound,
         trusted,
-        peer_rates: requests_per_second.map(Rates::new),
+        peer_rates: host.peer_rates(),
     });
     let services = Services::default()
         .with(JobServiceServer::new(rpc.clone()))
@@ -236,19 +231,14 @@ pub async fn run(
         .with(TokenServiceServer::new(rpc.clone()));
     let http = http::serve(http_listener, &issuer_url, keys.clone(), rpc, stop.clone());
     let health = host.health();
-    let (grpc, http, ()) = tokio::join!(
+    let (grpc, (), ()) = tokio::join!(
         async {
             let served = host.serve(listener, services).await;
             stop.cancel();
             served
         },
-        async {
-            let served = http.await;
-            stop.cancel();
-            served
-        },
+        http,
         keys.run(health, stop.clone())
     );
-    grpc?;
-    http.map_err(IssuerError::Http)
+    Ok(grpc?)
 }

@@ -16,7 +16,7 @@ use identity::domain::{aws, azure, google, kubernetes};
 use model::access_rule::AccessRule;
 use model::attestation::{ModuleDigest, PredicateType, PublicKey};
 use model::mask::Mask;
-use model::trust::{Audience, ClaimName, IssuerUrl, Pattern};
+use model::trust::{self, Algorithm, Audience, ClaimName, IssuerUrl, Pattern};
 use model::{
     Description, JobDuration, Kind, Limit, Name, Principal, Reference, ResourceId, Role,
     SigningAlgorithm, Stage, TokenSettings,
@@ -117,7 +117,8 @@ fn patterns(input: &[u8]) {
         assert_eq!(exact.matches(value), pattern == value);
     }
     if let Ok(glob) = Pattern::glob(pattern) {
-        assert_eq!(glob.matches(value), glob::matches(pattern, value));
+        let is_like = trust::is_plain(value) && glob::matches(pattern, value);
+        assert_eq!(glob.matches(value), is_like);
     }
 }
 
@@ -126,6 +127,9 @@ fn trust(input: &[u8]) {
     same_text::<IssuerUrl>(text);
     same_text::<Audience>(text);
     same_text::<ClaimName>(text);
+    if let Ok(algorithm) = text.parse::<Algorithm>() {
+        assert_eq!(algorithm.as_str(), text);
+    }
 }
 
 /// What is kept as text in the facts, and read before every decision.
@@ -206,7 +210,7 @@ fn headers(input: &[u8]) {
 fn tokens(input: &[u8]) {
     let Some(text) = text(input) else { return };
     let _ = authentication::named_issuer(text);
-    let _ = authentication::Issuer::parse_all(text);
+    let _ = authentication::Issuer::parse_all(text, None);
     let _ = text.parse::<authentication::Networks>();
 }
 

@@ -9,6 +9,7 @@ use e2e::issuer::key;
 use e2e::key::SigningKey;
 use e2e::{Service, User, World};
 use futures::future::join_all;
+use proto::directory::v1 as directory;
 use serde_json::{Value, json};
 
 use crate::token_exchange::exchanges;
@@ -59,13 +60,19 @@ async fn refusal(world: &World, account: &str, token: &str) -> (String, String, 
 }
 
 /// Some that say what they are for, and one that says nothing.
-fn keys_of_all_kinds() -> Value {
+fn keys_of_all_kinds(other: &SigningKey) -> Value {
     let jwk = serde_json::to_value(key().jwk()).expect("JSON");
+    let other = serde_json::to_value(other.jwk()).expect("JSON");
     let keys = json!([
+        with(other, "kid", "twice"),
+        with(jwk.clone(), "kid", "twice"),
         jwk,
         with(with(jwk.clone(), "use", "enc"), "kid", "enc"),
         with(with(jwk.clone(), "alg", "RS384"), "kid", "rs384"),
         without(without(with(jwk.clone(), "kid", "plain"), "alg"), "use"),
+        with(with(jwk.clone(), "kid", "null"), "alg", Value::Null),
+        with(with(jwk.clone(), "kid", "new"), "alg", "RS257"),
+        with(with(jwk.clone(), "kid", "short"), "n", URL_SAFE_NO_PAD.encode([0xff; 128])),
         {"kty": "oct", "kid": "oct", "k": "AAAA"},
     ]);
     json!({ "keys": keys })
@@ -77,9 +84,9 @@ async fn a_bad_token_is_refused_for_what_is_bad_in_it() {
     let admin = world.admin();
     admin.creates_group("acme").await;
     let account = makes(&admin, "acme/ci", ci.url()).await;
-    ci.serves(KEYS, Document::Json(keys_of_all_kinds()));
+    let other = SigningKey::generate().expect("a key");
+    ci.serves(KEYS, Document::Json(keys_of_all_kinds(&other)));
 
-    let now = edge::clock::now().unix_timestamp();
     let (header, claims) = (key().header(), ci.claims(SUBJECT));
     let says = |name: &str, value: Value| signed(&header, &with(claims.clone(), name, value));
     let lacks = |name: &str| signed(&header, &without(claims.clone(), name));
@@ -91,18 +98,19 @@ async fn a_bad_token_is_refused_for_what_is_bad_in_it() {
         encoded(&with(header.clone(), "alg", "none")),
         encoded(&claims)
     );
-    let other = SigningKey::generate().expect("a key");
     let forged = other.sign_as(&header, &claims).expect("signed");
     let critical = with(with(header.clone(), "crit", json!(["b64"])), "b64", false);
 
-    // A key of which its type says enough is used with the algorithms of the type (RFC 7517, 4.4: alg is optional).
-    for taken in [
+    let taken = [
         good.clone(),
-        heads("kid", "plain"),
+        heads("kid", "twice"),
         heads("typ", "at+jwt"),
         says("aud", json!(["x", "tharsis"])),
-    ] {
-        exchanges(&world, &account, &taken).await.token();
+        // What says where a key is, or is one, is not looked at.
+        heads("jku", NOWHERE),
+    ];
+    for token in &taken {
+        exchanges(&world, &account, token).await.token();
     }
     let long = says("padding", "x".repeat(48 << 10).into());
     assert!(long.len() >= 64 << 10);
@@ -116,6 +124,10 @@ async fn a_bad_token_is_refused_for_what_is_bad_in_it() {
         (heads("alg", "HS256"), "TOKEN_ALGORITHM_REFUSED"),
         (heads("alg", "ES256"), "TOKEN_ALGORITHM_REFUSED"),
         (heads("kid", "rs384"), "TOKEN_ALGORITHM_REFUSED"),
+        (heads("kid", "plain"), "TOKEN_KEY_WITHOUT_ALGORITHM"),
+        (heads("kid", "null"), "TOKEN_KEY_WITHOUT_ALGORITHM"),
+        (heads("kid", "new"), "TOKEN_KEY_UNKNOWN"),
+        (heads("kid", "short"), "TOKEN_KEY_TOO_SHORT"),
         (heads("kid", "enc"), "TOKEN_KEY_UNKNOWN"),
         (heads("kid", "oct"), "TOKEN_KEY_UNKNOWN"),
         (heads("kid", "nobody's"), "TOKEN_KEY_UNKNOWN"),
@@ -136,9 +148,6 @@ async fn a_bad_token_is_refused_for_what_is_bad_in_it() {
         (says("aud", json!([])), "TOKEN_AUDIENCE_WRONG"),
         (lacks("aud"), "TOKEN_CLAIM_INVALID"),
         (lacks("exp"), "TOKEN_CLAIM_INVALID"),
-        (says("exp", "tomorrow".into()), "TOKEN_CLAIM_INVALID"),
-        (says("exp", (now - 31).into()), "TOKEN_EXPIRED"),
-        (says("nbf", (now + 600).into()), "TOKEN_NOT_YET_VALID"),
         (lacks("sub"), "TOKEN_CLAIM_INVALID"),
         (says("sub", json!(["repo:acme/web"])), "TOKEN_CLAIM_INVALID"),
         (lacks("iss"), "TOKEN_CLAIM_INVALID"),
@@ -173,7 +182,190 @@ async fn a_bad_token_is_refused_for_what_is_bad_in_it() {
         differs.contains(": sub") && !differs.contains("acme/"),
         "{differs}"
     );
-    assert_eq!(issued(&world).await, 4);
+    assert_eq!(issued(&world).await, taken.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_must_be_of_its_type_and_within_its_bounds() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, "acme/ci", ci.url()).await;
+    let now = edge::clock::now().unix_timestamp();
+    let says =
+        |name: &str, value: Value| signed(&key().header(), &with(ci.claims(SUBJECT), name, value));
+    let taken = [
+        ("exp", json!(4_000_000_000.5)),
+        ("exp", u64::MAX.into()),
+        ("iat", (-1).into()),
+        ("iat", 0.5.into()),
+    ];
+    for (name, value) in taken.clone() {
+        let token = says(name, value);
+        exchanges(&world, &account, &token).await.token();
+    }
+    for (name, value, reason) in [
+        ("exp", (now - 31).into(), "TOKEN_EXPIRED"),
+        ("nbf", (now + 600).into(), "TOKEN_NOT_YET_VALID"),
+        ("exp", "tomorrow".into(), "TOKEN_CLAIM_INVALID"),
+        ("exp", Value::Null, "TOKEN_CLAIM_INVALID"),
+        ("exp", json!([now + 600]), "TOKEN_CLAIM_INVALID"),
+        ("exp", (-1).into(), "TOKEN_CLAIM_INVALID"),
+        ("exp", 1e30.into(), "TOKEN_CLAIM_INVALID"),
+        ("nbf", Value::Null, "TOKEN_CLAIM_INVALID"),
+        ("iat", Value::Null, "TOKEN_CLAIM_INVALID"),
+        ("iat", now.to_string().into(), "TOKEN_CLAIM_INVALID"),
+        ("iat", (now + 600).into(), "TOKEN_NOT_YET_VALID"),
+        ("iat", 1e30.into(), "TOKEN_NOT_YET_VALID"),
+        ("sub", "repo:acme/\n".into(), "TOKEN_CLAIM_INVALID"),
+        (
+            "sub",
+            format!("repo:acme/{}", "x".repeat(1_024)).into(),
+            "TOKEN_CLAIM_INVALID",
+        ),
+    ] {
+        let shown = says(name, value.clone());
+        let (_, said, description) = refusal(&world, &account, &shown).await;
+        assert_eq!(said, reason, "{name} {value}");
+        let named = description.contains(name) || reason != "TOKEN_CLAIM_INVALID";
+        assert!(named, "{name}: {description}");
+    }
+    assert_eq!(issued(&world).await, taken.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_can_be_read_in_two_ways_is_read_in_none() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, "acme/ci", ci.url()).await;
+    let (header, claims) = (key().header().to_string(), ci.claims(SUBJECT).to_string());
+    let good = key().sign_texts(&header, &claims).expect("signed");
+    exchanges(&world, &account, &good).await.token();
+
+    let also = |object: &str, member: &str| format!("{{{member},{}", &object[1..]);
+    let heads = |member: &str| key().sign_texts(&also(&header, member), &claims);
+    let says = |member: &str| key().sign_texts(&header, &also(&claims, member));
+    let texts = |header: &str, claims: &str| key().sign_texts(header, claims);
+    let (message, signature) = good.rsplit_once('.').expect("a signature");
+    let (head, rest) = good.split_once('.').expect("a header");
+    // The last character has four bits that say nothing: they must be zeros.
+    let (start, last) = signature.split_at(signature.len() - 1);
+    let next = char::from(last.as_bytes()[0] + 1);
+    let nested = with(key().header(), "cty", "JWT").to_string();
+    for (number, bad) in [
+        heads(r#""alg":"RS256""#),
+        heads(r#""kid":"other""#),
+        heads(r#""x":1,"x":1"#),
+        heads(r#""crit":null"#),
+        heads(r#""crit":[]"#),
+        says(r#""sub":"repo:acme/other""#),
+        says(r#""environment":"dev""#),
+        says(r#""environ\u006dent":"dev""#),
+        says(r#""more":1e1000"#),
+        texts("[]", &claims),
+        texts(&header, "[]"),
+        texts(&header, "text"),
+        texts(&nested, &good),
+        Ok(format!("{head}=.{rest}")),
+        Ok(format!("{good}==")),
+        Ok(format!("{message}.{start}{next}")),
+        Ok(format!("{message}.+/")),
+        Ok(format!(
+            "{}.a.b.c.d",
+            encoded(&json!({"alg": "RSA-OAEP", "enc": "A256GCM"}))
+        )),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (error, reason, _) = refusal(&world, &account, &bad.expect("signed")).await;
+        assert_eq!(
+            (error.as_str(), reason.as_str()),
+            ("invalid_request", "TOKEN_MALFORMED"),
+            "{number}"
+        );
+    }
+    assert_eq!(issued(&world).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_does_not_bring_its_key() {
+    let (world, ci, other) = tokio::join!(
+        World::start(),
+        ForeignIssuer::start(),
+        ForeignIssuer::start()
+    );
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, "acme/ci", ci.url()).await;
+    let forger = SigningKey::generate().expect("a key");
+    let jwk = serde_json::to_value(forger.jwk()).expect("JSON");
+    other.serves(KEYS, Document::Json(json!({ "keys": [jwk] })));
+    let elsewhere = format!("{}{KEYS}", other.url());
+    for (name, value) in [
+        ("jwk", jwk.clone()),
+        ("jku", elsewhere.clone().into()),
+        ("x5u", elsewhere.into()),
+        ("x5c", json!(["AAAA"])),
+    ] {
+        for (kid, reason) in [
+            (key().header()["kid"].clone(), "TOKEN_SIGNATURE_INVALID"),
+            (forger.header()["kid"].clone(), "TOKEN_KEY_UNKNOWN"),
+        ] {
+            let header = with(with(key().header(), "kid", kid), name, value.clone());
+            let forged = forger.sign_as(&header, &ci.claims(SUBJECT));
+            let said = refusal(&world, &account, &forged.expect("signed")).await.1;
+            assert_eq!(said, reason, "{name}");
+        }
+    }
+    assert_eq!(other.fetches(), 0);
+    // Nor does an issuer without any have one for it.
+    ci.serves(KEYS, Document::Json(json!({ "keys": [] })));
+    let empty = ForeignIssuer::start().await;
+    empty.serves(KEYS, Document::Json(json!({ "keys": [] })));
+    let account = makes(&admin, "acme/empty", empty.url()).await;
+    let said = refusal(&world, &account, &empty.token(SUBJECT)).await.1;
+    assert_eq!(said, "TOKEN_KEY_UNKNOWN");
+    assert_eq!(issued(&world).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_may_say_what_an_issuers_keys_do_not() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let jwk = serde_json::to_value(key().jwk()).expect("JSON");
+    let keys = json!({ "keys": [without(jwk, "alg")] });
+    ci.serves(KEYS, Document::Json(keys));
+    let names = async |path: &str, algorithm: &str| {
+        let mut request = ci.trusted_by(path, "repo:acme/*");
+        let account = request.service_account.get_or_insert_default();
+        algorithm.clone_into(&mut account.trust_policies[0].signing_algorithm);
+        let made = admin.asks(request).await.expect("made");
+        made.service_account.expect("it")
+    };
+    let said = names("acme/said", "RS256").await;
+    assert_eq!(said.trust_policies[0].signing_algorithm, "RS256");
+    exchanges(&world, &said.id, &ci.token(SUBJECT))
+        .await
+        .token();
+    for (path, algorithm, reason) in [
+        ("acme/unsaid", "", "TOKEN_KEY_WITHOUT_ALGORITHM"),
+        ("acme/other", "RS512", "TOKEN_ALGORITHM_REFUSED"),
+    ] {
+        let account = names(path, algorithm).await;
+        let refused = refusal(&world, &account.id, &ci.token(SUBJECT)).await.1;
+        assert_eq!(refused, reason, "{path}");
+    }
+    let seen = admin.asks(directory::ListServiceAccountsRequest {
+        group_id: "trn:group:acme".to_owned(),
+        ..Default::default()
+    });
+    let seen = seen.await.expect("listed").service_accounts;
+    let mut seen = seen.into_iter().filter_map(|listed| listed.service_account);
+    let seen = seen.find(|account| account.id == said.id);
+    assert_eq!(seen.expect("it").trust_policies, said.trust_policies);
 }
 
 async fn issued(world: &World) -> usize {
@@ -259,6 +451,10 @@ fn bad_issuers(good: &ForeignIssuer) -> Vec<Bad> {
         ),
         bad("slow", DISCOVERY, Document::Silence, slow),
         bad("slow-keys", KEYS, Document::Silence, slow),
+        bad("endless", DISCOVERY, Document::Endless, large),
+        bad("endless-keys", KEYS, Document::Endless, large),
+        bad("dripping", DISCOVERY, Document::Drip, slow),
+        bad("dripping-keys", KEYS, Document::Drip, slow),
     ]
 }
 
@@ -331,7 +527,11 @@ async fn an_issuer_that_is_down_slow_or_hostile_is_not_believed() {
     ] {
         let account = makes(&admin, &format!("acme/{name}"), issuer).await;
         let token = key().sign(&claims(issuer, SUBJECT)).expect("signed");
-        unavailable(account, token, why, name).await;
+        unavailable(account.clone(), token, why, name).await;
+        // What is refused anyway is, whether there are keys or not.
+        let header = without(with(key().header(), "alg", "HS256"), "kid");
+        let said = refusal(&world, &account, &signed(&header, &claims(issuer, SUBJECT))).await;
+        assert_eq!(said.1, "TOKEN_ALGORITHM_REFUSED");
     }
     assert_eq!(issued(&world).await, 0);
 }

@@ -330,6 +330,7 @@ async fn make_service_accounts_happen(admin: &User) {
     let mut request = e2e::user::service_account("builders/ci");
     let wanted = request.service_account.get_or_insert_default();
     "Builds".clone_into(&mut wanted.description);
+    "RS256".clone_into(&mut wanted.trust_policies[0].signing_algorithm);
     wanted.trust_policies[0]
         .claims
         .push(identity::v1::ClaimCondition {

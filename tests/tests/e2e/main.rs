@@ -19,6 +19,7 @@ mod explain;
 mod faults;
 mod golden;
 mod history;
+mod http;
 mod idempotency;
 mod identity_moves;
 mod initial_assignments;

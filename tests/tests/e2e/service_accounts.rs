@@ -153,6 +153,11 @@ async fn what_would_let_everybody_in_is_refused_with_the_field_named() {
             &at("[0].claims[2]"),
         ],
     );
+    for algorithm in ["none", "HS256", "rs256"] {
+        let mut wrong = good();
+        algorithm.clone_into(&mut wrong.signing_algorithm);
+        invalid(asks(vec![wrong]).await, &[&at("[0].signing_algorithm")]);
+    }
     invalid(asks(vec![good(); 11]).await, &[&at("")]);
     asks(vec![good(); 10]).await.expect("made");
     invalid(admin.asks(get(&acme.id)).await, &["id"]);

@@ -22,6 +22,7 @@ use tonic::Code;
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 const FORM: &str = "application/x-www-form-urlencoded";
 const SUBJECT: &str = "repo:acme/web";
 
@@ -70,11 +71,15 @@ fn form(pairs: &[(&str, &str)]) -> String {
 
 /// As `curl` does it.
 pub(crate) async fn exchanges(world: &World, account: &str, token: &str) -> Answer {
+    exchanges_as(world, account, token, JWT).await
+}
+
+async fn exchanges_as(world: &World, account: &str, token: &str, token_type: &str) -> Answer {
     let pairs = [
         ("grant_type", GRANT_TYPE),
         ("audience", account),
         ("subject_token", token),
-        ("subject_token_type", JWT),
+        ("subject_token_type", token_type),
     ];
     posts(world, FORM, form(&pairs)).await
 }
@@ -345,6 +350,152 @@ async fn no_kind_of_token_passes_for_another() {
     exchanges(&world, &account.id, &credential_of_job)
         .await
         .token();
+}
+
+/// A workspace with identities that stand for a service account, which trusts their tokens.
+struct OwnTrust {
+    account: identity::ServiceAccount,
+    workspace: String,
+    source: identity::ManagedIdentity,
+    alias: identity::ManagedIdentity,
+}
+
+impl OwnTrust {
+    async fn of(world: &World, settings: identity::TokenSettings) -> Self {
+        let admin = world.admin();
+        for path in ["acme", "partner"] {
+            admin.creates_group(path).await;
+        }
+        let account = admin.creates_service_account("acme/ci").await;
+        let tharsis = identity::TharsisConfiguration {
+            service_account_id: account.id.clone(),
+        };
+        let mut request = user::aws_identity("acme/as-ci");
+        let wanted = request.managed_identity.get_or_insert_default();
+        wanted.token_settings = Some(settings);
+        wanted.configuration = Some(identity::Configuration {
+            r#type: Some(identity::configuration::Type::Tharsis(tharsis)),
+        });
+        let made = admin.asks(request).await.expect("made");
+        let source = made.managed_identity.expect("the identity");
+        let policy = trust(&world.issuer_url(), &format!("{}*", source.id));
+        trusts(&admin, &account.id, vec![policy]).await;
+        Self {
+            account,
+            workspace: admin.creates_workspace("partner/web").await.id,
+            alias: admin.creates_alias("partner/as-ci", &source.id).await,
+            source,
+        }
+    }
+
+    /// The credential that a job of the workspace gets.
+    async fn credential(&self, admin: &User, identity: &str, workspace: &str) -> (String, String) {
+        let opened = admin.opens_job(workspace).await;
+        let issued = admin.asks_as(&opened.token, identity).await;
+        (opened.job.id, issued.expect("a credential").token)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_of_ours_is_exchanged_while_its_job_would_get_it() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let own = OwnTrust::of(&world, identity::TokenSettings::default()).await;
+    let refused = async |token: &str, reason: &str| {
+        let answer = exchanges(&world, &own.account.id, token).await;
+        assert_eq!(answer.said(), (400, "invalid_request", reason));
+    };
+    let acme = admin.creates_workspace("acme/web").await.id;
+    for (identity, workspace) in [(&own.source, &acme), (&own.alias, &own.workspace)] {
+        admin.assigns(&identity.id, workspace).await;
+        let (job, token) = own.credential(&admin, &identity.id, workspace).await;
+        exchanges(&world, &own.account.id, &token).await.token();
+
+        let cancel = issuer::CancelJobRequest {
+            id: job,
+            ..Default::default()
+        };
+        admin.asks(cancel).await.expect("cancelled");
+        refused(&token, "JOB_CANCELLED").await;
+
+        let (_, token) = own.credential(&admin, &identity.id, workspace).await;
+        exchanges(&world, &own.account.id, &token).await.token();
+        let rule = admin
+            .restricts(&own.source.id, &["dev/somebody-else"])
+            .await;
+        refused(&token, "RULES_REFUSED").await;
+        let delete = identity::DeleteAccessRuleRequest {
+            id: rule.id,
+            ..Default::default()
+        };
+        admin.asks(delete).await.expect("deleted");
+        exchanges(&world, &own.account.id, &token).await.token();
+    }
+    // What ends an assignment: by hand, and by a mask.
+    let (_, of_source) = own.credential(&admin, &own.source.id, &acme).await;
+    let (_, of_alias) = own.credential(&admin, &own.alias.id, &own.workspace).await;
+    let unassign = user::unassignment(&own.source.id, &acme);
+    admin.asks(unassign).await.expect("unassigned");
+    refused(&of_source, "NOT_ASSIGNED").await;
+    exchanges(&world, &own.account.id, &of_alias).await.token();
+    admin.assigns(&own.source.id, &acme).await;
+    exchanges(&world, &own.account.id, &of_source).await.token();
+    admin.masks(&acme).await;
+    let answer = exchanges(&world, &own.account.id, &of_source).await;
+    // The mask ends the assignment too, a moment later.
+    let (status, error, reason) = answer.said();
+    assert_eq!((status, error), (400, "invalid_request"));
+    assert!(["MASKED", "NOT_ASSIGNED"].contains(&reason), "{answer:?}");
+    let unassign = user::unassignment(&own.alias.id, &own.workspace);
+    admin.asks(unassign).await.expect("unassigned");
+    let answer = exchanges(&world, &own.account.id, &of_alias).await;
+    assert_eq!(answer.said().0, 400, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_of_ours_is_exchanged_whatever_it_is_signed_with() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let settings = identity::TokenSettings {
+        signing_algorithm: identity::SigningAlgorithm::Es256.into(),
+        subject_mode: identity::SubjectMode::IdentityAndStage.into(),
+        ..Default::default()
+    };
+    let own = OwnTrust::of(&world, settings).await;
+    admin.assigns(&own.alias.id, &own.workspace).await;
+    let (_, token) = own.credential(&admin, &own.alias.id, &own.workspace).await;
+    assert_eq!(part(&token, 0)["alg"], "ES256");
+    exchanges(&world, &own.account.id, &token).await.token();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_access_token_is_no_id_token() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*"))
+        .await
+        .id;
+    let of_type = |typ: &str| {
+        let mut header = key().header();
+        header["typ"] = typ.into();
+        key().sign_as(&header, &ci.claims(SUBJECT)).expect("signed")
+    };
+    for (typ, token_type) in [
+        ("JWT", JWT),
+        ("JWT", ID_TOKEN),
+        ("JWT", ACCESS_TOKEN),
+        ("at+jwt", JWT),
+        ("at+jwt", ACCESS_TOKEN),
+    ] {
+        let answer = exchanges_as(&world, &account, &of_type(typ), token_type).await;
+        answer.token();
+    }
+    let answer = exchanges_as(&world, &account, &of_type("at+jwt"), ID_TOKEN).await;
+    assert_eq!(
+        answer.said(),
+        (400, "invalid_request", "TOKEN_TYPE_REFUSED")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

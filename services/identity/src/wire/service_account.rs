@@ -114,6 +114,8 @@ fn policy(given: &pb::TrustPolicy) -> Result<TrustPolicy, Violations> {
     let mut violations = Violations::default();
     let issuer = violations.check("issuer", given.issuer.parse());
     let audience = violations.check("audience", given.audience.parse());
+    let algorithm = trust::signing_algorithm(given).transpose();
+    let algorithm = violations.check("signing_algorithm", algorithm);
     if !(1..=TrustPolicy::MAX_CLAIMS).contains(&given.claims.len()) {
         let most = TrustPolicy::MAX_CLAIMS;
         violations.add("claims", format!("must be 1 to {most}"));
@@ -141,6 +143,7 @@ fn policy(given: &pb::TrustPolicy) -> Result<TrustPolicy, Violations> {
         Some(TrustPolicy {
             issuer: issuer?,
             audience: audience?,
+            signing_algorithm: algorithm?,
             claims,
         })
     })

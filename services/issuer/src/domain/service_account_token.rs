@@ -117,6 +117,7 @@ mod tests {
         TrustPolicy {
             issuer: ISSUER.parse().expect("a URL"),
             audience: audience.parse().expect("an audience"),
+            signing_algorithm: None,
             claims: claims.collect(),
         }
     }

@@ -335,7 +335,7 @@ impl IssuerRpc {
 
     /// Since when what we know is known to be so. If that is more than a moment ago, something may have been revoked
     /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either.
-    async fn current(&self) -> Result<Instant, Status> {
+    pub(super) async fn current(&self) -> Result<Instant, Status> {
         let word = async {
             for (_, progress) in &self.shared.replica {
                 let (mut progress, fresh) = (progress.clone(), |progress: &Progress| {
@@ -372,6 +372,14 @@ impl IssuerRpc {
         Ok(since)
     }
 
+    /// To record it may have taken long. Then the record says of tokens that they were issued, and nobody has them.
+    pub(super) fn refuse_if_late(&self, since: Instant) -> Result<(), Status> {
+        if self.is_within_bound(since) {
+            return Ok(());
+        }
+        Err(self.stale("the logs that it decides on", Some(since)))
+    }
+
     fn is_within_bound(&self, since: Instant) -> bool {
         since.elapsed() <= self.shared.staleness_bound
     }
@@ -403,7 +411,7 @@ impl IssuerRpc {
         Ok((grant, Arc::new(ground)))
     }
 
-    fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {
+    pub(super) fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {
         let question = Question {
             now: clock::now(),
             ..ground.question.clone()
@@ -513,10 +521,7 @@ impl IssuerRpc {
                 ));
             }
         };
-        // It may have taken long. Then the record says of tokens that they were issued, and nobody has them.
-        if !self.is_within_bound(since) {
-            return Err(self.stale("the logs that it decides on", Some(since)));
-        }
+        self.refuse_if_late(since)?;
         let now = clock::now();
         let is_over = |signable: &Signable| signable.ground.question.job_life.over(now).is_some();
         if granted.iter().any(is_over) {

@@ -4,18 +4,20 @@
 use std::net::IpAddr;
 
 use edge::authentication::{AuthenticationError, Verified, service_audience};
+use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Append, AppendError, Expected, Guard, Head, Metadata, StreamId};
 use model::trust::TrustPolicy;
-use model::{Kind, Principal, Reference, ServiceAccountId};
+use model::{JobId, Kind, ManagedIdentityId, Principal, Reference, ServiceAccountId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::token_service_server::TokenService;
 use time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::IssuerRpc;
+use super::refusals::Denied;
 use crate::domain::service_account_token::{self, Grant, Question, Refusal};
 use crate::keys::ring::signs;
 use crate::signing::TokenType;
@@ -25,6 +27,8 @@ use crate::wire;
 const ATTEMPTS: usize = 10;
 const ACCOUNT: &str = "service_account_id";
 const TOKEN: &str = "subject_token";
+/// Of a credential: for which job it was issued.
+const JOB_CLAIM: &str = "tharsis_job_id";
 
 /// What someone asks for, who has nothing but the token.
 pub(crate) struct Asked<'a> {
@@ -32,6 +36,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) account: &'a str,
     /// The token to exchange.
     pub(crate) token: &'a str,
+    /// Whether it is said to be an ID token.
+    pub(crate) id_token: bool,
     /// Whence it was asked.
     pub(crate) peer: Option<IpAddr>,
     pub(crate) traceparent: Option<String>,
@@ -78,6 +84,7 @@ impl TokenService for IssuerRpc {
         let exchanged = self.exchange(Asked {
             account: &message.service_account_id,
             token: &message.subject_token,
+            id_token: false,
             peer,
             traceparent: request::traceparent(&metadata),
         });
@@ -97,28 +104,40 @@ impl IssuerRpc {
         outcome
     }
 
+    /// Counts a request that did not come through the access layer.
+    pub(crate) fn count_peer(&self, peer: IpAddr) -> Result<(), Status> {
+        let counted = self.shared.peer_rates.count(peer);
+        counted.map_err(status::rate_limited)
+    }
+
     async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
-        if let (Some(rates), Some(peer)) = (&self.shared.peer_rates, asked.peer) {
-            rates.count(&peer).map_err(status::rate_limited)?;
-        }
         let reference = named(&asked)?;
-        self.refuse_on_stale_replica()?;
         for _ in 0..ATTEMPTS {
-            let account = self.trusting(&reference, asked.account).await?;
+            let since = self.current().await?;
+            let mut account = self.trusting(&reference, asked.account).await?;
             let verified = self.verify(&account, &asked).await?;
             let grant = service_account_token::decide(&Question {
                 account: account.id,
-                policies: account.policies.clone(),
+                policies: account
+                    .policies
+                    .iter()
+                    .filter(|policy| policy.is_signed_with(&verified.algorithm, verified.declared))
+                    .cloned()
+                    .collect(),
                 issuer: verified.issuer.clone(),
                 audiences: verified.audiences.clone(),
                 claims: verified.claims.clone(),
                 valid_until: verified.expires,
                 now: clock::now(),
             })?;
+            if verified.issuer == self.shared.issuer {
+                account.guards.extend(self.still_granted(&verified).await?);
+            }
             let exchanged = self
                 .sign_and_record(&asked, account, &verified, &grant)
                 .await?;
             if let Some(exchanged) = exchanged {
+                self.refuse_if_late(since)?;
                 return Ok(exchanged);
             }
             self.look_for_keys().await?;
@@ -166,16 +185,65 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        let audiences = |issuer: &str| {
-            let policies = account.policies.iter();
-            let policies = policies.filter(|policy| policy.issuer.as_str() == issuer);
-            policies.map(|policy| policy.audience.to_string()).collect()
-        };
-        let verified = self.shared.trusted.verify(asked.token, audiences).await;
-        verified.map_err(|error| match error {
+        let verified = self.shared.trusted.verify(asked.token, &account.policies);
+        let verified = verified.await.map_err(|error| match error {
             AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
             other => other.into(),
+        })?;
+        if asked.id_token && verified.access_token {
+            return Err(AuthenticationError::TypeRefused.into());
+        }
+        Ok(verified)
+    }
+
+    /// That the job would be given this credential of ours again: what has revoked it since, the token does not say.
+    async fn still_granted(&self, verified: &Verified) -> Result<Vec<Guard>, Status> {
+        let missing = |claim| Status::from(AuthenticationError::ClaimInvalid(claim));
+        let said = verified.claims.get(JOB_CLAIM);
+        let job: JobId = said
+            .and_then(|job| job.parse().ok())
+            .ok_or_else(|| missing(JOB_CLAIM))?;
+        let (subject, _) = verified
+            .subject
+            .split_once(':')
+            .unwrap_or((&verified.subject, ""));
+        let source = subject.parse().map_err(|_| missing("sub"))?;
+        let identity = self.presenting(source, job).await?;
+        let caller = Caller {
+            principal: Principal::Job(job),
+            administrator: false,
+            event_reader: false,
+        };
+        let ground = self.look_up(job, &caller, &identity.to_string()).await;
+        let granted = ground.and_then(|ground| {
+            self.decide_on(&ground, &identity.to_string())?;
+            Ok(ground.guards)
+        });
+        granted.map_err(|denied| match denied {
+            Denied::Refused(refused) => {
+                let reason = status::reason(&refused.status);
+                status::unauthenticated(&reason, refused.status.message())
+            }
+            Denied::Failed(status) => status,
         })
+    }
+
+    /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
+    async fn presenting(
+        &self,
+        source: ManagedIdentityId,
+        job: JobId,
+    ) -> Result<ManagedIdentityId, Status> {
+        let Some(known) = self.known_job(job).await? else {
+            return Ok(source);
+        };
+        for assigned in self.assigned(known.job.workspace).await? {
+            let presented = self.present().source(assigned).await?;
+            if presented.is_some_and(|presented| presented.id == source) {
+                return Ok(assigned);
+            }
+        }
+        Ok(source)
     }
 
     /// Signs, and records it. `None` if what was decided on has changed.

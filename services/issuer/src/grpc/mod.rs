@@ -11,14 +11,13 @@ mod refusals;
 mod signing_keys;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use edge::authentication::TrustedIssuers;
 use edge::command::Commands;
 use edge::hierarchy::Hierarchy;
-use edge::rate::Rates;
+use edge::rate::PeerRates;
 use eventlog::{Owner, Progress};
 use model::Principal;
 use tokio::sync::{Semaphore, watch};
@@ -58,7 +57,7 @@ pub struct Shared {
     /// Whose tokens service accounts stand for.
     pub trusted: TrustedIssuers,
     /// How often those may ask who have no token of ours.
-    pub peer_rates: Option<Rates<IpAddr>>,
+    pub peer_rates: PeerRates,
 }
 
 impl IssuerRpc {

@@ -6,9 +6,10 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use edge::request;
 use serde_json::json;
@@ -26,6 +27,8 @@ pub(super) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exch
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+/// For reading a request, and answering it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Answers hold tokens (RFC 6749, 5.1).
 const NOT_KEPT: [(axum::http::HeaderName, &str); 2] =
     [(CACHE_CONTROL, "no-store"), (PRAGMA, "no-cache")];
@@ -35,6 +38,8 @@ const NOT_KEPT: [(axum::http::HeaderName, &str); 2] =
 struct Form {
     account: String,
     token: String,
+    /// Whether the token is said to be an ID token.
+    id_token: bool,
     issued_type: &'static str,
 }
 
@@ -50,6 +55,46 @@ struct Refused {
     retry: Option<Duration>,
 }
 
+/// Before anything of a request's body is read, whoever sends it is counted; and neither that nor the rest takes for ever.
+pub(super) async fn admit(
+    State(rpc): State<IssuerRpc>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Err(refusal) = rpc.count_peer(peer.ip()) {
+        return Refused::from(refusal).into_response();
+    }
+    let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
+    answered.unwrap_or_else(|_| {
+        let patience = PATIENCE.as_secs();
+        let description = format!("the request could not be read and answered within {patience} s");
+        Refused {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..Refused::request(&description)
+        }
+        .into_response()
+    })
+}
+
+/// In the form that clients of a token endpoint read.
+pub(super) async fn not_found(uri: Uri) -> Response {
+    Refused {
+        status: StatusCode::NOT_FOUND,
+        ..Refused::request(&format!("there is nothing at {}", uri.path()))
+    }
+    .into_response()
+}
+
+/// The same for a method that is none of the place's.
+pub(super) async fn not_allowed(method: Method, uri: Uri) -> Response {
+    Refused {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        ..Refused::request(&format!("{} does not take {method}", uri.path()))
+    }
+    .into_response()
+}
+
 pub(super) async fn exchange(
     State(rpc): State<IssuerRpc>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -61,6 +106,7 @@ pub(super) async fn exchange(
         let exchanged = rpc.exchange(Asked {
             account: &form.account,
             token: &form.token,
+            id_token: form.id_token,
             peer: Some(peer.ip()),
             traceparent: request::traceparent_of(&headers).map(str::to_owned),
         });
@@ -144,8 +190,10 @@ impl Parameters {
             return Err(Refused::of("unsupported_grant_type", description));
         }
         let token = self.required("subject_token")?;
-        if ![JWT, ID_TOKEN].contains(&self.required("subject_token_type")?) {
-            let description = format!("the subject_token_type must be {JWT} or {ID_TOKEN}");
+        let token_type = self.required("subject_token_type")?;
+        if ![JWT, ID_TOKEN, ACCESS_TOKEN].contains(&token_type) {
+            let description =
+                format!("the subject_token_type must be {JWT}, {ID_TOKEN} or {ACCESS_TOKEN}");
             return Err(Refused::request(&description));
         }
         let issued_type = match self.one("requested_token_type")? {
@@ -174,6 +222,7 @@ impl Parameters {
         Ok(Form {
             account: account.to_owned(),
             token: token.to_owned(),
+            id_token: token_type == ID_TOKEN,
             issued_type,
         })
     }
@@ -275,13 +324,17 @@ mod tests {
         let expected = |issued_type| Form {
             account: "trn:service_account:acme/ci".to_owned(),
             token: "a.b.c".to_owned(),
+            id_token: false,
             issued_type,
         };
         assert_eq!(form, Ok(expected(ACCESS_TOKEN)));
-        assert_eq!(
-            with("subject_token_type", ID_TOKEN),
-            Ok(expected(ACCESS_TOKEN))
-        );
+        for subject_type in [ID_TOKEN, ACCESS_TOKEN] {
+            let shown = Form {
+                id_token: subject_type == ID_TOKEN,
+                ..expected(ACCESS_TOKEN)
+            };
+            assert_eq!(with("subject_token_type", subject_type), Ok(shown));
+        }
         assert_eq!(with("requested_token_type", JWT), Ok(expected(JWT)));
         // The same target twice is one; and what nobody knows is left alone.
         assert_eq!(

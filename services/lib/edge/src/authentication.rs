@@ -26,11 +26,11 @@ pub use self::outbound::ClientError;
 pub use self::own::{OwnKeys, service_audience};
 pub use self::trusted::{TrustedIssuers, Verified};
 
-use self::keys::NoKey;
+use self::keys::{NoKey, Wanted};
 use self::outbound::Outbound;
 use self::own::{JOB_TOKEN, Own, SERVICE_ACCOUNT_TOKEN};
-use self::remote::RemoteKeys;
-use self::token::MAX_TOKEN;
+use self::remote::{Bounds, RemoteKeys};
+use self::token::{ACCESS_TOKEN, MAX_TOKEN};
 use crate::caller::Caller;
 use crate::status;
 
@@ -58,12 +58,24 @@ pub enum AuthenticationError {
     IssuerUnknown,
     /// A symmetric algorithm, none, or one that does not belong to the key.
     #[error(
-        "the token's algorithm is refused; RS, PS, ES256, ES384 or EdDSA is taken, as its key says"
+        "the token's algorithm is refused; RS, PS, ES256, ES384 or EdDSA is taken, as its key says, and a trust policy \
+         that names one"
     )]
     AlgorithmRefused,
     /// The issuer has no such key.
     #[error("the token's key is not among those of its issuer; get a new token")]
     KeyUnknown,
+    /// Nobody says what the key is for.
+    #[error(
+        "the token's key does not say its algorithm (alg), nor does a trust policy for its issuer; have the issuer \
+         publish it, or the service account's owner set the policy's signing_algorithm"
+    )]
+    KeyWithoutAlgorithm,
+    /// An RSA key that could be broken.
+    #[error(
+        "the token's key is an RSA key of less than 2048 bits; have the issuer sign with a longer one"
+    )]
+    KeyTooShort,
     /// Forged, damaged, or by another key.
     #[error("the token's signature does not verify; get a new token")]
     SignatureInvalid,
@@ -84,8 +96,8 @@ pub enum AuthenticationError {
     ClaimInvalid(&'static str),
     /// A token that is for something else.
     #[error(
-        "the token's type is not taken here; to call, send a job's token ({JOB_TOKEN}) or a service account's \
-         ({SERVICE_ACCOUNT_TOKEN}), to exchange, one that says who you are (JWT)"
+        "the token's type is not taken here; to call, send one of a configured issuer (JWT or {ACCESS_TOKEN}), a job's \
+         ({JOB_TOKEN}) or a service account's ({SERVICE_ACCOUNT_TOKEN}), to exchange, one that says who you are (JWT)"
     )]
     TypeRefused,
     /// The issuer's keys were never seen, or too long ago.
@@ -110,6 +122,8 @@ impl AuthenticationError {
             Self::IssuerUnknown => "TOKEN_ISSUER_UNKNOWN",
             Self::AlgorithmRefused => "TOKEN_ALGORITHM_REFUSED",
             Self::KeyUnknown => "TOKEN_KEY_UNKNOWN",
+            Self::KeyWithoutAlgorithm => "TOKEN_KEY_WITHOUT_ALGORITHM",
+            Self::KeyTooShort => "TOKEN_KEY_TOO_SHORT",
             Self::SignatureInvalid => "TOKEN_SIGNATURE_INVALID",
             Self::Expired => "TOKEN_EXPIRED",
             Self::NotYetValid => "TOKEN_NOT_YET_VALID",
@@ -138,6 +152,8 @@ impl From<NoKey> for AuthenticationError {
         match error {
             NoKey::Unknown => Self::KeyUnknown,
             NoKey::OtherAlgorithm => Self::AlgorithmRefused,
+            NoKey::NoAlgorithm => Self::KeyWithoutAlgorithm,
+            NoKey::Short => Self::KeyTooShort,
         }
     }
 }
@@ -174,7 +190,8 @@ impl Authenticator {
     ) -> Result<Self, ClientError> {
         let outbound = Outbound::anywhere()?;
         let with_keys = |issuer: Issuer| {
-            let keys = RemoteKeys::new(&issuer.name, &issuer.url, outbound.clone());
+            let keys =
+                RemoteKeys::new(&issuer.name, &issuer.url, outbound.clone(), Bounds::FOREIGN);
             (issuer, keys)
         };
         let issuers = issuers.into_iter().map(with_keys).collect();
@@ -207,10 +224,10 @@ impl Authenticator {
     /// Who made a request, by its headers.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, AuthenticationError> {
         let token = bearer(headers)?;
-        let (header, algorithm) = token::header(token)?;
+        let header = token::header(token)?;
         let iss = token::issuer(token)?;
         if let Some(own) = self.own.as_ref().filter(|own| own.takes(&iss, &header)) {
-            return own.authenticate(token, &header, algorithm).await;
+            return own.authenticate(token, &header).await;
         }
         let (issuer, keys) = self
             .trusted
@@ -218,9 +235,13 @@ impl Authenticator {
             .iter()
             .find(|(issuer, _)| issuer.url == iss)
             .ok_or(AuthenticationError::IssuerUnknown)?;
-        let key = keys.find(header.kid.as_deref(), algorithm).await?;
+        if !header.says_who() {
+            return Err(AuthenticationError::TypeRefused);
+        }
+        // The operator knows these issuers, whose keys may be without `alg` (RFC 7517, section 4.4).
+        let found = keys.find(Wanted::by(&header)).await?;
         let audiences = std::slice::from_ref(&issuer.audience);
-        let claims = token::verify(token, &key, algorithm, &issuer.url, audiences)?;
+        let (claims, _) = token::verify(token, &header, &found, &issuer.url, audiences)?;
         // Through the parser, for a subject with control characters must not get into events and logs.
         let subject = token::text(&claims, "sub")?;
         let principal = Principal::user(&format!("{}/{subject}", issuer.name))

@@ -26,7 +26,7 @@ use crate::health::Health;
 use crate::hierarchy::Hierarchy;
 use crate::layer::AccessLayer;
 use crate::metrics::{self, Sources};
-use crate::rate::Rates;
+use crate::rate::{PeerRates, Rates};
 use crate::rpc::RpcLayer;
 use crate::server::{ServeError, Services, serve};
 use crate::settings::Settings;
@@ -57,6 +57,7 @@ pub struct Host {
     relay: Option<watch::Receiver<RelayState>>,
     followed: Vec<(&'static str, watch::Receiver<Progress>)>,
     own_keys: Option<OwnKeys>,
+    peer_rates: PeerRates,
 }
 
 /// The service can't start, or failed.
@@ -184,6 +185,7 @@ impl Host {
         .await?;
         let health = Health::new();
         let tasks = TaskTracker::new();
+        let peer_rates = PeerRates::new(settings.requests_per_second);
         Ok(Self {
             settings,
             pool,
@@ -195,6 +197,7 @@ impl Host {
             relay: None,
             followed: vec![],
             own_keys: None,
+            peer_rates,
         })
     }
 
@@ -295,6 +298,12 @@ impl Host {
         Visibility::new(peers.iter().filter_map(|peer| self.channel(*peer).ok()))
     }
 
+    /// What counts the requests of those who have no token of ours: all of them together, over whatever they ask.
+    #[must_use]
+    pub fn peer_rates(&self) -> PeerRates {
+        self.peer_rates.clone()
+    }
+
     /// In the issuer: its tokens are verified with the keys that it has, and those of its jobs are taken too.
     pub fn signs_with(&mut self, keys: OwnKeys) {
         self.own_keys = Some(keys);
@@ -323,6 +332,7 @@ impl Host {
             Hierarchy::new(self.pool.clone()),
             positions,
             requests_per_second.map(Rates::new),
+            self.peer_rates,
         )?;
         let services = services.with(ConsistencyServiceServer::new(ConsistencyRpc));
         let services = match self.log {

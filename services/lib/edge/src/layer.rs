@@ -15,6 +15,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use model::{Permission, Requirement, ResourceId};
 use prost_reflect::DynamicMessage;
 use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
 
@@ -23,7 +24,7 @@ use crate::authorization::{InvalidContract, Rule, field, is_set, rules};
 use crate::caller::Caller;
 use crate::consistency::{self, DEFAULT_WAIT, Positions};
 use crate::hierarchy::{Hierarchy, Place};
-use crate::rate::Rates;
+use crate::rate::{PeerRates, Rates};
 use crate::violations::Violations;
 use crate::{command, rpc, status};
 
@@ -82,6 +83,7 @@ struct Gate {
     hierarchy: Hierarchy,
     positions: Positions,
     rates: Option<Rates>,
+    peer_rates: PeerRates,
 }
 
 impl AccessLayer {
@@ -91,6 +93,7 @@ impl AccessLayer {
         hierarchy: Hierarchy,
         positions: Positions,
         rates: Option<Rates>,
+        peer_rates: PeerRates,
     ) -> Result<Self, InvalidContract> {
         Ok(Self {
             gate: Arc::new(Gate {
@@ -99,6 +102,7 @@ impl AccessLayer {
                 hierarchy,
                 positions,
                 rates,
+                peer_rates,
             }),
         })
     }
@@ -163,6 +167,7 @@ impl Gate {
             .get(&path)
             .ok_or_else(|| Status::unimplemented(format!("there is no rpc {path}")))?;
         if rule.permission.requirement() == Requirement::Nothing {
+            self.count_peer(&request)?;
             let (parts, body, _) = self.read(rule, request).await?;
             return Ok(whole(parts, body));
         }
@@ -226,6 +231,14 @@ impl Gate {
         }
     }
 
+    /// Who asks without a token is counted before anything is read of them, or waited for.
+    fn count_peer(&self, request: &http::Request<Body>) -> Result<(), Status> {
+        let peer = request.extensions().get::<TcpConnectInfo>();
+        let peer = peer.and_then(TcpConnectInfo::remote_addr);
+        let counted = peer.map_or(Ok(()), |peer| self.peer_rates.count(peer.ip()));
+        counted.map_err(status::rate_limited)
+    }
+
     async fn was_carried_out(
         &self,
         caller: &Caller,
@@ -286,7 +299,13 @@ fn patience(headers: &http::HeaderMap) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use futures::{FutureExt as _, stream};
     use prost_reflect::{DescriptorPool, Kind};
+    use sqlx::PgPool;
+    use tokio::net::{TcpListener, TcpStream};
+    use tonic::transport::server::Connected as _;
 
     use super::*;
 
@@ -301,6 +320,35 @@ mod tests {
         assert_eq!(with("1S"), Duration::from_millis(900));
         assert_eq!(with("99999999H"), rpc::MAX_DURATION);
         assert_eq!(with("1x"), DEFAULT_WAIT);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_token_is_counted_before_anything_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let peer = TcpStream::connect(address).await.expect("connected");
+        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a pool");
+        let nobody = Authenticator::new(vec![], [].into(), [].into());
+        let gate = Gate {
+            rules: rules().expect("the contract is enforceable"),
+            authenticator: nobody.expect("an authenticator"),
+            hierarchy: Hierarchy::new(pool),
+            positions: Positions::new(None, vec![]),
+            rates: None,
+            peer_rates: PeerRates::new(Some(NonZeroU32::MIN)),
+        };
+        // Its body never comes.
+        let asks = || {
+            let body = stream::pending::<Result<Bytes, Infallible>>();
+            let request = http::Request::post("/tharsis.issuer.v1.TokenService/ExchangeToken")
+                .extension(peer.connect_info())
+                .body(Body::new(axum::body::Body::from_stream(body)));
+            let request = request.expect("a request");
+            gate.admit(request).now_or_never()
+        };
+        assert!(asks().is_none() && asks().is_none());
+        let refused = asks().expect("an answer").expect_err("too many");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod health;
 pub mod hierarchy;
 pub mod holder;
 pub mod host;
+pub mod http1;
 pub mod inheritance;
 pub mod initial_assignments;
 pub mod layer;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::health::Health;
+use crate::http1;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -190,18 +191,12 @@ impl Sources {
 }
 
 /// Serves `/metrics` until told to stop.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    sources: Sources,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) {
     tracing::info!(address = ?listener.local_addr().ok(), "serving metrics");
     let app = Router::new()
         .route("/metrics", get(metrics))
         .with_state(Arc::new(sources));
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+    http1::serve(listener, app, stop).await;
 }
 
 async fn metrics(State(sources): State<Arc<Sources>>) -> Response {
@@ -271,6 +266,6 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"), "{text}");
         stop.cancel();
-        served.await.expect("it ends").expect("in order");
+        served.await.expect("it ends");
     }
 }

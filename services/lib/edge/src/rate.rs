@@ -1,7 +1,9 @@
 //! How many requests a caller may make: one who loops shall not crowd the others out.
 
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -44,9 +46,57 @@ impl<C: Hash + Eq + Clone> Rates<C> {
     }
 }
 
+/// Counts the requests of those who have no token of ours, by where they come from. Cheap to clone.
+#[derive(Clone)]
+pub struct PeerRates(Option<Arc<Rates<IpAddr>>>);
+
+impl PeerRates {
+    /// So many requests a second for each of them; none for as many as they like.
+    #[must_use]
+    pub fn new(per_second: Option<NonZeroU32>) -> Self {
+        Self(per_second.map(|per_second| Arc::new(Rates::new(per_second))))
+    }
+
+    /// Counts one request. The error is after how long the peer may make the next one.
+    pub fn count(&self, peer: IpAddr) -> Result<(), Duration> {
+        self.0
+            .as_ref()
+            .map_or(Ok(()), |rates| rates.count(&counted(peer)))
+    }
+}
+
+/// Whoever has one IPv6 address has all of its /64 (RFC 4291, 2.5.4).
+fn counted(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_is_counted_with_its_neighbours_in_a_64() {
+        for (peer, as_one) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff::", "2001:db8:1:2::"),
+            ("2001:db8:1:3::", "2001:db8:1:3::"),
+        ] {
+            let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+            assert_eq!(counted(address(peer)), address(as_one), "{peer}");
+        }
+        let rates = PeerRates::new(Some(NonZeroU32::MIN));
+        let counts = |peer: &str| rates.count(peer.parse().expect("an address"));
+        assert!(counts("2001:db8::1").is_ok() && counts("2001:db8::2").is_ok());
+        assert!(counts("2001:db8::3").is_err());
+        assert!(counts("2001:db8:0:1::3").is_ok());
+        let unlimited = PeerRates::new(None);
+        assert!((0..9).all(|_| unlimited.count(IpAddr::from([192, 0, 2, 1])).is_ok()));
+    }
 
     #[test]
     fn one_who_loops_waits_and_others_do_not() {

@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::rpc::{MAX_DURATION, RpcLayer};
 
 /// How long rpcs in flight have to finish.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Rpcs at once on a connection; more wait at the client.
 const MAX_STREAMS: u32 = 256;
 /// A client that is silently gone is noticed within this and [`KEEPALIVE_TIMEOUT`].

@@ -113,9 +113,10 @@ impl Settings {
             || "tharsis".to_owned(),
         );
         let nats_replicas = environment.or("THARSIS_NATS_REPLICAS", "1, 3 or 5", replicas, || 1);
-        let issuers =
-            environment.required("THARSIS_OIDC_ISSUERS", Issuer::SETTING, Issuer::parse_all);
         let issuer_url = issuer_url(environment);
+        let issuers = environment.required("THARSIS_OIDC_ISSUERS", Issuer::SETTING, |json| {
+            Issuer::parse_all(json, issuer_url.as_deref())
+        });
         let administrators = environment.or(
             "THARSIS_ADMINISTRATORS",
             PRINCIPALS,
@@ -355,14 +356,13 @@ fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
 /// Clouds compare the issuer byte for byte, and Azure takes 600 characters at most. Only what may stand in a URL
 /// (RFC 3986, 2), and no quotation mark: it is pasted into other texts.
 fn parse_issuer_url(text: &str) -> Result<String, &'static str> {
-    let rest = text.strip_prefix("https://").or_else(|| {
-        let rest = text.strip_prefix("http://")?;
-        let local = ["127.0.0.1", "localhost", "[::1]"]
-            .iter()
-            .any(|host| rest.starts_with(host));
-        local.then_some(rest)
-    });
-    let rest = rest.ok_or("not https")?;
+    let url = reqwest::Url::parse(text).map_err(|_| "not a URL")?;
+    let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    let rest = match text.split_once("://") {
+        Some(("https", rest)) => rest,
+        Some(("http", rest)) if local => rest,
+        _ => return Err("not https"),
+    };
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]%!&()*+,;=".contains(&byte);
     let plain = !rest.is_empty() && !rest.ends_with('/') && rest.bytes().all(allowed);
     if plain && text.len() <= 600 {
@@ -595,6 +595,16 @@ mod tests {
         ] {
             assert!(read(&[("THARSIS_OIDC_ISSUERS", bad)]).is_err(), "{bad}");
         }
+        let issuers = r#"[{"name":"dev","url":"https://own.example.com","audience":"a"}]"#;
+        let read = |issuer_url| {
+            read(&[
+                ("THARSIS_OIDC_ISSUERS", issuers),
+                ("THARSIS_ISSUER_URL", issuer_url),
+            ])
+        };
+        assert!(read("https://other.example.com").is_ok());
+        let error = read("https://own.example.com").expect_err("invalid");
+        assert!(error.to_string().contains("THARSIS_ISSUER_URL"), "{error}");
     }
 
     #[test]
@@ -621,6 +631,9 @@ mod tests {
             "https://example.com/'",
             "https://example.com/${x}",
             "https://exämple.com",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+            "https://example.com:99999",
             &long,
         ] {
             assert!(parse_issuer_url(bad).is_err(), "{bad}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::trust::{InvalidPattern, Pattern, TrustPolicy};
+use model::trust::{Algorithm, InvalidAlgorithm, InvalidPattern, Pattern, TrustPolicy};
 use proto::identity::v1 as pb;
 use proto::identity::v1::claim_condition::Condition;
 
@@ -23,9 +23,17 @@ fn policy(policy: &pb::TrustPolicy) -> Option<TrustPolicy> {
         .collect();
     Some(TrustPolicy {
         issuer: policy.issuer.parse().ok()?,
+        signing_algorithm: signing_algorithm(policy).transpose().ok()?,
         audience: policy.audience.parse().ok()?,
         claims: claims?,
     })
+}
+
+/// What a policy says of its issuer's algorithm, if it does.
+#[must_use]
+pub fn signing_algorithm(policy: &pb::TrustPolicy) -> Option<Result<Algorithm, InvalidAlgorithm>> {
+    let said = Some(&policy.signing_algorithm).filter(|said| !said.is_empty());
+    said.map(|said| said.parse())
 }
 
 /// What a condition asks of its claim, and the field that says so; `None` if none does.
@@ -56,5 +64,8 @@ pub fn message(policy: &TrustPolicy) -> pb::TrustPolicy {
         issuer: policy.issuer.to_string(),
         audience: policy.audience.to_string(),
         claims: claims.collect(),
+        signing_algorithm: policy
+            .signing_algorithm
+            .map_or_else(String::new, |algorithm| algorithm.as_str().to_owned()),
     }
 }

@@ -10,6 +10,8 @@ const MAX_ISSUER: usize = 255;
 const MAX_VALUE: usize = 255;
 /// Bytes of a claim's name.
 const MAX_CLAIM: usize = 64;
+/// Bytes of what a token says in a claim. More is not compared, nor kept.
+const MAX_SAID: usize = 1_024;
 /// The hosts with which one may talk without TLS: this machine.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 /// Claims that every token is checked for anyway, or that say nothing of who it is for.
@@ -67,11 +69,22 @@ pub enum InvalidPattern {
     Anything,
 }
 
+/// With what an issuer signs: an asymmetric algorithm (RFC 7518, 3.1; RFC 8037, 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Algorithm(&'static str);
+
+/// The text is not an [`Algorithm`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of: {}", Algorithm::ALL.join(", "))]
+pub struct InvalidAlgorithm;
+
 /// Tokens that a service account stands for: of this issuer, for this audience, with all of these claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustPolicy {
     /// Whose tokens.
     pub issuer: IssuerUrl,
+    /// With what they must be signed; if it is not said here, each key of the issuer has to say it itself.
+    pub signing_algorithm: Option<Algorithm>,
     /// Whom they must be for.
     pub audience: Audience,
     /// What they must say. At least one.
@@ -86,6 +99,13 @@ impl TrustPolicy {
     pub const MAX: usize = 10;
     /// Conditions of a policy.
     pub const MAX_CLAIMS: usize = 10;
+
+    /// Whether it is certain that a token was to be signed with this algorithm. `declared` if its key says so itself.
+    #[must_use]
+    pub fn is_signed_with(&self, algorithm: &str, declared: bool) -> bool {
+        self.signing_algorithm
+            .map_or(declared, |named| named.as_str() == algorithm)
+    }
 
     /// Whether a verified token of this issuer, which is for these audiences and says this, is one of them.
     #[must_use]
@@ -106,6 +126,35 @@ impl TrustPolicy {
     }
 }
 
+/// Whether what a token says in a claim is short and plain enough to be compared, and kept.
+#[must_use]
+pub fn is_plain(said: &str) -> bool {
+    said.len() <= MAX_SAID && !said.chars().any(char::is_control)
+}
+
+impl Algorithm {
+    /// Their names.
+    pub const ALL: [&str; 9] = [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = InvalidAlgorithm;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAlgorithm> {
+        let mut known = Self::ALL.into_iter();
+        let found = known.find(|name| *name == text);
+        found.map(Self).ok_or(InvalidAlgorithm)
+    }
+}
+
 impl Pattern {
     /// An exact value.
     pub fn exact(text: &str) -> Result<Self, InvalidPattern> {
@@ -121,10 +170,11 @@ impl Pattern {
         Ok(Self::Glob(text))
     }
 
-    /// Whether a value is like this.
+    /// Whether a value is like this. One that is not plain never is.
     #[must_use]
     pub fn matches(&self, value: &str) -> bool {
         match self {
+            _ if !is_plain(value) => false,
             Self::Exact(text) => text == value,
             Self::Glob(glob) => {
                 let (glob, value): (Vec<char>, Vec<char>) =
@@ -260,6 +310,7 @@ mod tests {
         ];
         TrustPolicy {
             issuer: "https://ci.example.com".parse().expect("a url"),
+            signing_algorithm: None,
             audience: "tharsis".parse().expect("an audience"),
             claims: claims
                 .into_iter()
@@ -329,6 +380,30 @@ mod tests {
         // By itself a star is a text like any other.
         assert!(Pattern::exact("*").is_ok_and(|star| star.matches("*") && !star.matches("a")));
         assert!(Pattern::glob("a").is_ok_and(|glob| glob.matches("a") && !glob.matches("ab")));
+    }
+
+    #[test]
+    fn what_is_long_or_not_plain_is_like_nothing() {
+        let glob = Pattern::glob("a*").expect("a pattern");
+        assert!(glob.matches(&"a".repeat(1_024)));
+        for other in ["a".repeat(1_025), "a\n".to_owned(), "a\u{85}".to_owned()] {
+            assert!(!glob.matches(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_algorithm_is_said_by_the_policy_or_the_key() {
+        let named = |name: &str| TrustPolicy {
+            signing_algorithm: Some(name.parse().expect("an algorithm")),
+            ..policy()
+        };
+        assert!(named("RS256").is_signed_with("RS256", false));
+        assert!(!named("RS256").is_signed_with("ES256", true));
+        assert!(policy().is_signed_with("RS256", true));
+        assert!(!policy().is_signed_with("RS256", false));
+        for wrong in ["", "none", "HS256", "rs256", "RSA-OAEP"] {
+            assert_eq!(wrong.parse::<Algorithm>(), Err(InvalidAlgorithm), "{wrong}");
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum InvalidIssuer {
     /// Two issuers can't be told apart.
     #[error("two issuers have the same name or url: {0}")]
     Twice(String),
+    /// Callers would be looked for among its tokens for clouds.
+    #[error("the url {0} is THARSIS_ISSUER_URL, whose own tokens are taken without it")]
+    Own(String),
 }
 
 impl Issuer {
@@ -44,8 +47,8 @@ impl Issuer {
     pub(crate) const SETTING: &str =
         r#"JSON such as [{"name":"dev","url":"http://127.0.0.1:7100","audience":"tharsis"}]"#;
 
-    /// Reads the setting.
-    pub fn parse_all(json: &str) -> Result<Vec<Self>, InvalidIssuer> {
+    /// Reads the setting. `own` is the URL of the set's own issuer, if that is known.
+    pub fn parse_all(json: &str, own: Option<&str>) -> Result<Vec<Self>, InvalidIssuer> {
         let issuers: Vec<Self> = serde_json::from_str(json)?;
         if issuers.is_empty() {
             return Err(InvalidIssuer::Empty);
@@ -53,6 +56,9 @@ impl Issuer {
         let mut seen = BTreeSet::new();
         for issuer in &issuers {
             issuer.check()?;
+            if own == Some(issuer.url.as_str()) {
+                return Err(InvalidIssuer::Own(issuer.url.clone()));
+            }
             for unique in [&issuer.name, &issuer.url] {
                 if !seen.insert(unique) {
                     return Err(InvalidIssuer::Twice(unique.clone()));

@@ -1,10 +1,14 @@
 //! A set of verification keys, parsed once, each with the algorithms that it may be used with.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
+
+use super::token::Header;
 
 const RSA: &[Algorithm] = &[
     Algorithm::RS256,
@@ -15,6 +19,11 @@ const RSA: &[Algorithm] = &[
     Algorithm::PS512,
 ];
 
+/// Of the modulus of an RSA key, at least (RFC 7518, 3.3).
+const RSA_BITS: usize = 2_048;
+/// Keys with the same id that are tried at most: a set with more is no one's who changes keys, and costs as it likes.
+const SAME_ID: usize = 4;
+
 /// The keys of a JWK set that can verify signatures.
 #[derive(Debug, Default)]
 pub(super) struct KeySet(Vec<Key>);
@@ -23,7 +32,40 @@ pub(super) struct KeySet(Vec<Key>);
 struct Key {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
+    /// Whether it says its algorithm itself.
+    declared: bool,
+    /// Left out for what it is, and known so that whoever shows a token of it is told.
+    short: bool,
     public: DecodingKey,
+}
+
+/// What the key of a token must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    /// The `kid` of the token.
+    pub(super) id: Option<&'a str>,
+    /// The `alg` of the token.
+    pub(super) algorithm: Algorithm,
+    /// Whether the key has to say that algorithm itself, or may be used with any of its type.
+    pub(super) declared: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// By a token with this header.
+    pub(super) fn by(header: &'a Header) -> Self {
+        Self {
+            id: header.kid.as_deref(),
+            algorithm: header.algorithm,
+            declared: false,
+        }
+    }
+}
+
+/// A key that may be the token's.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) public: DecodingKey,
+    pub(super) declared: bool,
 }
 
 /// Why a token can't be verified with a set.
@@ -33,6 +75,10 @@ pub(super) enum NoKey {
     Unknown,
     /// The token's is not for the token's algorithm.
     OtherAlgorithm,
+    /// The token's does not say for which algorithm it is.
+    NoAlgorithm,
+    /// The token's could be broken.
+    Short,
 }
 
 impl KeySet {
@@ -59,25 +105,34 @@ impl KeySet {
         self.0.len()
     }
 
-    /// The key for a token with this header. Only an only key may go without an id, in the token or in the set.
-    pub(super) fn find(
-        &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-    ) -> Result<DecodingKey, NoKey> {
+    /// The keys that a token may be verified with: several if they have the same id. Only an only key may go without an
+    /// id, in the token or in the set.
+    pub(super) fn find(&self, wanted: Wanted<'_>) -> Result<Vec<Candidate>, NoKey> {
         let only = self.0.len() == 1;
-        let matches = |key: &&Key| match (id, key.id.as_deref()) {
+        let is_named = |key: &&Key| match (wanted.id, key.id.as_deref()) {
             (Some(wanted), Some(has)) => wanted == has,
             (None, _) | (_, None) => only,
         };
-        let mut candidates = self.0.iter().filter(matches).peekable();
-        if candidates.peek().is_none() {
-            return Err(NoKey::Unknown);
+        let (mut found, mut missing) = (vec![], NoKey::Unknown);
+        for key in self.0.iter().filter(is_named) {
+            if !key.algorithms.contains(&wanted.algorithm) {
+                missing = NoKey::OtherAlgorithm;
+            } else if key.short {
+                missing = NoKey::Short;
+            } else if wanted.declared && !key.declared {
+                missing = NoKey::NoAlgorithm;
+            } else if found.len() < SAME_ID {
+                found.push(Candidate {
+                    public: key.public.clone(),
+                    declared: key.declared,
+                });
+            }
         }
-        candidates
-            .find(|key| key.algorithms.contains(&algorithm))
-            .map(|key| key.public.clone())
-            .ok_or(NoKey::OtherAlgorithm)
+        if found.is_empty() {
+            Err(missing)
+        } else {
+            Ok(found)
+        }
     }
 }
 
@@ -94,7 +149,8 @@ impl Key {
             .as_ref()
             .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
         let mut algorithms = algorithms(&jwk.algorithm).to_vec();
-        if let Some(declared) = jwk.common.key_algorithm {
+        let declared = jwk.common.key_algorithm;
+        if let Some(declared) = declared {
             algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == declared);
         }
         if !signs || !verifies || algorithms.is_empty() {
@@ -104,9 +160,22 @@ impl Key {
         Some(Self {
             id: jwk.common.key_id.clone(),
             algorithms,
+            declared: declared.is_some(),
+            short: is_short(&jwk.algorithm),
             public,
         })
     }
+}
+
+fn is_short(parameters: &AlgorithmParameters) -> bool {
+    let AlgorithmParameters::RSA(key) = parameters else {
+        return false;
+    };
+    let modulus = URL_SAFE_NO_PAD.decode(&key.n).unwrap_or_default();
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let modulus = &modulus[zeros..];
+    let unused = modulus.first().map_or(0, |byte| byte.leading_zeros());
+    modulus.len() * 8 - (unused as usize) < RSA_BITS
 }
 
 /// What a key of this type may be used with: never a symmetric algorithm.

@@ -8,10 +8,13 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::networks::Networks;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Issuers at once that are asked for their documents; more wait.
+const MAX_ASKED: usize = 32;
 /// Bytes of a document.
 const MAX_DOCUMENT: usize = 256 << 10;
 
@@ -43,6 +46,7 @@ pub(super) struct Outbound {
     client: Client,
     /// Where it may go; anywhere, if there is none.
     networks: Option<Arc<Networks>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Outbound {
@@ -56,6 +60,7 @@ impl Outbound {
         Ok(Self {
             client: client.map_err(ClientError)?,
             networks: None,
+            turns: Arc::new(Semaphore::new(MAX_ASKED)),
         })
     }
 
@@ -74,7 +79,13 @@ impl Outbound {
         Ok(Self {
             client: client.map_err(ClientError)?,
             networks: Some(networks),
+            turns: Arc::new(Semaphore::new(MAX_ASKED)),
         })
+    }
+
+    /// Waits until it is one more issuer's turn to be asked. It ends when what is returned is dropped.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
     }
 
     pub(super) async fn get(&self, url: &str) -> Result<Response, GetError> {

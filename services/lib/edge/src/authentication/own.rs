@@ -6,22 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey};
 use model::Principal;
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::AuthenticationError;
-use super::keys::KeySet;
+use super::keys::{Candidate, KeySet, Wanted};
 use super::outbound::Outbound;
-use super::remote::RemoteKeys;
-use super::token::{self, Header};
+use super::remote::{Bounds, RemoteKeys};
+use super::token::{self, ACCESS_TOKEN, Header};
 use crate::caller::Caller;
 use crate::clock;
 
-/// The `typ` of a job token (RFC 9068, section 2.1). It tells one from the credentials that the issuer signs with the
-/// same keys for clouds.
-pub(super) const JOB_TOKEN: &str = "at+jwt";
+/// The `typ` of a job token. It tells one from the credentials that the issuer signs with the same keys for clouds.
+pub(super) const JOB_TOKEN: &str = ACCESS_TOKEN;
 /// The `typ` of a service account's token.
 pub(super) const SERVICE_ACCOUNT_TOKEN: &str = "sa+jwt";
 
@@ -62,7 +60,7 @@ impl Own {
     }
 
     pub(super) fn published(issuer: String, outbound: Outbound) -> Self {
-        let keys = RemoteKeys::new("tharsis", &issuer, outbound);
+        let keys = RemoteKeys::new("tharsis", &issuer, outbound, Bounds::OWN);
         Self {
             issuer,
             source: Source::Published(keys),
@@ -80,14 +78,13 @@ impl Own {
         &self,
         token: &str,
         header: &Header,
-        algorithm: Algorithm,
     ) -> Result<Caller, AuthenticationError> {
         let principal = if header.is_of_type(SERVICE_ACCOUNT_TOKEN) {
             let audience = service_audience(&self.issuer);
-            let subject = self.subject(token, header, algorithm, &audience).await?;
+            let subject = self.subject(token, header, &audience).await?;
             subject.parse().map(Principal::ServiceAccount)
         } else if header.is_of_type(JOB_TOKEN) {
-            let subject = self.subject(token, header, algorithm, &self.issuer).await?;
+            let subject = self.subject(token, header, &self.issuer).await?;
             subject.parse().map(Principal::Job)
         } else {
             return Err(AuthenticationError::TypeRefused);
@@ -103,13 +100,13 @@ impl Own {
         &self,
         token: &str,
         header: &Header,
-        algorithm: Algorithm,
         audience: &str,
     ) -> Result<String, AuthenticationError> {
-        let id = header.kid.as_deref();
-        let verify = |key| {
+        let wanted = Wanted::by(header);
+        let verify = |found: Vec<Candidate>| {
             let audiences = [audience.to_owned()];
-            token::verify(token, &key, algorithm, &self.issuer, &audiences)
+            let verified = token::verify(token, header, &found, &self.issuer, &audiences);
+            verified.map(|(claims, _)| claims)
         };
         match &self.source {
             // The hot path of the issuer: a job shows the same token again and again.
@@ -119,7 +116,7 @@ impl Own {
                     return Ok(subject);
                 }
                 let set = keys.now();
-                let claims = verify(set.find(id, algorithm)?)?;
+                let claims = verify(set.find(wanted)?)?;
                 let subject = token::text(&claims, "sub")?;
                 if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
                     keys.remember(&set, digest, subject, expires);
@@ -127,7 +124,7 @@ impl Own {
                 Ok(subject.to_owned())
             }
             Source::Published(keys) => {
-                let claims = verify(keys.find(id, algorithm).await?)?;
+                let claims = verify(keys.find(wanted).await?)?;
                 token::text(&claims, "sub").map(str::to_owned)
             }
         }
@@ -164,14 +161,6 @@ impl LocalKeys {
             keys,
             verified: HashMap::new(),
         }))
-    }
-
-    pub(super) fn find(
-        &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-    ) -> Result<DecodingKey, AuthenticationError> {
-        Ok(self.now().find(id, algorithm)?)
     }
 
     pub(super) fn now(&self) -> Arc<KeySet> {

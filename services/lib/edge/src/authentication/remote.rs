@@ -3,27 +3,48 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CACHE_CONTROL;
-use jsonwebtoken::{Algorithm, DecodingKey};
+use http::header::{AGE, CACHE_CONTROL};
 use reqwest::Url;
 use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::AuthenticationError;
-use super::keys::{KeySet, NoKey};
+use super::keys::{Candidate, KeySet, NoKey, Wanted};
 use super::outbound::{GetError, Outbound, body};
 use crate::status::chain;
 
-/// The bounds of the `max-age` that an issuer may give its keys, and what holds without one.
-const MIN_AGE: Duration = Duration::from_mins(1);
+/// What holds where an issuer gives its keys no `max-age`, and the most that it may give.
 const DEFAULT_AGE: Duration = Duration::from_mins(5);
 const MAX_AGE: Duration = Duration::from_hours(1);
-/// How long keys are used past their age while the issuer can't be reached.
-const STALE: Duration = Duration::from_hours(1);
-/// Between two fetches, whatever tokens come.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// The same while there are no keys at all.
+/// Between two fetches while there are no keys at all.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How far an issuer is followed in how long its keys hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// The least `max-age`.
+    min_age: Duration,
+    /// How long keys are used past their age while the issuer can't be reached.
+    stale: Duration,
+    /// Between two fetches, whatever tokens come.
+    interval: Duration,
+}
+
+impl Bounds {
+    /// Of an issuer that others run.
+    pub(super) const FOREIGN: Self = Self {
+        min_age: Duration::from_mins(1),
+        stale: Duration::from_hours(1),
+        interval: Duration::from_secs(10),
+    };
+    /// Of the set's own. It gives no shorter age than it means, rotates its keys by it, and a key that it revokes is
+    /// never to be trusted for long.
+    pub(super) const OWN: Self = Self {
+        min_age: Duration::from_secs(1),
+        stale: Duration::from_mins(3),
+        interval: Duration::from_secs(1),
+    };
+}
 
 /// The keys of one issuer.
 pub(super) struct RemoteKeys {
@@ -35,6 +56,7 @@ struct Source {
     name: String,
     url: String,
     outbound: Outbound,
+    bounds: Bounds,
 }
 
 #[derive(Default)]
@@ -42,21 +64,31 @@ struct State {
     keys: Option<Kept>,
     last_fetch: Option<Instant>,
     in_flight: bool,
-    /// Why the last fetch failed, if it did.
-    failed: Option<String>,
+    /// Why the last fetch failed, if it did, and when it ended.
+    failed: Option<(String, Instant)>,
 }
 
 #[derive(Clone)]
 struct Kept {
     keys: Arc<KeySet>,
+    /// When they were asked for.
     fetched: Instant,
+    lifetime: Lifetime,
+}
+
+/// How long keys hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lifetime {
+    /// For so long they are fresh.
     age: Duration,
+    /// And used for so much longer while the issuer can't be reached.
+    stale: Duration,
 }
 
 /// How good what is kept is.
 enum Freshness {
     Fresh,
-    /// Past its age. `failed` if the issuer could not be reached since.
+    /// Past its age. `failed` if the issuer could not be reached since then.
     Stale {
         failed: bool,
     },
@@ -99,11 +131,12 @@ struct Discovery {
 
 impl RemoteKeys {
     /// Of the issuer at this URL, called by this name.
-    pub(super) fn new(name: &str, url: &str, outbound: Outbound) -> Self {
+    pub(super) fn new(name: &str, url: &str, outbound: Outbound, bounds: Bounds) -> Self {
         let source = Source {
             name: name.to_owned(),
             url: url.to_owned(),
             outbound,
+            bounds,
         };
         Self {
             source: Arc::new(source),
@@ -111,22 +144,21 @@ impl RemoteKeys {
         }
     }
 
-    /// The key for a token with this header. Fetches the keys if they are missing, old, or without this one.
+    /// The keys that a token may be verified with. Fetches them if they are missing, old, or without the token's.
     pub(super) async fn find(
         &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-    ) -> Result<DecodingKey, AuthenticationError> {
+        wanted: Wanted<'_>,
+    ) -> Result<Vec<Candidate>, AuthenticationError> {
         match self.freshness() {
             Freshness::Fresh => {}
             // The issuer is down: nobody waits for it while there are keys.
             Freshness::Stale { failed: true } => self.start_fetch(),
             Freshness::Stale { failed: false } | Freshness::None => self.fetch().await,
         }
-        match self.find_kept(id, algorithm)? {
+        match self.find_kept(wanted)? {
             Err(NoKey::Unknown) => {
                 self.fetch().await;
-                Ok(self.find_kept(id, algorithm)??)
+                Ok(self.find_kept(wanted)??)
             }
             found => Ok(found?),
         }
@@ -134,33 +166,47 @@ impl RemoteKeys {
 
     fn find_kept(
         &self,
-        id: Option<&str>,
-        algorithm: Algorithm,
-    ) -> Result<Result<DecodingKey, NoKey>, AuthenticationError> {
-        let unavailable = || AuthenticationError::IssuerUnavailable {
-            issuer: self.source.name.clone(),
-            why: self.state.borrow().failed.clone().unwrap_or_default(),
+        wanted: Wanted<'_>,
+    ) -> Result<Result<Vec<Candidate>, NoKey>, AuthenticationError> {
+        let unavailable = || {
+            let failed = self.state.borrow().failed.clone();
+            AuthenticationError::IssuerUnavailable {
+                issuer: self.source.name.clone(),
+                why: failed.map(|(why, _)| why).unwrap_or_default(),
+            }
         };
         let kept = match self.freshness() {
             Freshness::None => None,
             Freshness::Fresh | Freshness::Stale { .. } => self.state.borrow().keys.clone(),
         };
-        Ok(kept.ok_or_else(unavailable)?.keys.find(id, algorithm))
+        Ok(kept.ok_or_else(unavailable)?.keys.find(wanted))
     }
 
     fn freshness(&self) -> Freshness {
         let state = self.state.borrow();
-        match state
-            .keys
-            .as_ref()
-            .map(|kept| (kept.fetched.elapsed(), kept.age))
-        {
-            Some((elapsed, age)) if elapsed < age => Freshness::Fresh,
-            Some((elapsed, age)) if elapsed < age + STALE => Freshness::Stale {
-                failed: state.failed.is_some(),
-            },
-            Some(_) | None => Freshness::None,
+        let Some(kept) = &state.keys else {
+            return Freshness::None;
+        };
+        let (elapsed, Lifetime { age, stale }) = (kept.fetched.elapsed(), kept.lifetime);
+        if elapsed < age {
+            Freshness::Fresh
+        } else if elapsed < age + stale {
+            let since = kept.fetched + age;
+            let failed = state.failed.as_ref().is_some_and(|(_, at)| *at >= since);
+            Freshness::Stale { failed }
+        } else {
+            Freshness::None
         }
+    }
+
+    /// Whether it is being asked for its keys.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.state.borrow().in_flight
+    }
+
+    /// Whether there are keys, fresh or not.
+    pub(super) fn has_keys(&self) -> bool {
+        self.state.borrow().keys.is_some()
     }
 
     /// Fetches the keys, together with whoever else waits for them, unless they were fetched just now.
@@ -175,7 +221,7 @@ impl RemoteKeys {
     fn start_fetch(&self) {
         let start = self.state.send_if_modified(|state| {
             let interval = if state.keys.is_some() {
-                INTERVAL
+                self.source.bounds.interval
             } else {
                 FIRST_INTERVAL
             };
@@ -192,11 +238,12 @@ impl RemoteKeys {
         if start {
             let (source, state) = (Arc::clone(&self.source), Arc::clone(&self.state));
             tokio::spawn(async move {
+                let state = InFlight(state);
                 let fetched = source.fetch().await;
-                source.note(&fetched, &state.borrow());
-                state.send_modify(|state| {
-                    state.in_flight = false;
-                    state.failed = fetched.as_ref().err().map(FetchError::told);
+                source.note(&fetched, &state.0.borrow());
+                state.0.send_modify(|state| {
+                    let why = fetched.as_ref().err().map(FetchError::told);
+                    state.failed = why.map(|why| (why, Instant::now()));
                     if let Ok(kept) = fetched {
                         state.keys = Some(kept);
                     }
@@ -209,14 +256,24 @@ impl RemoteKeys {
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
         self.state.send_modify(|state| {
-            state.last_fetch = state.last_fetch.and_then(|last| last.checked_sub(by));
+            let earlier = |at: Instant| at.checked_sub(by).expect("the clock reaches back");
+            state.last_fetch = state.last_fetch.map(earlier);
+            if let Some((_, at)) = &mut state.failed {
+                *at = earlier(*at);
+            }
             if let Some(kept) = &mut state.keys {
-                kept.fetched = kept
-                    .fetched
-                    .checked_sub(by)
-                    .expect("the monotonic clock reaches back");
+                kept.fetched = earlier(kept.fetched);
             }
         });
+    }
+}
+
+/// However the fetch ends, the next one may begin.
+struct InFlight(Arc<watch::Sender<State>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.send_modify(|state| state.in_flight = false);
     }
 }
 
@@ -244,6 +301,7 @@ impl Source {
     }
 
     async fn fetch(&self) -> Result<Kept, FetchError> {
+        let _turn = self.outbound.turn().await;
         // A trailing slash is not doubled (OpenID Connect Discovery 1.0, section 4).
         let url = format!(
             "{}/.well-known/openid-configuration",
@@ -256,14 +314,15 @@ impl Source {
             return Err(FetchError::OtherIssuer(discovery.issuer));
         }
         let url = self.jwks_url(&discovery.jwks_uri)?;
+        let fetched = Instant::now();
         let response = self.outbound.get(&url).await?;
-        let age = age(response.headers());
+        let lifetime = self.bounds.lifetime(response.headers());
         let keys = KeySet::parse(&body(response, &url).await?)
             .map_err(|source| FetchError::Malformed { url, source })?;
         Ok(Kept {
             keys: Arc::new(keys),
-            fetched: Instant::now(),
-            age,
+            fetched,
+            lifetime,
         })
     }
 
@@ -278,57 +337,101 @@ impl Source {
     }
 }
 
-/// How long the keys hold, by `cache-control`, within bounds.
-fn age(headers: &http::HeaderMap) -> Duration {
-    let directives = headers
-        .get_all(CACHE_CONTROL)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
-    let directives: Vec<&str> = directives
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
-        .collect();
-    let forbidden = |directive: &&str| {
-        matches!(
-            directive.to_ascii_lowercase().as_str(),
-            "no-store" | "no-cache"
-        )
-    };
-    if directives.iter().any(forbidden) {
-        return MIN_AGE;
-    }
-    let max_age = directives.iter().find_map(|directive| {
-        let (name, seconds) = directive.split_once('=')?;
-        if name.eq_ignore_ascii_case("max-age") {
-            seconds.trim_matches('"').parse().ok()
-        } else {
-            None
+impl Bounds {
+    /// How long keys hold, by what the issuer says of it (RFC 9111, 5.2.2) and of how long a cache had them (5.1).
+    fn lifetime(self, headers: &http::HeaderMap) -> Lifetime {
+        let directives = headers
+            .get_all(CACHE_CONTROL)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let directives: Vec<&str> = directives
+            .flat_map(|text| text.split(','))
+            .map(str::trim)
+            .collect();
+        let forbidden = |directive: &&str| {
+            ["no-store", "no-cache"]
+                .iter()
+                .any(|name| directive.eq_ignore_ascii_case(name))
+        };
+        if directives.iter().any(forbidden) {
+            return Lifetime {
+                age: self.min_age,
+                stale: Duration::ZERO,
+            };
         }
-    });
-    max_age
-        .map_or(DEFAULT_AGE, Duration::from_secs)
-        .clamp(MIN_AGE, MAX_AGE)
+        let given = directives.iter().find_map(|directive| {
+            let (name, seconds) = directive.split_once('=')?;
+            let seconds = seconds.trim_matches('"').parse();
+            name.eq_ignore_ascii_case("max-age")
+                .then(|| seconds.unwrap_or(0))
+        });
+        let passed = headers.get(AGE).and_then(|age| age.to_str().ok());
+        let passed = passed.and_then(|age| age.parse().ok()).unwrap_or(0);
+        let left = given.map(|given: u64| given.saturating_sub(passed));
+        Lifetime {
+            age: left
+                .map_or(DEFAULT_AGE, Duration::from_secs)
+                .clamp(self.min_age, MAX_AGE),
+            stale: self.stale,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn lifetime(bounds: Bounds, cache_control: &'static str, age: &'static str) -> Lifetime {
+        let headers = [(CACHE_CONTROL, cache_control), (AGE, age)]
+            .map(|(name, value)| (name, http::HeaderValue::from_static(value)));
+        bounds.lifetime(&http::HeaderMap::from_iter(headers))
+    }
+
     #[test]
     fn ages_are_bounded() {
-        for (value, seconds) in [
-            ("max-age=1", 60),
-            ("public, max-age=600", 600),
-            ("MAX-AGE=\"600\"", 600),
-            ("max-age=9999999", 3_600),
-            ("no-store, max-age=600", 60),
-            ("private", 300),
-            ("max-age=x", 300),
+        for (value, age, foreign, own) in [
+            ("max-age=1", "", 60, 1),
+            ("public, max-age=600", "", 600, 600),
+            ("MAX-AGE=\"600\"", "0", 600, 600),
+            ("max-age=9999999", "", 3_600, 3_600),
+            ("private", "", 300, 300),
+            // What can't be read is stale (RFC 9111, 4.2.1).
+            ("max-age=x", "", 60, 1),
+            ("max-age=-1", "", 60, 1),
+            // A cache between had them before.
+            ("max-age=600", "400", 200, 200),
+            ("max-age=600", "601", 60, 1),
+            ("max-age=9999999", "400", 3_600, 3_600),
+            ("max-age=600", "soon", 600, 600),
         ] {
-            let headers = [(CACHE_CONTROL, http::HeaderValue::from_static(value))]
-                .into_iter()
-                .collect();
-            assert_eq!(age(&headers), Duration::from_secs(seconds), "{value}");
+            for (bounds, seconds) in [(Bounds::FOREIGN, foreign), (Bounds::OWN, own)] {
+                let expected = Lifetime {
+                    age: Duration::from_secs(seconds),
+                    stale: bounds.stale,
+                };
+                assert_eq!(lifetime(bounds, value, age), expected, "{value} {age}");
+            }
         }
+    }
+
+    #[test]
+    fn what_must_not_be_kept_is_not_used_stale() {
+        for value in ["no-store, max-age=600", "No-Cache"] {
+            let Lifetime { age, stale } = lifetime(Bounds::FOREIGN, value, "");
+            assert_eq!((age, stale), (Bounds::FOREIGN.min_age, Duration::ZERO));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_panics_does_not_stand_in_the_way() {
+        let state = Arc::new(watch::channel(State::default()).0);
+        state.send_modify(|state| state.in_flight = true);
+        let in_flight = InFlight(Arc::clone(&state));
+        let fetch = tokio::spawn(async move {
+            let _in_flight = in_flight;
+            panic!("on purpose");
+        });
+        assert!(fetch.await.is_err());
+        assert!(!state.borrow().in_flight);
     }
 }

@@ -1,5 +1,10 @@
 //! Against an issuer over real HTTP.
 
+mod exchange;
+mod keys;
+mod malformed;
+
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -21,10 +26,12 @@ use futures::future::join_all;
 use http::HeaderValue;
 use jsonwebtoken::DecodingKey;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
+use model::trust::TrustPolicy;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tonic_types::StatusExt as _;
 
+use self::exchange::policy;
 use super::own::LocalKeys;
 use super::*;
 use crate::clock;
@@ -134,6 +141,7 @@ struct Answers {
     url: String,
     discovery: Mutex<Value>,
     keys: Mutex<Vec<Value>>,
+    cache_control: Mutex<&'static str>,
     status: Mutex<StatusCode>,
     fetches: AtomicUsize,
     /// A permit for each fetch of the keys.
@@ -165,8 +173,9 @@ async fn jwks(State(answers): State<Arc<Answers>>) -> axum::response::Response {
     answers.fetches.fetch_add(1, Ordering::SeqCst);
     answers.gate.acquire().await.expect("open").forget();
     let keys = answers.keys.lock().expect("unpoisoned").clone();
+    let cache_control = *answers.cache_control.lock().expect("unpoisoned");
     (
-        [(header::CACHE_CONTROL, "max-age=600")],
+        [(header::CACHE_CONTROL, cache_control)],
         json!({"keys": keys}).to_string(),
     )
         .into_response()
@@ -181,6 +190,7 @@ async fn issuer(keys: &[&Signer]) -> Arc<Answers> {
         discovery: Mutex::new(json!({"issuer": url, "jwks_uri": format!("{url}/jwks")})),
         url,
         keys: Mutex::new(keys.iter().map(|key| key.jwk()).collect()),
+        cache_control: Mutex::new("max-age=600"),
         status: Mutex::new(StatusCode::OK),
         fetches: AtomicUsize::new(0),
         gate: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -929,7 +939,7 @@ async fn a_name_leads_only_to_where_an_issuer_may_be() {
         };
         let trusted = TrustedIssuers::new(networks.parse().expect("networks"), own);
         let trusted = trusted.expect("a client");
-        trusted.verify(&token, |_| vec!["tharsis".to_owned()]).await
+        trusted.verify(&token, &[policy(&by_name, "ES256")]).await
     };
     let unavailable = Err(AuthenticationError::IssuerUnavailable {
         issuer: by_name.clone(),
@@ -952,6 +962,7 @@ async fn what_a_token_says_is_read_as_texts() {
         keys: kept(&[&own_key]),
     };
     let trusted = TrustedIssuers::new(Networks::default(), own).expect("a client");
+    let policies = [policy(URL, "RS256")];
     let said = json!({
         "iss": URL, "sub": "alice", "aud": ["x", 7, "tharsis"], "exp": 4_000_000_000.7, "jti": "1",
         "run": 12, "main": true, "groups": ["a"], "more": {"a": "b"}, "none": null,
@@ -959,7 +970,7 @@ async fn what_a_token_says_is_read_as_texts() {
     let header = json!({"alg": "RS256", "kid": "o", "typ": "JWT"});
     let verify = async |claims: &Value| {
         let token = own_key.token(&header, claims);
-        trusted.verify(&token, |_| vec!["tharsis".to_owned()]).await
+        trusted.verify(&token, &policies).await
     };
     // An audience that is no text spoils the claim as a whole.
     assert_eq!(
@@ -979,7 +990,9 @@ async fn what_a_token_says_is_read_as_texts() {
     // Nobody trusts the issuer for anything.
     let token = own_key.token(&header, &json!({"iss": URL}));
     assert_eq!(
-        trusted.verify(&token, |_| vec![]).await,
+        trusted
+            .verify(&token, &[policy("https://other.example", "")])
+            .await,
         Err(AuthenticationError::IssuerUnknown)
     );
 }

@@ -1,37 +1,49 @@
 //! A JWT: its parts, and whether it verifies with a key.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use jsonwebtoken::{Algorithm, Validation};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::AuthenticationError;
+use super::keys::Candidate;
+use crate::clock;
 
 /// Bytes of a token; larger ones are not looked at.
 pub(super) const MAX_TOKEN: usize = 16 << 10;
 /// Seconds by which clocks may differ.
-const LEEWAY: u64 = 30;
+const LEEWAY: u32 = 30;
+
+/// The `typ` of an access token (RFC 9068, section 2.1).
+pub(super) const ACCESS_TOKEN: &str = "at+jwt";
 
 /// What a verified token says.
 pub(super) type Claims = Map<String, Value>;
 
-#[derive(Deserialize)]
+/// What a token says of its key and type.
 pub(super) struct Header {
     alg: String,
+    pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
-    pub(super) typ: Option<String>,
-    crit: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct UnverifiedClaims {
-    iss: String,
+    typ: Option<String>,
 }
 
 impl Header {
+    /// The name of its algorithm.
+    pub(super) fn algorithm(&self) -> &str {
+        &self.alg
+    }
+
+    /// Whether it is made to say who someone is, or not said to be something else (RFC 8725, section 3.11).
+    pub(super) fn says_who(&self) -> bool {
+        self.typ.is_none() || self.is_of_type("JWT") || self.is_of_type(ACCESS_TOKEN)
+    }
+
     /// Whether `typ` is this (RFC 7515, section 4.1.9: of any case, and `application/` may be left out).
     pub(super) fn is_of_type(&self, name: &str) -> bool {
         self.typ.as_deref().is_some_and(|typ| {
@@ -44,65 +56,136 @@ impl Header {
     }
 }
 
-/// What a token says of its key and type.
-pub(super) fn header(token: &str) -> Result<(Header, Algorithm), AuthenticationError> {
+/// What a token says of its key and type, if its algorithm is one that there are public keys for.
+pub(super) fn header(token: &str) -> Result<Header, AuthenticationError> {
     if token.split('.').count() != 3 {
         return Err(AuthenticationError::Malformed);
     }
-    let header: Header = part(token, 0)?;
-    if header.crit.is_some() {
+    let mut header = object(token, 0)?;
+    if header.contains_key("crit") {
         // An extension that must be understood and is not (RFC 7515, section 4.1.11).
         return Err(AuthenticationError::Malformed);
     }
-    let algorithm = header
-        .alg
+    let mut text = |name: &str| match header.remove(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(AuthenticationError::Malformed),
+    };
+    let alg = text("alg")?.ok_or(AuthenticationError::Malformed)?;
+    let algorithm = alg
         .parse()
-        .map_err(|_| AuthenticationError::AlgorithmRefused)?;
-    Ok((header, algorithm))
+        .ok()
+        .filter(|algorithm| {
+            use Algorithm::{HS256, HS384, HS512};
+            !matches!(algorithm, HS256 | HS384 | HS512)
+        })
+        .ok_or(AuthenticationError::AlgorithmRefused)?;
+    Ok(Header {
+        kid: text("kid")?,
+        typ: text("typ")?,
+        alg,
+        algorithm,
+    })
 }
 
 /// Whose a token says to be, before it is verified.
 pub(super) fn issuer(token: &str) -> Result<String, AuthenticationError> {
-    part(token, 1).map(|claims: UnverifiedClaims| claims.iss)
+    let claims = object(token, 1)?;
+    text(&claims, "iss").map(str::to_owned)
 }
 
-fn part<T: DeserializeOwned>(token: &str, index: usize) -> Result<T, AuthenticationError> {
-    let part = token
-        .split('.')
-        .nth(index)
-        .ok_or(AuthenticationError::Malformed)?;
-    let json = URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| AuthenticationError::Malformed)?;
-    serde_json::from_slice(&json).map_err(|_| match index {
-        0 => AuthenticationError::Malformed,
-        _ => AuthenticationError::ClaimInvalid("iss"),
-    })
+/// A JSON object of which no member comes twice: of two, others might read the other one (RFC 7515, section 4; RFC 7519,
+/// section 4).
+struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Object, A::Error> {
+                let mut members = Map::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if members.contains_key(&name) {
+                        return Err(A::Error::custom("a member comes twice"));
+                    }
+                    members.insert(name, value);
+                }
+                Ok(Object(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
 }
 
-/// What a token says, if it is of this issuer, for one of these audiences, and holds now.
-pub(super) fn verify(
+fn object(token: &str, index: usize) -> Result<Map<String, Value>, AuthenticationError> {
+    let part = token.split('.').nth(index);
+    let json = part.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let object = json.and_then(|json| serde_json::from_slice(&json).ok());
+    let Object(members) = object.ok_or(AuthenticationError::Malformed)?;
+    Ok(members)
+}
+
+/// What a token says, and the key that it verifies with, if it is of this issuer, for one of these audiences, and holds
+/// now.
+pub(super) fn verify<'a>(
     token: &str,
-    key: &DecodingKey,
-    algorithm: Algorithm,
+    header: &Header,
+    candidates: &'a [Candidate],
     issuer: &str,
     audiences: &[String],
-) -> Result<Claims, AuthenticationError> {
-    let mut validation = Validation::new(algorithm);
-    validation.leeway = LEEWAY;
+) -> Result<(Claims, &'a Candidate), AuthenticationError> {
+    let claims = object(token, 1)?;
+    check_types(&claims)?;
+    let mut validation = Validation::new(header.algorithm);
+    validation.leeway = LEEWAY.into();
     validation.validate_nbf = true;
     validation.set_issuer(&[issuer]);
     validation.set_audience(audiences);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    let verified = jsonwebtoken::decode::<Claims>(token, key, &validation);
-    let claims = verified
-        .map_err(|error| refusal(error.kind(), audiences))?
-        .claims;
-    if text(&claims, "iss")? != issuer {
-        return Err(AuthenticationError::IssuerUnknown);
+    for candidate in candidates {
+        match jsonwebtoken::decode::<IgnoredAny>(token, &candidate.public, &validation) {
+            Ok(_) if is_of_the_future(&claims) => return Err(AuthenticationError::NotYetValid),
+            Ok(_) => return Ok((claims, candidate)),
+            Err(error) => match error.kind() {
+                ErrorKind::InvalidSignature => {}
+                kind => return Err(refusal(kind, audiences)),
+            },
+        }
     }
-    text(&claims, "sub")?;
-    Ok(claims)
+    Err(AuthenticationError::SignatureInvalid)
+}
+
+/// That what is said of the token itself is of its type (RFC 7519, section 4.1). What must be said is asked for later.
+fn check_types(claims: &Claims) -> Result<(), AuthenticationError> {
+    for name in ["exp", "nbf", "iat", "iss", "sub", "aud"] {
+        let is_right = |value: &Value| match (name, value) {
+            ("exp" | "nbf" | "iat", _) => value.is_number(),
+            ("aud", Value::Array(all)) => all.iter().all(Value::is_string),
+            _ => value.is_string(),
+        };
+        if claims.get(name).is_some_and(|value| !is_right(value)) {
+            return Err(AuthenticationError::ClaimInvalid(name));
+        }
+    }
+    Ok(())
+}
+
+fn is_of_the_future(claims: &Claims) -> bool {
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "for the next hundred million years there is none"
+    )]
+    let now = clock::now().unix_timestamp() as f64;
+    let issued = claims.get("iat").and_then(Value::as_f64);
+    issued.is_some_and(|issued| issued > now + f64::from(LEEWAY))
 }
 
 /// A claim that must be a text.
@@ -124,7 +207,6 @@ fn refusal(error: &ErrorKind, audiences: &[String]) -> AuthenticationError {
         },
         ErrorKind::InvalidIssuer => E::IssuerUnknown,
         ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => E::AlgorithmRefused,
-        ErrorKind::InvalidSignature => E::SignatureInvalid,
         ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => {
             let known = ["exp", "nbf", "aud", "iss", "sub"];
             E::ClaimInvalid(
@@ -134,8 +216,6 @@ fn refusal(error: &ErrorKind, audiences: &[String]) -> AuthenticationError {
                     .unwrap_or("exp"),
             )
         }
-        // `sub` is the one of the claims that are read there which may be of no other type.
-        ErrorKind::Json(_) => E::ClaimInvalid("sub"),
         _ => E::Malformed,
     }
 }

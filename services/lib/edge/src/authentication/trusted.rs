@@ -2,19 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use model::trust;
+use model::trust::{self, TrustPolicy};
 use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::AuthenticationError;
+use super::keys::{Candidate, Wanted};
 use super::networks::Networks;
 use super::outbound::{ClientError, Outbound};
-use super::own::{JOB_TOKEN, LocalKeys, OwnKeys};
-use super::remote::RemoteKeys;
-use super::token::{self, Claims, Header, MAX_TOKEN};
+use super::own::{LocalKeys, OwnKeys};
+use super::remote::{Bounds, RemoteKeys};
+use super::token::{self, ACCESS_TOKEN, Claims, Header, MAX_TOKEN};
 
-/// Issuers whose keys are kept; beyond, all are forgotten, and fetched again when they are asked for.
+/// Issuers whose keys are kept; beyond, the one is forgotten that was least lately asked for.
 const REMEMBERED: usize = 256;
 
 /// Verifies the tokens of issuers that somebody trusts. Fetches an issuer's keys for the first of its tokens.
@@ -22,7 +24,12 @@ pub struct TrustedIssuers {
     outbound: Outbound,
     own: String,
     own_keys: LocalKeys,
-    issuers: Mutex<HashMap<String, Arc<RemoteKeys>>>,
+    issuers: Mutex<HashMap<String, Remembered>>,
+}
+
+struct Remembered {
+    keys: Arc<RemoteKeys>,
+    asked: Instant,
 }
 
 /// A token that verifies.
@@ -34,6 +41,12 @@ pub struct Verified {
     pub subject: String,
     /// Its `aud`: all of them.
     pub audiences: Vec<String>,
+    /// Its `alg`, with which it is signed.
+    pub algorithm: String,
+    /// Whether the key that it verifies with says that algorithm itself.
+    pub declared: bool,
+    /// Whether it is said to be an access token, and so no ID token.
+    pub access_token: bool,
     /// Its `jti`, if it has one.
     pub token_id: Option<String>,
     /// Its `exp`.
@@ -54,38 +67,51 @@ impl TrustedIssuers {
         })
     }
 
-    /// Verifies a token for one of the audiences that are asked of its issuer. Without any, the issuer is not trusted,
-    /// and nothing is fetched.
+    /// Verifies a token as the policies of its issuer ask. Without any, the issuer is not trusted, and nothing is fetched.
     pub async fn verify(
         &self,
         token: &str,
-        audiences: impl Fn(&str) -> Vec<String>,
+        policies: &[TrustPolicy],
     ) -> Result<Verified, AuthenticationError> {
         if token.len() > MAX_TOKEN {
             return Err(AuthenticationError::TooLarge);
         }
-        let (header, algorithm) = token::header(token)?;
+        let header = token::header(token)?;
         let issuer = token::issuer(token)?;
-        let audiences = audiences(&issuer);
-        if audiences.is_empty() {
+        let mut policies = policies.to_vec();
+        policies.retain(|policy| policy.issuer.as_str() == issuer);
+        if policies.is_empty() {
             return Err(AuthenticationError::IssuerUnknown);
         }
         self.check_type(&issuer, &header)?;
-        let id = header.kid.as_deref();
-        let key = if issuer == self.own {
-            self.own_keys.find(id, algorithm)?
-        } else {
-            self.keys_of(&issuer).find(id, algorithm).await?
+        // If its key says so, or a policy.
+        policies.retain(|policy| policy.is_signed_with(header.algorithm(), true));
+        if policies.is_empty() {
+            return Err(AuthenticationError::AlgorithmRefused);
+        }
+        let wanted = Wanted {
+            declared: policies
+                .iter()
+                .all(|policy| policy.signing_algorithm.is_none()),
+            ..Wanted::by(&header)
         };
-        let claims = token::verify(token, &key, algorithm, &issuer, &audiences)?;
-        read(&claims)
+        let found = if issuer == self.own {
+            self.own_keys.now().find(wanted)?
+        } else {
+            self.keys_of(&issuer).find(wanted).await?
+        };
+        let audiences: Vec<_> = policies
+            .iter()
+            .map(|policy| policy.audience.to_string())
+            .collect();
+        let (claims, key) = token::verify(token, &header, &found, &issuer, &audiences)?;
+        read(&header, &claims, key)
     }
 
-    /// What is made to say who someone is, or is not said to be something else (RFC 8725, section 3.11). Of our own, those
-    /// for clouds: one that calls us is not to be had for another one.
+    /// What says who someone is. Of our own, those for clouds: one that calls us is not to be had for another one.
     fn check_type(&self, issuer: &str, header: &Header) -> Result<(), AuthenticationError> {
-        let known = header.typ.is_none() || header.is_of_type("JWT");
-        if known || issuer != self.own && header.is_of_type(JOB_TOKEN) {
+        let calls_us = issuer == self.own && header.is_of_type(ACCESS_TOKEN);
+        if header.says_who() && !calls_us {
             Ok(())
         } else {
             Err(AuthenticationError::TypeRefused)
@@ -95,26 +121,55 @@ impl TrustedIssuers {
     fn keys_of(&self, issuer: &str) -> Arc<RemoteKeys> {
         let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
         if issuers.len() >= REMEMBERED && !issuers.contains_key(issuer) {
-            issuers.clear();
+            forget_one(&mut issuers);
         }
-        let keys = issuers.entry(issuer.to_owned()).or_insert_with(|| {
-            let keys = RemoteKeys::new(issuer, issuer, self.outbound.clone());
-            Arc::new(keys)
+        let remembered = issuers.entry(issuer.to_owned()).or_insert_with(|| {
+            let keys = RemoteKeys::new(issuer, issuer, self.outbound.clone(), Bounds::FOREIGN);
+            Remembered {
+                keys: Arc::new(keys),
+                asked: Instant::now(),
+            }
         });
-        Arc::clone(keys)
+        remembered.asked = Instant::now();
+        Arc::clone(&remembered.keys)
     }
 }
 
-fn read(claims: &Claims) -> Result<Verified, AuthenticationError> {
+/// One that is not being waited for, if there is; rather one that never had keys; the one that was least lately asked.
+/// Who names many issuers so takes the place of their own before that of others.
+fn forget_one(issuers: &mut HashMap<String, Remembered>) {
+    let rank = |(_, remembered): &(&String, &Remembered)| {
+        let Remembered { keys, asked } = remembered;
+        (keys.is_in_flight(), keys.has_keys(), *asked)
+    };
+    let least = issuers.iter().min_by_key(rank);
+    if let Some(least) = least.map(|(issuer, _)| issuer.clone()) {
+        issuers.remove(&least);
+    }
+}
+
+fn read(
+    header: &Header,
+    claims: &Claims,
+    key: &Candidate,
+) -> Result<Verified, AuthenticationError> {
+    let subject = token::text(claims, "sub")?;
+    if !trust::is_plain(subject) {
+        return Err(AuthenticationError::ClaimInvalid("sub"));
+    }
     Ok(Verified {
         issuer: token::text(claims, "iss")?.to_owned(),
-        subject: token::text(claims, "sub")?.to_owned(),
+        subject: subject.to_owned(),
         audiences: audiences(claims.get("aud")),
+        algorithm: header.algorithm().to_owned(),
+        declared: key.declared,
+        access_token: header.is_of_type(ACCESS_TOKEN),
         token_id: claims.get("jti").and_then(plain),
         expires: expiry(claims).ok_or(AuthenticationError::ClaimInvalid("exp"))?,
         claims: claims
             .iter()
             .filter_map(|(name, value)| Some((name.clone(), plain(value)?)))
+            .filter(|(_, said)| trust::is_plain(said))
             .collect(),
     })
 }

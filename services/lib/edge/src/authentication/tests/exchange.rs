@@ -1,0 +1,117 @@
+//! Tokens of issuers that trust policies name.
+
+use super::*;
+
+/// Trust in the tokens of an issuer, which signs with this algorithm, if it is said.
+pub(super) fn policy(issuer: &str, algorithm: &str) -> TrustPolicy {
+    TrustPolicy {
+        issuer: issuer.parse().expect("a URL"),
+        signing_algorithm: algorithm.parse().ok(),
+        audience: "tharsis".parse().expect("an audience"),
+        claims: BTreeMap::new(),
+    }
+}
+
+/// Issuers on this machine.
+fn trusted() -> TrustedIssuers {
+    let own = OwnKeys {
+        issuer: "https://own.example".to_owned(),
+        keys: kept(&[]),
+    };
+    let networks = "127.0.0.0/8".parse().expect("networks");
+    TrustedIssuers::new(networks, own).expect("a client")
+}
+
+#[tokio::test]
+async fn the_key_or_the_policy_says_the_algorithm() {
+    let signer = Signer::rsa("a");
+    let answers = issuer(&[]).await;
+    let token = signer.token(&json!({"alg": "RS256", "kid": "a"}), &claims(&answers));
+    for (alg, in_policy, reason) in [
+        (None, "", Some("TOKEN_KEY_WITHOUT_ALGORITHM")),
+        (Some(Value::Null), "", Some("TOKEN_KEY_WITHOUT_ALGORITHM")),
+        (Some(json!("RS257")), "", Some("TOKEN_KEY_UNKNOWN")),
+        (Some(json!("RS257")), "RS256", Some("TOKEN_KEY_UNKNOWN")),
+        (Some(json!(["RS256"])), "RS256", Some("TOKEN_KEY_UNKNOWN")),
+        (Some(json!("RS256")), "", None),
+        (None, "RS256", None),
+        (None, "RS512", Some("TOKEN_ALGORITHM_REFUSED")),
+        (
+            Some(json!("RS256")),
+            "RS512",
+            Some("TOKEN_ALGORITHM_REFUSED"),
+        ),
+        (
+            Some(json!("RS512")),
+            "RS256",
+            Some("TOKEN_ALGORITHM_REFUSED"),
+        ),
+    ] {
+        let mut jwk = signer.jwk();
+        if let Some(alg) = &alg {
+            jwk["alg"] = alg.clone();
+        }
+        Answers::set(&answers.keys, vec![jwk]);
+        let policies = [policy(&answers.url, in_policy)];
+        let verified = trusted().verify(&token, &policies).await;
+        let refused = verified.as_ref().err().map(AuthenticationError::reason);
+        assert_eq!(refused, reason, "{alg:?} {in_policy}");
+        if let Ok(verified) = verified {
+            assert_eq!(verified.declared, alg.is_some());
+            assert_eq!(verified.algorithm, "RS256");
+        }
+    }
+    // What one policy says of the issuer does not make the key say it for another one.
+    Answers::set(&answers.keys, vec![signer.jwk()]);
+    let policies = [policy(&answers.url, ""), policy(&answers.url, "RS256")];
+    let verified = trusted().verify(&token, &policies).await;
+    let verified = verified.expect("verified");
+    let [unsaid, said] = policies;
+    assert!(!unsaid.is_signed_with(&verified.algorithm, verified.declared));
+    assert!(said.is_signed_with(&verified.algorithm, verified.declared));
+}
+
+#[tokio::test]
+async fn what_others_trust_does_not_make_an_issuers_keys_forgotten() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let trusted = trusted();
+    let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims(&answers));
+    let policies = [policy(&answers.url, "ES256")];
+    trusted.verify(&token, &policies).await.expect("verified");
+    for other in 0..300 {
+        let url = format!("http://127.0.0.1:1/{other}");
+        let claims = with(claims(&answers), "iss", url.as_str());
+        let token = signer.token(&json!({"alg": "ES256"}), &claims);
+        // None of them has keys.
+        let refused = trusted.verify(&token, &[policy(&url, "ES256")]).await;
+        let reason = refused.expect_err("refused").reason();
+        assert_eq!(reason, "TOKEN_ISSUER_UNAVAILABLE");
+    }
+    trusted.verify(&token, &policies).await.expect("verified");
+    assert_eq!(answers.fetches(), 1);
+}
+
+#[tokio::test]
+async fn what_a_token_says_is_short_and_plain() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let trusted = trusted();
+    let policies = [policy(&answers.url, "ES256")];
+    let long = "a".repeat(1_025);
+    let said = |name: &str, value: &str| {
+        let claims = with(claims(&answers), name, value);
+        signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims)
+    };
+    for value in [long.as_str(), "a\nb", "a\u{7f}"] {
+        assert_eq!(
+            trusted.verify(&said("sub", value), &policies).await.err(),
+            Some(AuthenticationError::ClaimInvalid("sub"))
+        );
+        let verified = trusted.verify(&said("ref", value), &policies).await;
+        let claims = verified.expect("verified").claims;
+        assert!(!claims.contains_key("ref"));
+    }
+    let verified = trusted.verify(&said("ref", &long[1..]), &policies).await;
+    assert!(verified.expect("verified").claims.contains_key("ref"));
+}
