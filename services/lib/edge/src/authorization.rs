@@ -124,21 +124,12 @@ pub fn permissions(role: Role) -> Vec<access::Permission> {
 
 /// The text in a request's field, by its path; empty where something on the way is not set.
 pub(crate) fn field(message: &DynamicMessage, path: &str) -> String {
-    let mut holder = message.clone();
-    for name in path.split('.') {
-        let Some(value) = holder
-            .get_field_by_name(name)
-            .map(std::borrow::Cow::into_owned)
-        else {
-            break;
-        };
-        match value {
-            Value::String(text) => return text,
-            Value::Message(message) => holder = message,
-            _ => break,
-        }
+    let (name, inner) = path.split_once('.').unwrap_or((path, ""));
+    match message.get_field_by_name(name).as_deref() {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Message(message)) if !inner.is_empty() => field(message, inner),
+        _ => String::new(),
     }
-    String::new()
 }
 
 /// Whether a request's field is there and true.

@@ -812,22 +812,23 @@ fn what_was_verified_is_remembered_for_its_keys_and_until_it_expires() {
     let local = LocalKeys::new(receiver);
     let (now, token) = (clock::now().unix_timestamp(), [1; 32]);
     let first = local.now();
-    assert_eq!(local.subject(&token), None);
-    local.remember(&first, token, "job", now + 600);
-    assert_eq!(local.subject(&token).as_deref(), Some("job"));
-    assert_eq!(local.subject(&[2; 32]), None);
-    local.remember(&first, [2; 32], "job", now);
-    assert_eq!(local.subject(&[2; 32]), None, "it has expired");
+    let job = Principal::user("dev/alice").expect("a principal");
+    assert_eq!(local.known(&token), None);
+    local.remember(&first, token, &job, now + 600);
+    assert_eq!(local.known(&token), Some(job.clone()));
+    assert_eq!(local.known(&[2; 32]), None);
+    local.remember(&first, [2; 32], &job, now);
+    assert_eq!(local.known(&[2; 32]), None, "it has expired");
     keys.send_replace(set(&[&signer, &next]));
-    assert_eq!(local.subject(&token), None, "the keys are others");
-    local.remember(&first, token, "job", now + 600);
+    assert_eq!(local.known(&token), None, "the keys are others");
+    local.remember(&first, token, &job, now + 600);
     assert_eq!(
-        local.subject(&token),
+        local.known(&token),
         None,
         "it was verified with the keys before"
     );
-    local.remember(&local.now(), token, "job", now + 600);
-    assert_eq!(local.subject(&token).as_deref(), Some("job"));
+    local.remember(&local.now(), token, &job, now + 600);
+    assert_eq!(local.known(&token), Some(job.clone()));
 }
 
 /// A key set of these.
