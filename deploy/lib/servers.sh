@@ -110,7 +110,7 @@ start_postgres() {
   ((major == postgres_major)) ||
     die "the data in $postgres_home are of PostgreSQL $major, and the PostgreSQL found is $postgres_major ($postgres_bin)" \
       'to use that one, delete the data: deploy/dev reset; or name the other: THARSIS_POSTGRES_BIN=… deploy/dev up'
-  options="-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200"
+  options="-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=400"
   for option in "$@"; do options+=" -c $option"; done
   ln -sf "$postgres_home/postgres.log" "$bed/log/postgres.log"
   as_postgres rm -f "$postgres_home/postgres.log"

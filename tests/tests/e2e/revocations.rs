@@ -438,7 +438,7 @@ impl Switched {
 /// How often each switch is turned.
 const TURNS: usize = 8;
 /// Who ask at the same time, for each switch.
-const ASKERS: u64 = 3;
+const ASKERS: u64 = 2;
 
 /// What is shared by those who ask and the one who turns a switch.
 struct Course {

@@ -1,7 +1,6 @@
 //! `CredentialService`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
@@ -14,7 +13,7 @@ use futures::join;
 use model::{JobId, Principal, Role};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -31,11 +30,6 @@ use crate::wire;
 
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
 const ATTEMPTS: usize = 10;
-
-/// What is known from longer ago than this is asked for anew: a revocation counts within a second.
-const MOMENT: Duration = Duration::from_millis(900);
-/// How long the answer is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The word for a refusal, in answers and on the record.
 pub(super) fn reason(refusal: &Refusal) -> &'static str {
@@ -331,69 +325,6 @@ impl IssuerRpc {
             refusals,
             consistency_token: issued.consistency_token,
         })
-    }
-
-    /// Since when what we know is known to be so. If that is more than a moment ago, something may have been revoked
-    /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either.
-    pub(super) async fn current(&self) -> Result<Instant, Status> {
-        let word = async {
-            for (_, progress) in &self.shared.replica {
-                let (mut progress, fresh) = (progress.clone(), |progress: &Progress| {
-                    let current = progress.current_at;
-                    progress.halted.is_some() || current.is_some_and(|at| at.elapsed() <= MOMENT)
-                });
-                // Its sender lives as long as the follower.
-                let _ = progress.wait_for(fresh).await;
-            }
-        };
-        let _ = timeout(PATIENCE, word).await;
-        self.refuse_on_stale_replica()
-    }
-
-    /// Past the bound, what we know may be revoked already: we refuse rather than guess. Answers since when all of it is
-    /// known to be so.
-    pub(super) fn refuse_on_stale_replica(&self) -> Result<Instant, Status> {
-        let mut since = Instant::now();
-        for (log, progress) in &self.shared.replica {
-            let progress = progress.borrow();
-            if let Some(halt) = &progress.halted {
-                let message = format!(
-                    "the issuer does not follow {log} any more: {halt}; no credentials are issued until an operator \
-                     has looked after it"
-                );
-                return Err(status::unavailable("FOLLOWER_HALTED", &message));
-            }
-            let current = progress.current_at;
-            since = current
-                .filter(|at| self.is_within_bound(*at))
-                .map(|at| since.min(at))
-                .ok_or_else(|| self.stale(log, current))?;
-        }
-        Ok(since)
-    }
-
-    /// To record it may have taken long. Then the record says of tokens that they were issued, and nobody has them.
-    pub(super) fn refuse_if_late(&self, since: Instant) -> Result<(), Status> {
-        if self.is_within_bound(since) {
-            return Ok(());
-        }
-        Err(self.stale("the logs that it decides on", Some(since)))
-    }
-
-    fn is_within_bound(&self, since: Instant) -> bool {
-        since.elapsed() <= self.shared.staleness_bound
-    }
-
-    fn stale(&self, log: &str, current: Option<Instant>) -> Status {
-        let age = current.map_or("ever".to_owned(), |at| {
-            format!("{} s", at.elapsed().as_secs())
-        });
-        let message = format!(
-            "the issuer has not been up to date with {log} for {age}, longer than the bound of {} s; no credentials \
-             are issued until it is",
-            self.shared.staleness_bound.as_secs()
-        );
-        status::unavailable("REPLICA_STALE", &message)
     }
 
     /// What is remembered may be wrong. A grant is checked when it is recorded; a refusal has to be looked up.

@@ -1,6 +1,7 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
 mod credentials;
+mod current;
 pub(crate) mod exchange;
 mod explain;
 mod ground;

@@ -13,6 +13,7 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use e2e::{Service, User, World};
 use issuer::Config;
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
@@ -53,7 +54,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     world.is_serving(Service::Issuer).await;
     let pid = issuer.id().context("the issuer has ended")?;
     let (mut issued, mut signed, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut halfway, mut signing) = ([vec![], vec![]], Vec::new());
+    let (mut halfway, mut beside, mut signing) = ([vec![], vec![]], [vec![], vec![]], Vec::new());
+    let pool = world.database(Service::Issuer).pool();
+    sqlx::query("CREATE TABLE plain (number int)")
+        .execute(pool)
+        .await?;
     let cores = u32::try_from(std::thread::available_parallelism()?.get())?;
     // The first credential of each job is decided from the database, and every connection is made.
     issue(&jobs, &identity, 0.5).await?;
@@ -63,38 +68,61 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         issued.push(tokens / (cpu(pid)? - before));
         signed.push(sign(arguments.seconds / 4.0, cores).await?);
         alone.push(sign(arguments.seconds / 4.0, 1).await?);
-        let waited = wait(&jobs, &identity, tokens / wall / 2.0, arguments.seconds).await?;
-        for (quantile, percent) in halfway.iter_mut().zip([50, 99]) {
-            let time = waited.get(waited.len() * percent / 100);
-            quantile.push(time.map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0));
+        let enough = CancellationToken::new();
+        let (waited, inserted) = tokio::join!(
+            async {
+                let _over = enough.clone().drop_guard();
+                wait(&jobs, &identity, tokens / wall / 2.0, arguments.seconds).await
+            },
+            insert(pool, &enough)
+        );
+        for (quantiles, times) in [(&mut halfway, waited?), (&mut beside, inserted?)] {
+            for (quantile, percent) in quantiles.iter_mut().zip([50, 99]) {
+                let time = times.get(times.len() * percent / 100);
+                quantile.push(time.map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0));
+            }
         }
         signing.push(1_000.0 / alone[round - 1]);
         eprintln!(
             "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU, {:.0} by one alone; {:.0} \
-             credentials/s; at half of that p50 {:.2} ms, p99 {:.2} ms",
+             credentials/s; at half of that p50 {:.2} ms, p99 {:.2} ms, a plain insert beside {:.2} and {:.2} ms",
             issued[round - 1],
             signed[round - 1],
             alone[round - 1],
             tokens / wall,
             halfway[0][round - 1],
             halfway[1][round - 1],
+            beside[0][round - 1],
+            beside[1][round - 1],
         );
     }
     let row = Row::new("credentials", "per CPU second", &issued)
         .against("raw RS256 signature", &signed, Some(0.8))
         .against("by one process alone", &alone, None);
-    let half = |name: &str, waited: &[f64]| {
-        Row::new(format!("{name} at half load"), "ms", waited).against(
-            "one signature",
-            &signing,
-            None,
-        )
+    let half = |name: &str, quantile: usize| {
+        Row::new(format!("{name} at half load"), "ms", &halfway[quantile])
+            .against("one signature", &signing, None)
+            .against("plain insert beside", &beside[quantile], None)
     };
-    let [middle, slow] = &halfway;
-    report(
-        "credentials",
-        &[row, half("p50", middle), half("p99", slow)],
-    )
+    report("credentials", &[row, half("p50", 0), half("p99", 1)])
+}
+
+/// Until told to stop, a hundred times a second at most, how long a plain row takes until it is durable: the least that
+/// the audit of a credential costs at the same time. Sorted.
+async fn insert(pool: &PgPool, stop: &CancellationToken) -> anyhow::Result<Vec<Duration>> {
+    let mut inserted = Vec::new();
+    while stop
+        .run_until_cancelled(tokio::time::sleep(Duration::from_millis(10)))
+        .await
+        .is_some()
+    {
+        let begun = Instant::now();
+        let row = sqlx::query("INSERT INTO plain VALUES (1)");
+        row.execute(pool).await?;
+        inserted.push(begun.elapsed());
+    }
+    inserted.sort_unstable();
+    Ok(inserted)
 }
 
 /// Has the jobs ask so many times a second in all, however long an answer takes. Answers with how long each took from

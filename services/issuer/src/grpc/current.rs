@@ -1,0 +1,86 @@
+//! How current that is which decisions lean on: what was revoked elsewhere has to be known here within a second, and
+//! where that can't be told any more, nothing is issued.
+
+use std::time::Duration;
+
+use edge::status;
+use eventlog::Progress;
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+
+use super::IssuerRpc;
+
+/// What is known from longer ago than this is asked for anew: a revocation counts within a second.
+const MOMENT: Duration = Duration::from_millis(900);
+/// How long the answer is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Whether waiting would not make us know more.
+fn is_fresh(progress: &Progress) -> bool {
+    let current = progress.current_at;
+    progress.halted.is_some() || current.is_some_and(|at| at.elapsed() <= MOMENT)
+}
+
+impl IssuerRpc {
+    /// Since when what we know is known to be so. If that is more than a moment ago, something may have been revoked
+    /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either.
+    pub(super) async fn current(&self) -> Result<Instant, Status> {
+        let mut replica = self.shared.replica.iter();
+        if !replica.all(|(_, progress)| is_fresh(&progress.borrow())) {
+            let word = async {
+                for (_, progress) in &self.shared.replica {
+                    // Its sender lives as long as the follower.
+                    let _ = progress.clone().wait_for(is_fresh).await;
+                }
+            };
+            let _ = timeout(PATIENCE, word).await;
+        }
+        self.refuse_on_stale_replica()
+    }
+
+    /// Past the bound, what we know may be revoked already: we refuse rather than guess. Answers since when all of it is
+    /// known to be so.
+    pub(super) fn refuse_on_stale_replica(&self) -> Result<Instant, Status> {
+        let mut since = Instant::now();
+        for (log, progress) in &self.shared.replica {
+            let progress = progress.borrow();
+            if let Some(halt) = &progress.halted {
+                let message = format!(
+                    "the issuer does not follow {log} any more: {halt}; no credentials are issued until an operator \
+                     has looked after it"
+                );
+                return Err(status::unavailable("FOLLOWER_HALTED", &message));
+            }
+            let current = progress.current_at;
+            since = current
+                .filter(|at| self.is_within_bound(*at))
+                .map(|at| since.min(at))
+                .ok_or_else(|| self.stale(log, current))?;
+        }
+        Ok(since)
+    }
+
+    /// To record it may have taken long. Then the record says of tokens that they were issued, and nobody has them.
+    pub(super) fn refuse_if_late(&self, since: Instant) -> Result<(), Status> {
+        if self.is_within_bound(since) {
+            return Ok(());
+        }
+        Err(self.stale("the logs that it decides on", Some(since)))
+    }
+
+    fn is_within_bound(&self, since: Instant) -> bool {
+        since.elapsed() <= self.shared.staleness_bound
+    }
+
+    fn stale(&self, log: &str, current: Option<Instant>) -> Status {
+        let age = current.map_or("ever".to_owned(), |at| {
+            format!("{} s", at.elapsed().as_secs())
+        });
+        let message = format!(
+            "the issuer has not been up to date with {log} for {age}, longer than the bound of {} s; no credentials \
+             are issued until it is",
+            self.shared.staleness_bound.as_secs()
+        );
+        status::unavailable("REPLICA_STALE", &message)
+    }
+}
