@@ -49,6 +49,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         let job = admin.opens_job("trn:workspace:acme/app").await;
         jobs.push(admin.with_token(&job.token));
     }
+    // It would follow what is issued on the same cores, and the issuer does not need it.
+    world.stops(Service::Projector).await;
     world.stops(Service::Issuer).await;
     let issuer = serve(&world)?;
     world.is_serving(Service::Issuer).await;
