@@ -1,7 +1,7 @@
 //! Who gets a credential, and who no longer does.
 
 use bed::eventually;
-use e2e::refusal::{not_found, reason, refused};
+use e2e::refusal::{invalid, not_found, reason, refused};
 use e2e::user::{credential, job};
 use e2e::world::Setup;
 use e2e::{Service, World};
@@ -26,6 +26,13 @@ async fn only_the_jobs_own_token_gets_its_credentials() {
     // Another job does not even learn that the identity exists.
     not_found(admin.asks_as(&other.job.token, &scene.identity.id).await);
     not_found(admin.asks_as(&other.job.token, &scene.identity.trn).await);
+    // Nor whether anything else does: what is no identity is refused alike, there or not.
+    for named in ["trn:group:other", "trn:group:nowhere"] {
+        invalid(
+            admin.asks_as(&scene.job.token, named).await,
+            &["managed_identity_id"],
+        );
+    }
     // A credential for a cloud is no key to ours.
     refused(
         admin
