@@ -245,9 +245,8 @@ impl IssuerRpc {
         for _ in 0..ATTEMPTS {
             let since = self.current().await?;
             let (grant, ground) = self.decide(job, call, named).await?;
-            let granted = vec![(grant, Arc::clone(&ground))];
+            let granted = vec![(grant, ground)];
             if let Some(mut issued) = self.issue(call, metadata, job, granted, since).await? {
-                self.grounds.remember(job, named, ground);
                 let credential = issued.credentials.pop().unwrap_or_default();
                 return Ok(pb::IssueCredentialResponse {
                     token: credential.token,
@@ -286,19 +285,13 @@ impl IssuerRpc {
                     Err(denied) => return Err(denied),
                 }
             }
-            let names: Vec<_> = granted
-                .iter()
-                .map(|(grant, ground)| (grant.identity.to_string(), Arc::clone(ground)))
-                .collect();
+            let identities: Vec<_> = granted.iter().map(|(grant, _)| grant.identity).collect();
             if let Some(issued) = self.issue(call, metadata, job, granted, since).await? {
-                for (name, ground) in names {
-                    self.grounds.remember(job, &name, ground);
-                }
                 return self.tell(call, metadata, issued, refused).await;
             }
-            names
-                .iter()
-                .for_each(|(name, _)| self.grounds.forget(job, name));
+            for identity in identities {
+                self.grounds.forget(job, &identity.to_string());
+            }
             self.look_for_keys().await?;
         }
         Err(contention().into())
@@ -339,7 +332,9 @@ impl IssuerRpc {
         if self.shared.keys.active_for(grant.algorithm).is_none() {
             return Err(not_ready(&grant, self.revision()).into());
         }
-        Ok((grant, Arc::new(ground)))
+        let ground = Arc::new(ground);
+        self.grounds.remember(job, named, Arc::clone(&ground));
+        Ok((grant, ground))
     }
 
     pub(super) fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {
@@ -478,18 +473,20 @@ impl IssuerRpc {
     }
 
     pub(super) fn reached(&self, own: Option<Head>) -> String {
-        let name = self.shared.commands.log().name();
-        let mut reached = own.map_or_else(ConsistencyToken::default, |head| {
-            ConsistencyToken::of(name, head)
-        });
-        for (log, progress) in &self.shared.replica {
+        let own = own.map(|head| (self.shared.commands.log().name(), head));
+        let known = self.shared.replica.iter().filter_map(|(log, progress)| {
             let Progress {
                 epoch, position, ..
             } = *progress.borrow();
-            if let Some(epoch) = epoch {
-                reached.merge(ConsistencyToken::of(log, Head { epoch, position }));
-            }
-        }
+            Some((
+                *log,
+                Head {
+                    epoch: epoch?,
+                    position,
+                },
+            ))
+        });
+        let reached: ConsistencyToken = own.into_iter().chain(known).collect();
         reached.to_string()
     }
 }

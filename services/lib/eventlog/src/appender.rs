@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sqlx::error::DatabaseError;
 use sqlx::pool::PoolConnection;
+use sqlx::types::Json;
 use sqlx::{Connection as _, PgConnection, PgPool, Postgres};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,8 +19,9 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Appended, Guard};
 use crate::batch::{CarriedOut, Changes, Ground, Place, Verdict};
-use crate::event::{NewEvent, StreamId};
+use crate::event::{Metadata, NewEvent, RecordedEvent, StreamId};
 use crate::follower::{in_time, is_for_good};
+use crate::recent::Recent;
 
 /// Commands in a transaction at most. Beyond, a batch gains nothing and its last command waits for its first.
 const BATCH: usize = 200;
@@ -49,10 +51,11 @@ pub(crate) struct Appender {
 
 impl Appender {
     /// Starts the task. It ends when the last handle is gone, after carrying out what waits.
-    pub(crate) fn start(pool: PgPool, head: watch::Sender<u64>) -> Self {
+    pub(crate) fn start(pool: PgPool, head: watch::Sender<u64>, recent: Arc<Recent>) -> Self {
         let (queue, waiting) = mpsc::channel(WAITING);
         let connection = Connection {
             pool,
+            recent,
             kept: None,
             wary: 0,
         };
@@ -111,6 +114,8 @@ async fn drain(
 /// The appender's connection.
 struct Connection {
     pool: PgPool,
+    /// Told of what it appended.
+    recent: Arc<Recent>,
     /// Of the batch before, if that came through.
     kept: Option<Kept>,
     /// For so many batches nothing is remembered.
@@ -129,9 +134,11 @@ impl Connection {
     /// One transaction. After a failure the next one has another connection. The error is for the whole batch, which then
     /// was not appended.
     async fn attempt(&mut self, appends: &[Append]) -> Result<Attempted, AppendError> {
-        let (mut connection, mut remembered) = match self.kept.take() {
-            Some(Kept { connection, ground }) => (connection, ground),
-            None => (self.pool.acquire().await.map_err(database)?, None),
+        let (mut connection, mut remembered) = if let Some(kept) = self.kept.take() {
+            (kept.connection, kept.ground)
+        } else {
+            self.recent.begin_anew();
+            (self.pool.acquire().await.map_err(database)?, None)
         };
         // Where all is known, one round trip is all that it takes. What was known was so if it could be written on: for
         // refusals alone it is read again.
@@ -169,7 +176,7 @@ impl Connection {
         head.map_err(database)?;
         let ground = in_time(read_ground(&mut transaction, appends)).await;
         let mut ground = ground.map_err(database)?;
-        let plan = Plan::of(&ground, appends);
+        let mut plan = Plan::of(&ground, appends);
         if plan.changes_nothing() {
             in_time(transaction.rollback()).await.map_err(database)?;
             let attempted = plan.outcome(ground.epoch, NEVER);
@@ -185,6 +192,7 @@ impl Connection {
             drop(connection);
             return settle(&self.pool, ground.epoch, plan, error).await;
         }
+        self.recent.add(plan.rows.recorded(now));
         ground.change(&plan.changes, revision);
         let attempted = plan.outcome(ground.epoch, now);
         self.keep(connection, ground);
@@ -196,10 +204,11 @@ impl Connection {
         &mut self,
         mut connection: PoolConnection<Postgres>,
         mut ground: Ground,
-        plan: Plan,
+        mut plan: Plan,
     ) -> Result<Result<Attempted, PoolConnection<Postgres>>, AppendError> {
         match in_time(write(&mut connection, &ground, &plan)).await {
             Ok(Some(Written { revision, now })) => {
+                self.recent.add(plan.rows.recorded(now));
                 ground.change(&plan.changes, revision);
                 let attempted = plan.outcome(ground.epoch, now);
                 self.keep(connection, ground);
@@ -438,7 +447,7 @@ struct Rows {
     event_ids: Vec<Uuid>,
     event_types: Vec<String>,
     payloads: Vec<Vec<u8>>,
-    metadata: Vec<serde_json::Value>,
+    metadata: Vec<Json<Metadata>>,
     command_ids: Vec<Uuid>,
     fingerprints: Vec<Vec<u8>>,
     firsts: Vec<i64>,
@@ -448,7 +457,6 @@ struct Rows {
 
 impl Rows {
     fn add(&mut self, append: &Append, place: &Place) {
-        let metadata = serde_json::json!(append.metadata);
         let mut position = place.first;
         for (stream, first_version) in append.streams.iter().zip(&place.first_versions) {
             for (version, event) in (*first_version..).zip(&stream.events) {
@@ -463,7 +471,7 @@ impl Rows {
                 self.event_ids.push(*id);
                 self.event_types.push((*event_type).to_owned());
                 self.payloads.push(payload.clone());
-                self.metadata.push(metadata.clone());
+                self.metadata.push(Json(append.metadata.clone()));
                 position += 1;
             }
         }
@@ -474,6 +482,32 @@ impl Rows {
             self.lasts.push(place.last.cast_signed());
             self.replies.push(command.reply.clone());
         }
+    }
+
+    /// The events, as the log holds them now. All that goes into them is gone from here then, but for their ids.
+    fn recorded(&mut self, recorded_at: OffsetDateTime) -> Vec<RecordedEvent> {
+        let (positions, versions) = (self.positions.iter(), self.versions.iter());
+        let columns = positions
+            .zip(self.stream_ids.drain(..))
+            .zip(versions)
+            .zip(&self.event_ids)
+            .zip(self.event_types.drain(..))
+            .zip(self.payloads.drain(..))
+            .zip(self.metadata.drain(..));
+        let events = columns.map(|row| {
+            let ((((((position, stream_id), version), id), event_type), payload), metadata) = row;
+            RecordedEvent {
+                position: position.cast_unsigned(),
+                stream_id,
+                version: version.cast_unsigned(),
+                id: *id,
+                event_type,
+                payload: payload.into(),
+                metadata: metadata.0,
+                recorded_at,
+            }
+        });
+        events.collect()
     }
 }
 
@@ -534,7 +568,7 @@ async fn write(
         &rows.event_ids,
         &rows.event_types,
         &rows.payloads,
-        &rows.metadata,
+        &rows.metadata as &[Json<Metadata>],
         &rows.command_ids,
         &rows.fingerprints,
         &rows.firsts,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, StorageType};
 use async_nats::jetstream::{self};
-use async_nats::{Client, HeaderMap};
+use async_nats::{Client, HeaderMap, HeaderName};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -151,30 +151,36 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The headers of an event.
 pub(crate) fn headers(log: &str, epoch: Uuid, event: &RecordedEvent) -> HeaderMap {
+    let RecordedEvent { metadata, .. } = event;
+    let time = event.recorded_at.format(&Rfc3339);
+    let always = [
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-id", event.id.to_string()),
+        ("ce-source", format!("urn:tharsis:{log}")),
+        ("ce-type", event.event_type.clone()),
+        ("ce-subject", event.stream_id.clone()),
+        ("ce-time", time.unwrap_or_default()),
+        ("ce-position", event.position.to_string()),
+        ("ce-epoch", epoch.to_string()),
+        ("ce-streamversion", event.version.to_string()),
+        ("ce-actor", metadata.actor.clone()),
+        ("content-type", "application/protobuf".to_owned()),
+        ("Nats-Msg-Id", event.id.to_string()),
+    ];
+    let traceparent = metadata.traceparent.clone();
+    let traceparent = traceparent.map(|value| ("ce-traceparent", value));
     let mut headers = HeaderMap::new();
-    let mut insert = |name: &'static str, value: &str| {
-        let value = Cow::from(utf8_percent_encode(value, ENCODED));
-        headers.insert(name, value.as_ref());
-    };
-    insert("ce-specversion", "1.0");
-    insert("ce-id", &event.id.to_string());
-    insert("ce-source", &format!("urn:tharsis:{log}"));
-    insert("ce-type", &event.event_type);
-    insert("ce-subject", &event.stream_id);
-    insert(
-        "ce-time",
-        &event.recorded_at.format(&Rfc3339).unwrap_or_default(),
-    );
-    insert("ce-position", &event.position.to_string());
-    insert("ce-epoch", &epoch.to_string());
-    insert("ce-streamversion", &event.version.to_string());
-    insert("ce-actor", &event.metadata.actor);
-    if let Some(traceparent) = &event.metadata.traceparent {
-        insert("ce-traceparent", traceparent);
+    for (name, value) in always.into_iter().chain(traceparent) {
+        headers.insert(HeaderName::from_static(name), encoded(value));
     }
-    insert("content-type", "application/protobuf");
-    insert("Nats-Msg-Id", &event.id.to_string());
     headers
+}
+
+fn encoded(value: String) -> String {
+    match Cow::from(utf8_percent_encode(&value, ENCODED)) {
+        Cow::Borrowed(_) => value,
+        Cow::Owned(encoded) => encoded,
+    }
 }
 
 /// Reads an event off the bus. `None` if the message is not one of a relay: the owner's log then says what stands there.

@@ -46,6 +46,14 @@ impl ConsistencyToken {
     }
 }
 
+/// Of logs that are named once each.
+impl<'a> FromIterator<(&'a str, Head)> for ConsistencyToken {
+    fn from_iter<T: IntoIterator<Item = (&'a str, Head)>>(logs: T) -> Self {
+        let logs = logs.into_iter();
+        Self(logs.map(|(log, head)| (log.to_owned(), head)).collect())
+    }
+}
+
 impl fmt::Display for ConsistencyToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let logs = self.logs().map(|(log, head)| wire::consistency_token::Log {

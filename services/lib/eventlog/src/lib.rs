@@ -17,6 +17,7 @@ mod log;
 mod model;
 mod owner;
 mod reactions;
+mod recent;
 mod relay;
 mod rpc;
 

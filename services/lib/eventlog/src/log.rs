@@ -13,6 +13,7 @@ use crate::append::{Append, AppendError, Appended};
 use crate::appender::Appender;
 use crate::event::{Metadata, RecordedEvent, StreamId};
 use crate::facts::Facts;
+use crate::recent::Recent;
 
 /// The tables of the log. A service's own migrations go beside them, with versions from 1000.
 pub static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -61,6 +62,7 @@ pub struct EventLog {
     pool: PgPool,
     appender: Arc<Appender>,
     head: watch::Receiver<u64>,
+    recent: Arc<Recent>,
     epoch: Uuid,
 }
 
@@ -69,12 +71,14 @@ impl EventLog {
     pub async fn open(name: &'static str, pool: PgPool) -> Result<Self, LogError> {
         let head = read_head(&pool).await?;
         let (moved, watched) = watch::channel(head.position);
-        let appender = Arc::new(Appender::start(pool.clone(), moved));
+        let recent = Arc::new(Recent::default());
+        let appender = Appender::start(pool.clone(), moved, Arc::clone(&recent));
         Ok(Self {
             name,
             pool,
-            appender,
+            appender: Arc::new(appender),
             head: watched,
+            recent,
             epoch: head.epoch,
         })
     }
@@ -130,6 +134,10 @@ impl EventLog {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.head.clone()
+    }
+
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Up to `limit` events behind a position, in order.

@@ -3,7 +3,8 @@
 //! The stream's tail is the cursor. Every publish names the sequence before it, so two relays can't hurt each other,
 //! and whatever NATS loses from the tail is filled again with the same sequences. It names the message before it too:
 //! were something else stored in place of a position, the position behind it would still have the right sequence before
-//! it, and would hide the hole. For the same reason each read of the log begins at the last event published.
+//! it, and would hide the hole. For the same reason each read of the log, or of what was appended here just now, begins
+//! at the last event published.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -271,8 +273,8 @@ struct Outgoing {
     message: PublishMessage,
 }
 
-/// Sends on what stands behind a position, page by page, as it comes, while what was read before is published. Ends
-/// only with an error.
+/// Sends on what stands behind a position, page by page, as it comes, while what was read before is published: from
+/// memory where it was appended here just now, or from the log. Ends only with an error.
 async fn read(
     log: EventLog,
     bus: Bus,
@@ -283,24 +285,26 @@ async fn read(
     let mut head = log.watch();
     // The pool would ask a connection that lies idle whether it lives, before each page.
     let mut connection = log.pool().acquire().await.map_err(LogError::from)?;
+    // Whether another process may have appended something.
+    let mut suspicious = true;
     loop {
         // Seen before reading, so that an append during the read wakes us again.
         head.mark_unchanged();
         let begun = Instant::now();
-        let page = log::read(&mut *connection, after.saturating_sub(1), PAGE);
-        let page = tokio::time::timeout(PATIENCE, page).await;
-        let mut page = page.map_err(|_| RelayError::Silent)??;
-        let is_last = (page.len() as u64) < PAGE;
-        if after > 0 {
-            let there = page.first().filter(|event| event.position == after);
-            if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
-                return Err(RelayError::Diverged {
-                    stream: bus.stream_name(log.name()),
-                    position: after,
-                });
-            }
-            page.remove(0);
-        }
+        let recent = known.and_then(|known| log.recent().take(after, known));
+        let recent = recent.filter(|events| !(events.is_empty() && suspicious));
+        let (page, is_last) = if let Some(page) = recent {
+            (page, true)
+        } else {
+            let page = read_page(&mut connection, after, known).await?;
+            let page = page.ok_or_else(|| RelayError::Diverged {
+                stream: bus.stream_name(log.name()),
+                position: after,
+            })?;
+            // A full one has one less behind the event that it begins with.
+            let is_last = page.len() as u64 + 1 < PAGE;
+            (page, is_last)
+        };
         let is_empty = page.is_empty();
         if !is_empty {
             let messages = page.into_iter().map(|event| {
@@ -312,7 +316,9 @@ async fn read(
             }
         }
         if is_last {
-            if let Ok(Err(_)) = tokio::time::timeout(POLL, head.changed()).await {
+            let told = tokio::time::timeout(POLL, head.changed()).await;
+            suspicious = !matches!(told, Ok(Ok(())));
+            if let Ok(Err(_)) = told {
                 // Nobody tells of appends any more: another process may still make some.
                 tokio::time::sleep(POLL).await;
             }
@@ -321,6 +327,25 @@ async fn read(
             }
         }
     }
+}
+
+/// What the log holds behind a position. `None` if it does not hold there what we know.
+async fn read_page(
+    connection: &mut PgConnection,
+    after: u64,
+    known: Option<Uuid>,
+) -> Result<Option<Vec<RecordedEvent>>, RelayError> {
+    let page = log::read(connection, after.saturating_sub(1), PAGE);
+    let page = tokio::time::timeout(PATIENCE, page).await;
+    let mut page = page.map_err(|_| RelayError::Silent)??;
+    if after > 0 {
+        let there = page.first().filter(|event| event.position == after);
+        if there.is_none_or(|event| known.is_some_and(|known| known != event.id)) {
+            return Ok(None);
+        }
+        page.remove(0);
+    }
+    Ok(Some(page))
 }
 
 fn outgoing(log: &EventLog, bus: &Bus, event: &RecordedEvent, previous: Option<Uuid>) -> Outgoing {
