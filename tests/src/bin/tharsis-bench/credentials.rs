@@ -28,10 +28,10 @@ const TICKS: f64 = 100.0;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Rounds; each issues credentials, and makes plain signatures.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Of issuing in a round; of signing, half as much: half of it on all cores.
-    #[arg(long, default_value_t = 3.0)]
+    /// Of issuing in a round; of signing, as much: half of it on all cores, before and after.
+    #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Jobs that ask at the same time, each for one credential after the other.
     #[arg(long, default_value_t = 32)]
@@ -66,11 +66,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // The first credential of each job is decided from the database, and every connection is made.
     issue(&jobs, &identity, 0.5).await?;
     for round in 1..=arguments.rounds {
+        let signed_before = sign(arguments.seconds / 4.0, cores).await?;
         let before = cpu(pid)?;
         let (tokens, wall) = issue(&jobs, &identity, arguments.seconds).await?;
         issued.push(tokens / (cpu(pid)? - before));
-        signed.push(sign(arguments.seconds / 4.0, cores).await?);
-        alone.push(sign(arguments.seconds / 4.0, 1).await?);
+        let signed_after = sign(arguments.seconds / 4.0, cores).await?;
+        signed.push(f64::midpoint(signed_before, signed_after));
+        alone.push(sign(arguments.seconds / 2.0, 1).await?);
         let enough = CancellationToken::new();
         let (waited, inserted) = tokio::join!(
             async {

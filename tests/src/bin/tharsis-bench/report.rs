@@ -31,6 +31,7 @@ struct Against {
     name: &'static str,
     #[serde(flatten)]
     rate: Rate,
+    /// The median of the rounds' ratios: how fast the machine is changes more from one round to the next than within one.
     ratio: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     aim: Option<f64>,
@@ -78,7 +79,9 @@ impl Row {
     /// Beside what was measured in the same rounds; `aim` is the least ratio that we want.
     pub(crate) fn against(mut self, name: &'static str, rounds: &[f64], aim: Option<f64>) -> Self {
         let rate = Rate::from(rounds);
-        let ratio = self.ours.median / rate.median;
+        let of_rounds = self.ours.rounds.iter().zip(rounds);
+        let of_rounds: Vec<f64> = of_rounds.map(|(ours, other)| ours / other).collect();
+        let ratio = Rate::from(&of_rounds[..]).median;
         self.against.push(Against {
             name,
             rate,
