@@ -67,7 +67,7 @@ sweep() {
   remove_temporary_bed
 }
 
-serving() { alive postgres && alive nats; }
+bed_serves() { alive postgres && alive nats; }
 
 # A launcher killed between starting PostgreSQL and writing its pid down leaves a server that only its folder can name.
 adopt_postgres() {
