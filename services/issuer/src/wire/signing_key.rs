@@ -152,3 +152,45 @@ pub(crate) fn message(key: &Key) -> pb::SigningKey {
         rotation_requested: key.rotation_requested,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    /// When a key is ready that was to be so at a time, if its publication was recorded at another.
+    fn ready(planned: OffsetDateTime, recorded_at: OffsetDateTime) -> OffsetDateTime {
+        let event = write(&signing_key::Event::Published {
+            id: model::SigningKeyId::from_uuid(Uuid::from_u128(1)),
+            at: AT,
+            ready: planned,
+        });
+        let recorded = RecordedEvent {
+            position: 1,
+            stream_id: "signing_key/1".to_owned(),
+            version: 1,
+            id: Uuid::from_u128(2),
+            event_type: event.event_type().to_owned(),
+            payload: event.encode().into(),
+            metadata: eventlog::Metadata::default(),
+            recorded_at,
+        };
+        match read(&recorded) {
+            Ok(Some(signing_key::Event::Published { ready, .. })) => ready,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_waits_from_when_its_publication_was_recorded() {
+        let second = Duration::SECOND;
+        let planned = AT + 360 * second;
+        assert_eq!(ready(planned, AT + 7 * second), planned + 7 * second);
+        // The database's clock may be behind ours.
+        assert_eq!(ready(planned, AT - 7 * second), planned);
+        // No relying party has other keys yet that it would have to read of this one.
+        assert_eq!(ready(AT, AT + 7 * second), AT);
+    }
+}

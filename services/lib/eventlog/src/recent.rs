@@ -95,7 +95,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::Metadata;
+    use crate::append::{Append, Expected, StreamAppend};
+    use crate::event::{Metadata, NewEvent, StreamId};
+    use crate::log::{EventLog, migrate};
 
     fn event(position: u64, payload: usize) -> RecordedEvent {
         RecordedEvent {
@@ -188,6 +190,42 @@ mod tests {
             }
             prop_assert_eq!(recent.take(known.position, known.id), Some(vec![]));
         }
+    }
+
+    #[tokio::test]
+    async fn behind_a_lost_connection_it_is_not_known_what_follows() {
+        let database = bed::Database::create().await;
+        migrate(database.pool(), None).await.expect("migrated");
+        let pool = database.another_pool(2);
+        let log = EventLog::open("test", pool).await.expect("opened");
+        let append = async || {
+            let event = NewEvent {
+                id: bed::unique_id(),
+                event_type: "tharsis.test.v1.Happened",
+                payload: vec![],
+            };
+            let streams = vec![StreamAppend {
+                stream_id: StreamId::new("thing", "a"),
+                expected: Expected::Any,
+                events: vec![event],
+            }];
+            let append = Append {
+                streams,
+                ..Append::default()
+            };
+            log.append(append).await.map_err(|error| error.to_string())
+        };
+        append().await.expect("appended");
+        append().await.expect("appended");
+        let both = log.read(0, 2).await.expect("read");
+        let taken = log.recent().take(1, both[0].id);
+        assert_eq!(taken, Some(both[1..].to_vec()));
+        let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let ended = sqlx::raw_sql(all).execute(database.pool()).await;
+        ended.expect("the connections end");
+        bed::eventually(append).await;
+        assert_eq!(log.recent().take(2, both[1].id), None);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use async_nats::jetstream::{self, message::StreamMessage};
 use bed::{NatsServer, eventually, shared_nats_url, unique_name};
 use eventlog::{Append, EventLog, Expected, Metadata, RecordedEvent, Relay, RelayState};
 use futures::{StreamExt as _, TryStreamExt as _};
+use percent_encoding::percent_decode_str;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -181,7 +184,17 @@ impl Subscriber {
                 event.position
             );
         }
+        let Metadata { actor, traceparent } = &event.metadata;
+        let found = percent_decode_str(header(&message.headers, "ce-actor"));
+        assert_eq!(found.decode_utf8().expect("UTF-8"), actor.as_str());
+        let found = message.headers.get("ce-traceparent");
+        assert_eq!(found.map(ToString::to_string), *traceparent);
+        assert_eq!(time(&message.headers), event.recorded_at);
     }
+}
+
+fn time(headers: &HeaderMap) -> OffsetDateTime {
+    OffsetDateTime::parse(header(headers, "ce-time"), &Rfc3339).expect("a time")
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -189,6 +202,26 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
         .get(name)
         .unwrap_or_else(|| panic!("no {name} in {headers:?}"))
         .as_str()
+}
+
+#[tokio::test]
+async fn what_is_appended_while_the_relay_runs_is_published_as_the_log_holds_it() {
+    let (database, prefix) = (database().await, unique_name());
+    let log = open(&database).await;
+    let relay = Running::start(&log, &shared_nats_url(), &prefix).await;
+    for (position, text) in (1..).zip(["one", "two", "three", "four"]) {
+        let append = to(stream(text), Expected::Any, vec![event(text)]);
+        let traceparent =
+            format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333{position}-01");
+        let metadata = Metadata {
+            actor: format!("user:dev/{text}"),
+            traceparent: Some(traceparent),
+        };
+        log.append(Append { metadata, ..append }).await.unwrap();
+        relay.published(position).await;
+    }
+    let subscriber = Subscriber::at(&shared_nats_url(), &prefix).await;
+    subscriber.finds(&log).await;
 }
 
 #[tokio::test]
@@ -227,11 +260,7 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
         "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     );
     assert_eq!(header(headers, "content-type"), "application/protobuf");
-    let time = time::OffsetDateTime::parse(
-        header(headers, "ce-time"),
-        &time::format_description::well_known::Rfc3339,
-    );
-    assert_eq!(time.unwrap(), recorded.recorded_at);
+    assert_eq!(time(headers), recorded.recorded_at);
     assert_eq!(header(&messages[1].headers, "ce-actor"), "");
 }
 
@@ -425,6 +454,40 @@ async fn a_stream_of_a_log_that_went_back_and_grew_again_is_reported_and_left_al
     let relay = Running::start(&restored, &url, &prefix).await;
     relay.problem("another event at 10").await;
     Subscriber::at(&url, &prefix).await.finds(&log).await;
+}
+
+#[tokio::test]
+async fn a_database_put_back_under_a_running_relay_is_reported_and_nothing_follows() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    grow(&log, "a", 3).await;
+    relay.published(3).await;
+    let published = whole(&log).await;
+    let put_back = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid();
+                    ALTER TABLE events DISABLE TRIGGER ALL;
+                    DELETE FROM events WHERE position = 3;
+                    ALTER TABLE events ENABLE TRIGGER ALL;
+                    UPDATE log_head SET position = 2, revision = revision - 1";
+    let pool = database.another_pool(1);
+    sqlx::raw_sql(put_back).execute(&pool).await.unwrap();
+    // Now another event stands at the end, at the same position and revision.
+    let other = EventLog::open(LOG, pool).await.unwrap();
+    grow(&other, "b", 1).await;
+    eventually(async || {
+        let append = to(stream("a"), Expected::Any, vec![event("next")]);
+        log.append(append).await.map_err(|error| error.to_string())
+    })
+    .await;
+    relay.problem("another event at 3").await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let messages = subscriber.messages().await.unwrap();
+    let ids = messages
+        .iter()
+        .map(|it| header(&it.headers, "ce-id").to_owned());
+    let expected = published.iter().map(|event| event.id.to_string());
+    assert!(ids.eq(expected));
 }
 
 #[tokio::test]
