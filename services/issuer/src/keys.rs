@@ -435,6 +435,7 @@ async fn do_what_is_due(
     let append = Append {
         command: None,
         streams,
+        shared: vec![],
         guards,
         metadata: Metadata {
             actor: "service:issuer".to_owned(),

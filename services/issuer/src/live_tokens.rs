@@ -177,6 +177,7 @@ mod tests {
                 expected: Expected::Any,
                 events: events.collect(),
             }],
+            shared: vec![],
             guards: vec![],
             metadata: Metadata {
                 actor: format!("job:{job}"),

@@ -125,12 +125,13 @@ fn audit(job: JobId, granted: &[Signable], revision: &str, metadata: Metadata) -
         }
     });
     let events = events.collect();
-    let mut guards = vec![];
-    for Signable { ground, key, .. } in granted {
-        // One that does not sign any more is refused with the audit.
-        guards.push(signs(key));
-        guards.extend(ground.guards.iter().cloned());
-    }
+    let grounds = granted.iter().map(|signable| &signable.ground.guards);
+    let shared = grounds.map(Arc::clone).collect();
+    // One that does not sign any more is refused with the audit.
+    let guards = granted
+        .iter()
+        .map(|signable| signs(&signable.key))
+        .collect();
     Append {
         command: None,
         streams: vec![StreamAppend {
@@ -138,6 +139,7 @@ fn audit(job: JobId, granted: &[Signable], revision: &str, metadata: Metadata) -
             expected: Expected::Any,
             events,
         }],
+        shared,
         guards,
         metadata,
     }

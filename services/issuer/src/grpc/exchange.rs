@@ -217,7 +217,7 @@ impl IssuerRpc {
         let ground = self.look_up(job, &caller, &identity.to_string()).await;
         let granted = ground.and_then(|ground| {
             self.decide_on(&ground, &identity.to_string())?;
-            Ok(ground.guards)
+            Ok(ground.guards.to_vec())
         });
         granted.map_err(|denied| match denied {
             Denied::Refused(refused) => {
@@ -278,6 +278,7 @@ impl IssuerRpc {
         let append = Append {
             command: None,
             streams: streams.into_iter().collect(),
+            shared: vec![],
             guards,
             metadata: Metadata {
                 actor: Principal::ServiceAccount(account.id).to_string(),

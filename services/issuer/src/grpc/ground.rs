@@ -47,7 +47,7 @@ pub(super) struct Ground {
     /// The question, as of the time it was looked up.
     pub(super) question: Question,
     /// What must still hold when the audit event is appended.
-    pub(super) guards: Vec<Guard>,
+    pub(super) guards: Arc<[Guard]>,
 }
 
 /// What is known of a job and an identity, and what says so.
@@ -212,7 +212,7 @@ impl IssuerRpc {
             stage: subject.job.stage,
             workspace_path: subject.place.path(),
             question: weighed.question,
-            guards,
+            guards: guards.into(),
         })
     }
 }

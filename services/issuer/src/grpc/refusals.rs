@@ -178,6 +178,7 @@ impl IssuerRpc {
         let append = Append {
             command: None,
             streams: stream.into_iter().collect(),
+            shared: vec![],
             guards: vec![],
             metadata: Metadata {
                 actor: call.caller.principal.to_string(),

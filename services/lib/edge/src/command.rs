@@ -276,6 +276,7 @@ impl Commands {
                     reply: decision.reply.encode_to_vec(),
                 }),
                 streams: decision.streams,
+                shared: vec![],
                 guards: decision.guards,
                 metadata: Metadata {
                     actor: mutation.call.caller.principal.to_string(),
@@ -318,6 +319,7 @@ impl Commands {
                     reply: vec![],
                 }),
                 streams: decision.streams,
+                shared: vec![],
                 guards: decision.guards,
                 metadata: Metadata {
                     actor: actor.map_or_else(

@@ -15,6 +15,9 @@ pub struct Append {
     pub command: Option<Command>,
     /// The events, by stream, in the order in which they get their positions.
     pub streams: Vec<StreamAppend>,
+    /// Guards that other appends have too, checked before its own. The same ones are neither copied nor, while no fact
+    /// changes, checked again.
+    pub shared: Vec<Arc<[Guard]>>,
     /// What must hold of the facts, and what changes in them, in this order.
     pub guards: Vec<Guard>,
     /// Goes with each event.
@@ -82,6 +85,14 @@ pub enum Guard {
         /// The most it may be afterwards.
         max: i64,
     },
+}
+
+impl Append {
+    /// In the order in which they are checked.
+    pub(crate) fn all_guards(&self) -> impl Iterator<Item = &Guard> {
+        let shared = self.shared.iter().flat_map(|guards| guards.iter());
+        shared.chain(&self.guards)
+    }
 }
 
 impl Appended {

@@ -378,7 +378,7 @@ async fn read_ground(connection: &mut PgConnection, appends: &[Append]) -> sqlx:
         .collect();
     let keys: BTreeSet<&str> = appends
         .iter()
-        .flat_map(|append| &append.guards)
+        .flat_map(Append::all_guards)
         .map(Guard::key)
         .collect();
     let stream_ids: Vec<String> = streams.iter().map(|id| id.as_str().to_owned()).collect();

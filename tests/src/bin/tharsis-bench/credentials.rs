@@ -11,8 +11,10 @@ use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use e2e::clouds::example;
 use e2e::{Service, User, World};
 use issuer::Config;
+use proto::issuer::v1::IssueCredentialsRequest;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -27,7 +29,7 @@ const TICKS: f64 = 100.0;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rounds; each issues credentials, and makes plain signatures.
+    /// Rounds; each issues credentials, one and all of a workspace's at a time, and makes plain signatures.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// Of issuing in a round; of signing, as much: half of it on all cores, before and after.
@@ -43,8 +45,17 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let admin = world.admin();
     admin.creates_group("acme").await;
     admin.creates_workspace("acme/app").await;
-    let identity = admin.creates_identity("acme/deployer").await.id;
-    admin.assigns(&identity, "trn:workspace:acme/app").await;
+    let mut identities = Vec::new();
+    for (name, configuration) in example::identities() {
+        let path = format!("acme/{name}");
+        let identity = admin.registers(&path, configuration).await.id;
+        admin.assigns(&identity, "trn:workspace:acme/app").await;
+        identities.push(identity);
+    }
+    let (one, all) = (
+        Asked::One(identities[0].as_str().into()),
+        Asked::All(identities.len()),
+    );
     let mut jobs = Vec::new();
     for _ in 0..arguments.jobs {
         let job = admin.opens_job("trn:workspace:acme/app").await;
@@ -56,7 +67,13 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let issuer = serve(&world)?;
     world.is_serving(Service::Issuer).await;
     let pid = issuer.id().context("the issuer has ended")?;
-    let (mut issued, mut signed, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+    let [
+        mut issued,
+        mut signed,
+        mut issued_all,
+        mut signed_all,
+        mut alone,
+    ] = [const { Vec::new() }; 5];
     let (mut halfway, mut beside, mut signing) = ([vec![], vec![]], [vec![], vec![]], Vec::new());
     let pool = world.database(Service::Issuer).pool();
     sqlx::query("CREATE TABLE plain (number int)")
@@ -64,20 +81,26 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         .await?;
     let cores = u32::try_from(std::thread::available_parallelism()?.get())?;
     // The first credential of each job is decided from the database, and every connection is made.
-    issue(&jobs, &identity, 0.5).await?;
+    issue(&jobs, &one, 0.5).await?;
+    issue(&jobs, &all, 0.5).await?;
     for round in 1..=arguments.rounds {
         let signed_before = sign(arguments.seconds / 4.0, cores).await?;
         let before = cpu(pid)?;
-        let (tokens, wall) = issue(&jobs, &identity, arguments.seconds).await?;
+        let (tokens, wall) = issue(&jobs, &one, arguments.seconds).await?;
         issued.push(tokens / (cpu(pid)? - before));
+        let signed_between = sign(arguments.seconds / 4.0, cores).await?;
+        signed.push(f64::midpoint(signed_before, signed_between));
+        let before = cpu(pid)?;
+        let (tokens_of_all, _) = issue(&jobs, &all, arguments.seconds).await?;
+        issued_all.push(tokens_of_all / (cpu(pid)? - before));
         let signed_after = sign(arguments.seconds / 4.0, cores).await?;
-        signed.push(f64::midpoint(signed_before, signed_after));
+        signed_all.push(f64::midpoint(signed_between, signed_after));
         alone.push(sign(arguments.seconds / 2.0, 1).await?);
         let enough = CancellationToken::new();
         let (waited, inserted) = tokio::join!(
             async {
                 let _over = enough.clone().drop_guard();
-                wait(&jobs, &identity, tokens / wall / 2.0, arguments.seconds).await
+                wait(&jobs, &one, tokens / wall / 2.0, arguments.seconds).await
             },
             insert(pool, &enough)
         );
@@ -89,11 +112,14 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         signing.push(1_000.0 / alone[round - 1]);
         eprintln!(
-            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU, {:.0} by one alone; {:.0} \
-             credentials/s; at half of that p50 {:.2} ms, p99 {:.2} ms, a plain insert beside {:.2} and {:.2} ms",
+            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU, {:.0} by one alone; {} at a time, \
+             {:.0} and {:.0}; {:.0} credentials/s; at half of that p50 {:.2} ms, p99 {:.2} ms, a plain insert beside {:.2} and {:.2} ms",
             issued[round - 1],
             signed[round - 1],
             alone[round - 1],
+            identities.len(),
+            issued_all[round - 1],
+            signed_all[round - 1],
             tokens / wall,
             halfway[0][round - 1],
             halfway[1][round - 1],
@@ -104,12 +130,15 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let row = Row::new("credentials", "per CPU second", &issued)
         .against("raw RS256 signature", &signed, Some(0.8))
         .against("by one process alone", &alone, None);
+    let row_of_all = Row::new("credentials, four at a time", "per CPU second", &issued_all)
+        .against("raw RS256 signature", &signed_all, Some(0.8));
     let half = |name: &str, quantile: usize| {
         Row::new(format!("{name} at half load"), "ms", &halfway[quantile])
             .against("one signature", &signing, None)
             .against("plain insert beside", &beside[quantile], None)
     };
-    report("credentials", &[row, half("p50", 0), half("p99", 1)])
+    let rows = [row, row_of_all, half("p50", 0), half("p99", 1)];
+    report("credentials", &rows)
 }
 
 /// Until told to stop, a hundred times a second at most, how long a plain row takes until it is durable: the least that
@@ -134,7 +163,7 @@ async fn insert(pool: &PgPool, stop: &CancellationToken) -> anyhow::Result<Vec<D
 /// when it was due, sorted.
 async fn wait(
     jobs: &[User],
-    identity: &str,
+    asked: &Asked,
     rate: f64,
     seconds: f64,
 ) -> anyhow::Result<Vec<Duration>> {
@@ -143,9 +172,9 @@ async fn wait(
     let clock = std::thread::spawn(move || tick(start, rate, seconds, &due));
     let (mut jobs, mut asking) = (jobs.iter().cycle(), JoinSet::new());
     while let Some((due, job)) = dues.recv().await.zip(jobs.next()) {
-        let (job, request) = (job.clone(), e2e::user::credential(identity));
+        let (job, asked) = (job.clone(), asked.clone());
         asking.spawn(async move {
-            job.asks(request).await?;
+            asked.of(&job).await?;
             anyhow::Ok(start.elapsed().saturating_sub(due))
         });
     }
@@ -173,19 +202,16 @@ fn tick(start: Instant, rate: f64, seconds: f64, told: &mpsc::UnboundedSender<Du
 }
 
 /// Has each job ask until the time is up. Answers with how many credentials there were, and in how many seconds.
-async fn issue(jobs: &[User], identity: &str, seconds: f64) -> anyhow::Result<(f64, f64)> {
+async fn issue(jobs: &[User], asked: &Asked, seconds: f64) -> anyhow::Result<(f64, f64)> {
     let start = Instant::now();
-    let identity: Arc<str> = identity.into();
     let ask = |job: &User| {
-        let (job, identity) = (job.clone(), Arc::clone(&identity));
+        let (job, asked) = (job.clone(), asked.clone());
         async move {
-            let mut issued = 0_u32;
+            let mut issued = 0;
             while start.elapsed() < Duration::from_secs_f64(seconds) {
-                let answer = job.asks(e2e::user::credential(&identity)).await?;
-                ensure!(!answer.token.is_empty(), "there is no token");
-                issued += 1;
+                issued += asked.of(&job).await?;
             }
-            Ok(issued)
+            anyhow::Ok(issued)
         }
     };
     let asking: JoinSet<_> = jobs.iter().map(ask).collect();
@@ -194,6 +220,39 @@ async fn issue(jobs: &[User], identity: &str, seconds: f64) -> anyhow::Result<(f
         issued += of_one?;
     }
     Ok((f64::from(issued), start.elapsed().as_secs_f64()))
+}
+
+/// What a job asks for.
+#[derive(Clone)]
+enum Asked {
+    /// The credential of the identity with this id.
+    One(Arc<str>),
+    /// Those of all the workspace's identities, which are so many.
+    All(usize),
+}
+
+impl Asked {
+    /// Asks a job's issuer. Answers with how many credentials it got.
+    async fn of(&self, job: &User) -> anyhow::Result<u32> {
+        let tokens = match self {
+            Self::One(identity) => vec![job.asks(e2e::user::credential(identity)).await?.token],
+            Self::All(count) => {
+                let all = job.asks(IssueCredentialsRequest::default()).await?;
+                ensure!(
+                    all.credentials.len() == *count,
+                    "refused: {:?}",
+                    all.refusals
+                );
+                let credentials = all.credentials.into_iter();
+                credentials.map(|credential| credential.token).collect()
+            }
+        };
+        ensure!(
+            tokens.iter().all(|token| !token.is_empty()),
+            "there is no token"
+        );
+        Ok(u32::try_from(tokens.len())?)
+    }
 }
 
 /// The issuer in a process of its own; it ends with the value.

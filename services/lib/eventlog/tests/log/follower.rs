@@ -2,7 +2,7 @@
 //! says why.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use sqlx::PgConnection;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::TcpIncoming;
@@ -444,6 +444,45 @@ async fn a_silent_bus_is_noticed() {
     world.published(end).await;
     let end = world.appends(10).await;
     follower.reaches(end).await;
+    world.replica.has_noted(&world.log).await;
+}
+
+#[tokio::test]
+async fn a_bus_that_falls_behind_is_not_waited_for() {
+    const END: u64 = 150;
+    let mut world = World::new().await;
+    world.appends(1).await;
+    let follower = world.follow().await;
+    follower.reaches(1).await;
+    world.published(1).await;
+    let slow = Subscriber::at(&world.nats.url(), &world.prefix).await;
+    slow.is_subscribed_to().await;
+    // From here on its stream gets what another has, and a third as fast as the log grows.
+    world.relay = None;
+    let elsewhere = unique_name();
+    let _relay = Running::start(&world.log, &world.nats.url(), &elsewhere).await;
+    let quick = Subscriber::at(&world.nats.url(), &elsewhere).await;
+    let last = AtomicU64::new(1);
+    let growing = async {
+        while world.appends(1).await < END {
+            sleep(Duration::from_millis(10)).await;
+        }
+        follower.reaches(END).await;
+    };
+    let dribbling = async {
+        for sequence in 2..=END {
+            quick.hands_on(sequence, &slow).await;
+            last.store(sequence, Ordering::SeqCst);
+            sleep(Duration::from_millis(30)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = growing => {}
+        () = dribbling => {}
+    }
+    let last = last.into_inner();
+    assert!(last < END, "the follower waited for the bus");
     world.replica.has_noted(&world.log).await;
 }
 

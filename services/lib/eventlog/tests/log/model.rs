@@ -2,6 +2,7 @@
 //! other. The unit tests of the batch include this file too, so its names come from the root of either crate.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -154,7 +155,12 @@ impl Model {
                 });
             }
         }
-        for guard in &append.guards {
+        for guard in append
+            .shared
+            .iter()
+            .flat_map(|guards| guards.iter())
+            .chain(&append.guards)
+        {
             if let Err(told) = self.pass(guard) {
                 return told;
             }
@@ -218,14 +224,47 @@ fn append() -> impl Strategy<Value = Append> {
     (
         prop::option::of(command),
         vec(part(), 0..4),
-        vec(guard(), 0..4),
+        vec(shared(), 0..3),
+        // Often none: what is shared holds until a fact changes.
+        prop_oneof![Just(vec![]), vec(guard(), 0..4)],
     )
-        .prop_map(|(command, streams, guards)| Append {
+        .prop_map(|(command, streams, shared, guards)| Append {
             command,
             streams,
+            shared,
             guards,
             metadata: Metadata::default(),
         })
+}
+
+/// Few again, and the very same ones: mostly such as can hold for a while, and some that change a fact.
+fn shared() -> impl Strategy<Value = Arc<[Guard]>> {
+    static SHARED: LazyLock<Vec<Arc<[Guard]>>> = LazyLock::new(|| {
+        let value = |value: &str| Some(value.to_owned()).filter(|it| !it.is_empty());
+        let expect = |(key, expected): (&str, &str)| Guard::Expect {
+            key: key.to_owned(),
+            value: value(expected),
+        };
+        let set = Guard::Set {
+            key: "x".to_owned(),
+            value: value("1"),
+        };
+        let count = Guard::Count {
+            key: "y".to_owned(),
+            by: 0,
+            min: 0,
+            max: 1,
+        };
+        vec![
+            [].into(),
+            [("x", "")].map(expect).into(),
+            [("y", ""), ("z", "")].map(expect).into(),
+            [("x", "1"), ("z", "")].map(expect).into(),
+            [expect(("z", "")), set].into(),
+            [count, expect(("y", "1"))].into(),
+        ]
+    });
+    prop::sample::select(&SHARED[..])
 }
 
 fn part() -> impl Strategy<Value = StreamAppend> {

@@ -1,6 +1,8 @@
 //! Random commands against the real log and the model: told the same, and leaving the same behind.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use bed::unique_name;
 use eventlog::{Append, EventLog, Guard, StreamId, replicate_facts};
@@ -15,15 +17,33 @@ use crate::model::{KEYS, Line, Model, STREAMS, Told, appends};
 use crate::scene::{database, open};
 
 /// Keeps the cases apart in one log.
-struct Tag(String);
+struct Tag {
+    name: String,
+    /// What stands for guards that appends share: for the same the same.
+    shared: RefCell<HashMap<*const Guard, Arc<[Guard]>>>,
+}
 
 impl Tag {
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            shared: RefCell::default(),
+        }
+    }
+
     fn stream(&self, name: &str) -> StreamId {
-        StreamId::new("thing", format!("{}_{name}", self.0))
+        StreamId::new("thing", format!("{}_{name}", self.name))
     }
 
     fn key(&self, name: &str) -> String {
-        format!("{}/{name}", self.0)
+        format!("{}/{name}", self.name)
+    }
+
+    fn guard(&self, mut guard: Guard) -> Guard {
+        let (Guard::Expect { key, .. } | Guard::Set { key, .. } | Guard::Count { key, .. }) =
+            &mut guard;
+        *key = self.key(key);
+        guard
     }
 
     fn on(&self, append: &Append) -> Append {
@@ -37,13 +57,18 @@ impl Tag {
                 .unwrap_or_default();
             part.stream_id = self.stream(name);
         }
-        for guard in &mut append.guards {
-            let (Guard::Expect { key, .. } | Guard::Set { key, .. } | Guard::Count { key, .. }) =
-                guard;
-            *key = self.key(key);
+        for guards in &mut append.shared {
+            let mut shared = self.shared.borrow_mut();
+            let here = shared.entry(guards.as_ptr()).or_insert_with(|| {
+                let here = guards.iter().map(|guard| self.guard(guard.clone()));
+                here.collect()
+            });
+            *guards = Arc::clone(here);
         }
+        let guards = std::mem::take(&mut append.guards);
+        append.guards = guards.into_iter().map(|guard| self.guard(guard)).collect();
         if let Some(command) = &mut append.command {
-            command.id = Uuid::new_v5(&command.id, self.0.as_bytes());
+            command.id = Uuid::new_v5(&command.id, self.name.as_bytes());
         }
         append
     }
@@ -170,7 +195,11 @@ fn the_log_does_what_the_model_does() {
     })
     .run(&steps(), |steps| {
         case.set(case.get() + 1);
-        runtime.block_on(check(&logs, Tag(format!("{name}_{}", case.get())), &steps))
+        runtime.block_on(check(
+            &logs,
+            Tag::new(format!("{name}_{}", case.get())),
+            &steps,
+        ))
     })
     .unwrap_or_else(|error| panic!("{error}"));
 }

@@ -99,6 +99,23 @@ impl Subscriber {
             .expect("there is none");
     }
 
+    /// Publishes one of its messages to another's stream.
+    pub(crate) async fn hands_on(&self, sequence: u64, to: &Self) {
+        let message = eventually(async || {
+            let stream = self.context.get_stream(self.stream()).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            let message = stream.get_raw_message(sequence).await;
+            message.map_err(|error| error.to_string())
+        })
+        .await;
+        let subject = message.subject.replacen(&self.prefix, &to.prefix, 1);
+        let published = to
+            .context
+            .publish_with_headers(subject, message.headers, message.payload);
+        let acknowledged = published.await.expect("the server runs").await;
+        acknowledged.expect("the stream takes it");
+    }
+
     /// Waits until a follower has its consumer.
     pub(crate) async fn is_subscribed_to(&self) {
         eventually(async || {
