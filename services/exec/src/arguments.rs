@@ -18,7 +18,8 @@ The command gets, by the type of each managed identity that its job's workspace 
   Tharsis     THARSIS_SERVICE_ACCOUNT_ID, THARSIS_SERVICE_ACCOUNT_TOKEN, which stays as it is;
               THARSIS_SERVICE_ACCOUNT_TOKEN_FILE
 AzureRM and AzureAD read the file once, when they are configured: a longer plan or apply than the access token that they
-get then is refused (AADSTS700024). Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID,
+get then is refused (AADSTS700024). With --azure-request-url they have ARM_OIDC_REQUEST_URL and ARM_OIDC_REQUEST_TOKEN
+instead of the file, and ask there each time. Credentials of other kinds that a client would take first (AWS_ACCESS_KEY_ID,
 ARM_CLIENT_SECRET, …) and the job token are taken out of its environment. To give it some on purpose:
 tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
 
@@ -78,6 +79,11 @@ pub(crate) struct Asking {
     /// Goes on without the identities that the job does not get, and says which.
     #[arg(long, global = true)]
     pub(crate) skip_refused: bool,
+    /// Lets Azure's providers ask for a token each time, for they read a file only once: for runs longer than an hour.
+    ///
+    /// `tharsis-exec` answers them on loopback while the command runs; only who knows `ARM_OIDC_REQUEST_TOKEN` is answered.
+    #[arg(long, global = true)]
+    pub(crate) azure_request_url: bool,
     /// Goes on where the workspace has no managed identities.
     #[arg(long, global = true)]
     pub(crate) allow_none: bool,
@@ -118,6 +124,10 @@ impl Arguments {
     pub(crate) fn action(self) -> Result<Action, Failure> {
         match (self.subcommand, self.command) {
             (None, command) if !command.is_empty() => Ok(Action::Run(command)),
+            (Some(_), _) if self.asking.azure_request_url => Err(Failure::Usage(vec![
+                "--azure-request-url is for a command: nobody answers there once tharsis-exec has ended"
+                    .to_owned(),
+            ])),
             (Some(Printing::Env), command) if command.is_empty() => Ok(Action::Env),
             (Some(Printing::Token { identity }), command) if command.is_empty() => {
                 Ok(Action::Token(identity))
@@ -171,6 +181,7 @@ mod tests {
             &["terraform", "apply"],
             &["token"],
             &["env", "--", "terraform"],
+            &["env", "--azure-request-url"],
             &["--patience", "0", "env"],
             &["--renew-after", "2d", "env"],
         ] {

@@ -4,6 +4,7 @@
 
 mod arguments;
 mod child;
+mod endpoint;
 mod environment;
 mod failure;
 mod folder;
@@ -15,12 +16,14 @@ mod signals;
 mod token;
 
 use std::ffi::OsString;
+use std::future::pending;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 use crate::arguments::{Action, Arguments, Asking};
+use crate::endpoint::Endpoint;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -68,8 +71,14 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
         match action {
             Action::Run(command) => {
                 let folder = Folder::temporary()?;
-                let (environment, tokens) = prepare(&issuer, &asking, &settings, &folder).await?;
-                Ok(Some((command, folder, environment, tokens)))
+                let endpoint = if asking.azure_request_url {
+                    Some(Endpoint::open().await?)
+                } else {
+                    None
+                };
+                let (environment, tokens) =
+                    prepare(&issuer, &asking, &settings, &folder, endpoint.as_ref()).await?;
+                Ok(Some((command, folder, endpoint, environment, tokens)))
             }
             Action::Env => print_exports(&issuer, &asking, &settings)
                 .await
@@ -81,12 +90,23 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
         prepared = doing => prepared?,
         signal = signals.next() => return Err(Failure::Interrupted(signal.as_raw())),
     };
-    let Some((command, folder, environment, tokens)) = prepared else {
+    let Some((command, folder, endpoint, environment, tokens)) = prepared else {
         return Ok(0);
+    };
+    let identities: Vec<_> = tokens
+        .iter()
+        .map(|(identity, _)| identity.clone())
+        .collect();
+    let answers = async {
+        match endpoint {
+            Some(endpoint) => endpoint.serve(&folder, &identities).await,
+            None => pending().await,
+        }
     };
     let code = tokio::select! {
         code = child::run(&command, &environment, &mut signals) => code,
         never = fresh::keep(&issuer, &folder, tokens, asking.renew_after) => match never {},
+        never = answers => match never {},
     };
     match (code, folder.remove()) {
         (Ok(0), Err(failure)) => Err(failure),
@@ -106,6 +126,7 @@ async fn prepare(
     asking: &Asking,
     settings: &Settings,
     folder: &Folder,
+    endpoint: Option<&Endpoint>,
 ) -> Result<(Environment, Vec<(Identity, Token)>), Failure> {
     let Found { identities, job } = issuer.find().await?;
     if identities.is_empty() && !asking.allow_none {
@@ -125,7 +146,7 @@ async fn prepare(
             Err(failure) => return Err(failure),
         }
     }
-    provider::provide(&tokens, &job, settings, folder, &mut environment)?;
+    provider::provide(&tokens, &job, settings, folder, endpoint, &mut environment)?;
     Ok((environment, tokens))
 }
 
@@ -139,7 +160,7 @@ async fn print_exports(
         Some(folder) => folder,
         None => Folder::temporary()?,
     };
-    let (mut environment, tokens) = prepare(issuer, asking, settings, &folder).await?;
+    let (mut environment, tokens) = prepare(issuer, asking, settings, &folder, None).await?;
     // The shell asks again, to renew.
     environment.keep("THARSIS_JOB_TOKEN");
     environment.keep("THARSIS_JOB_TOKEN_FILE");

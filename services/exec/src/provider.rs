@@ -8,6 +8,7 @@ mod tharsis;
 
 use proto::identity::v1::configuration::Type;
 
+use crate::endpoint::Endpoint;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -26,6 +27,8 @@ pub(crate) struct Place<'a> {
     pub(crate) job: &'a str,
     pub(crate) settings: &'a Settings,
     pub(crate) folder: &'a Folder,
+    /// Where tokens are had on request, if they are.
+    pub(crate) endpoint: Option<&'a Endpoint>,
 }
 
 /// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
@@ -50,6 +53,7 @@ pub(crate) fn provide(
     job: &str,
     settings: &Settings,
     folder: &Folder,
+    endpoint: Option<&Endpoint>,
     environment: &mut Environment,
 ) -> Result<(), Failure> {
     for (identity, token) in tokens {
@@ -61,6 +65,7 @@ pub(crate) fn provide(
             job,
             settings,
             folder,
+            endpoint,
         };
         match &identity.configuration {
             Some(Type::Aws(aws)) => aws::provide(&place, aws, environment)?,
@@ -109,7 +114,7 @@ mod tests {
         let mut environment = Environment::default();
         withhold(&identity, &mut environment);
         let tokens = [(identity, token())];
-        provide(&tokens, "job_1", settings, folder, &mut environment).expect("provided");
+        provide(&tokens, "job_1", settings, folder, None, &mut environment).expect("provided");
         let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");
         assert_eq!(written, token().text());
         environment
@@ -197,7 +202,11 @@ mod tests {
         }
         takes_out(
             &environment,
-            &["ARM_CLIENT_SECRET", "ARM_CLIENT_ID_FILE_PATH"],
+            &[
+                "ARM_CLIENT_SECRET",
+                "ARM_CLIENT_ID_FILE_PATH",
+                "ARM_OIDC_REQUEST_URL",
+            ],
         );
         let exports = environment.exports();
         assert!(!exports.contains("AZURE_AUTHORITY_HOST"), "{exports}");

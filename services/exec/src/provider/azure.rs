@@ -9,9 +9,13 @@ use super::Place;
 use crate::environment::Environment;
 
 /// Clients take these before a federated token, or refuse one with them, and its files.
-pub(super) const CREDENTIALS: [&str; 12] = [
+pub(super) const CREDENTIALS: [&str; 16] = [
     "ARM_OIDC_TOKEN",
     "ARM_OIDC_TOKEN_FILE_PATH",
+    "ARM_OIDC_REQUEST_TOKEN",
+    "ARM_OIDC_REQUEST_URL",
+    "ARM_ADO_PIPELINE_SERVICE_CONNECTION_ID",
+    "ARM_OIDC_AZURE_SERVICE_CONNECTION_ID",
     "ARM_CLIENT_ID_FILE_PATH",
     "ARM_CLIENT_SECRET",
     "ARM_CLIENT_SECRET_FILE_PATH",
@@ -29,17 +33,20 @@ pub(super) fn provide(
     azure: &AzureConfiguration,
     environment: &mut Environment,
 ) {
-    environment.set("ARM_USE_OIDC", "true");
-    for (client, tenant, file) in [
-        ("ARM_CLIENT_ID", "ARM_TENANT_ID", "ARM_OIDC_TOKEN_FILE_PATH"),
-        (
-            "AZURE_CLIENT_ID",
-            "AZURE_TENANT_ID",
-            "AZURE_FEDERATED_TOKEN_FILE",
-        ),
+    for (client, tenant) in [
+        ("ARM_CLIENT_ID", "ARM_TENANT_ID"),
+        ("AZURE_CLIENT_ID", "AZURE_TENANT_ID"),
     ] {
         environment.set(client, &azure.client_id);
         environment.set(tenant, &azure.tenant_id);
-        environment.set(file, &place.token_file);
+    }
+    environment.set("AZURE_FEDERATED_TOKEN_FILE", &place.token_file);
+    environment.set("ARM_USE_OIDC", "true");
+    // Of both, the providers would take the file.
+    if let Some(endpoint) = place.endpoint {
+        environment.set("ARM_OIDC_REQUEST_URL", endpoint.url(place.identity));
+        environment.set("ARM_OIDC_REQUEST_TOKEN", endpoint.secret());
+    } else {
+        environment.set("ARM_OIDC_TOKEN_FILE_PATH", &place.token_file);
     }
 }

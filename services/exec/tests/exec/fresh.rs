@@ -1,5 +1,6 @@
 //! Tokens that are renewed while the command runs.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bed::eventually;
 use e2e::{Service, relying_party};
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -122,6 +125,89 @@ async fn an_issuer_that_is_gone_without_a_word_is_connected_to_anew() {
     changes(&file, &held).await;
     std::fs::write(&end, "").expect("written");
     assert_eq!(ended(child).await.code, Some(0));
+}
+
+/// As `AzureRM` and `AzureAD` ask for a token.
+async fn asks(url: &str, secret: &str) -> Result<String, StatusCode> {
+    let request = Client::new()
+        .get(format!("{url}?audience=api%3A%2F%2FAzureADTokenExchange"))
+        .bearer_auth(secret);
+    let answer = request.send().await.expect("it is there");
+    if !answer.status().is_success() {
+        return Err(answer.status());
+    }
+    let body: Value = answer.json().await.expect("JSON");
+    Ok(body["value"].as_str().expect("a token").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_a_file_only_once_asks_for_a_fresh_token() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (end, environment) = (folder.path().join("end"), folder.path().join("environment"));
+    let script = format!(
+        "env >\"$THE_ENVIRONMENT.draft\" && mv \"$THE_ENVIRONMENT.draft\" \"$THE_ENVIRONMENT\"; {WAITS}"
+    );
+    let child = scene
+        .exec(&[
+            "--azure-request-url",
+            "--renew-after",
+            "1",
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ])
+        .env("THE_END", &end)
+        .env("THE_ENVIRONMENT", &environment)
+        .env("ARM_OIDC_TOKEN_FILE_PATH", "of-the-runner")
+        .spawn()
+        .expect("it starts");
+    let text = eventually(async || {
+        std::fs::read_to_string(&environment).map_err(|error| error.to_string())
+    })
+    .await;
+    let environment: BTreeMap<&str, &str> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    assert_eq!(
+        environment.get("ARM_OIDC_TOKEN_FILE_PATH"),
+        None,
+        "of both, it would take the file"
+    );
+    assert_eq!(environment["ARM_USE_OIDC"], "true");
+    let (url, secret) = (
+        environment["ARM_OIDC_REQUEST_URL"],
+        environment["ARM_OIDC_REQUEST_TOKEN"],
+    );
+
+    let first = asks(url, secret).await.expect("a token");
+    let audience = "api://AzureADTokenExchange";
+    let verified = relying_party::verify(&scene.world.issuer_url(), audience, &first).await;
+    assert_eq!(verified.expect("it verifies").claims["sub"], scene.azure.id);
+    eventually(async || match asks(url, secret).await {
+        Ok(token) if token != first => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    })
+    .await;
+
+    let other = url.replace(&scene.azure.id, &scene.aws.group_id);
+    for (url, secret, refused) in [
+        (url, "", StatusCode::UNAUTHORIZED),
+        (url, &secret[1..], StatusCode::UNAUTHORIZED),
+        (&other, secret, StatusCode::NOT_FOUND),
+    ] {
+        assert_eq!(asks(url, secret).await, Err(refused), "{url}");
+    }
+    std::fs::write(&end, "").expect("written");
+    let ran = ended(child).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    Client::new()
+        .get(url)
+        .send()
+        .await
+        .expect_err("nobody is there any more");
 }
 
 /// The file of the AWS identity's token, once there is one.
