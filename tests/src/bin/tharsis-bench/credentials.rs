@@ -130,8 +130,11 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let row = Row::new("credentials", "per CPU second", &issued)
         .against("raw RS256 signature", &signed, Some(0.8))
         .against("by one process alone", &alone, None);
-    let row_of_all = Row::new("credentials, four at a time", "per CPU second", &issued_all)
-        .against("raw RS256 signature", &signed_all, Some(0.8));
+    let row_of_all = Row::new("four at a time", "per CPU second", &issued_all).against(
+        "raw RS256 signature",
+        &signed_all,
+        Some(0.8),
+    );
     let half = |name: &str, quantile: usize| {
         Row::new(format!("{name} at half load"), "ms", &halfway[quantile])
             .against("one signature", &signing, None)
