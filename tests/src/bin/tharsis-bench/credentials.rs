@@ -43,15 +43,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut world = World::start().await;
     let admin = world.admin();
-    admin.creates_group("acme").await;
-    admin.creates_workspace("acme/app").await;
-    let mut identities = Vec::new();
-    for (name, configuration) in example::identities() {
-        let path = format!("acme/{name}");
-        let identity = admin.registers(&path, configuration).await.id;
-        admin.assigns(&identity, "trn:workspace:acme/app").await;
-        identities.push(identity);
-    }
+    let identities = identities(&admin).await;
     let (one, all) = (
         Asked::One(identities[0].as_str().into()),
         Asked::All(identities.len()),
@@ -142,6 +134,20 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     };
     let rows = [row, row_of_all, half("p50", 0), half("p99", 1)];
     report("credentials", &rows)
+}
+
+/// A workspace, `acme/app`, with an identity of each type. Answers with their ids.
+async fn identities(admin: &User) -> Vec<String> {
+    admin.creates_group("acme").await;
+    admin.creates_workspace("acme/app").await;
+    let mut identities = Vec::new();
+    for (name, configuration) in example::identities() {
+        let path = format!("acme/{name}");
+        let identity = admin.registers(&path, configuration).await.id;
+        admin.assigns(&identity, "trn:workspace:acme/app").await;
+        identities.push(identity);
+    }
+    identities
 }
 
 /// Until told to stop, a hundred times a second at most, how long a plain row takes until it is durable: the least that
