@@ -457,7 +457,8 @@ async fn a_bus_that_falls_behind_is_not_waited_for() {
     world.published(1).await;
     let slow = Subscriber::at(&world.nats.url(), &world.prefix).await;
     slow.is_subscribed_to().await;
-    // From here on its stream gets what another has, and a third as fast as the log grows.
+    // From here on its stream gets what another has, and a third as fast as the log grows: without help it would lag more
+    // and more, and never be silent.
     world.relay = None;
     let elsewhere = unique_name();
     let _relay = Running::start(&world.log, &world.nats.url(), &elsewhere).await;
