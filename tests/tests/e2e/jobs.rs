@@ -1,8 +1,9 @@
 //! The life of jobs, on whose behalf they run, and what is on the record of them.
 
 use bed::{eventually, unique_id};
+use e2e::clouds::example;
 use e2e::refusal::{invalid, not_found, obstacles, reason, refused};
-use e2e::user::{OpenedJob, User, job, membership, unassignment};
+use e2e::user::{OpenedJob, User, access_rule, job, membership, unassignment};
 use e2e::{Service, World, relying_party};
 use prost::Message as _;
 use proto::access::v1::Role;
@@ -545,4 +546,75 @@ async fn all_credentials_of_a_workspace_come_at_once() {
         .map(|issued| issued.token_id.clone())
         .collect();
     assert_eq!(audited, issued);
+}
+
+/// What is assigned, and what of it is refused, is that of each request, however much is remembered from the one before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_asks_for_all_again_gets_what_is_assigned_by_then() {
+    let world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await.id;
+    let mut made = vec![];
+    // A workspace has one of a type.
+    for (name, configuration) in example::identities() {
+        let path = format!("acme/{name}");
+        made.push(admin.registers(&path, configuration).await.id);
+    }
+    let [first, second, third, ..] = made.as_slice() else {
+        panic!("three types: {made:?}");
+    };
+    admin.assigns(first, &web).await;
+    let opened = admin.opens_job(&web).await;
+    let job = admin.with_token(&opened.token);
+    let asks = async |consistency_token: &str| {
+        let all = issuer::IssueCredentialsRequest {
+            consistency_token: consistency_token.to_owned(),
+        };
+        let answer = job.asks(all).await?;
+        let issued = answer.credentials.into_iter();
+        let mut issued: Vec<_> = issued.map(|it| it.managed_identity_id).collect();
+        issued.sort();
+        let refusals = answer.refusals.into_iter();
+        let refusals: Vec<_> = refusals
+            .map(|it| (it.managed_identity_id, it.reasons.join(",")))
+            .collect();
+        Ok::<_, Status>((issued, refusals))
+    };
+    let only = |identities: &[String]| {
+        let mut ids = identities.to_vec();
+        ids.sort();
+        (ids, vec![])
+    };
+    for _ in 0..2 {
+        assert_eq!(asks("").await.expect("issued"), only(&made[..1]));
+    }
+    for count in [2, 3] {
+        let token = admin.assigns(&made[count - 1], &web).await;
+        for _ in 0..2 {
+            assert_eq!(asks(&token).await.expect("issued"), only(&made[..count]));
+        }
+    }
+    let taken = admin.asks(unassignment(first, &web)).await;
+    let token = taken.expect("unassigned").consistency_token;
+    assert_eq!(asks(&token).await.expect("issued"), only(&made[1..3]));
+    let rule = admin.asks(access_rule(second, &["dev/nobody"])).await;
+    let token = rule.expect("made").consistency_token;
+    let rules = vec![(second.clone(), "RULES_REFUSED".to_owned())];
+    for _ in 0..2 {
+        let answer = asks(&token).await.expect("issued");
+        assert_eq!(answer, (vec![third.clone()], rules.clone()));
+    }
+    let delete = identity::DeleteManagedIdentityRequest {
+        id: second.clone(),
+        force: true,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    for _ in 0..2 {
+        let answer = asks(&deleted.consistency_token).await;
+        assert_eq!(answer.expect("issued"), only(&made[2..3]));
+    }
+    admin.asks(cancellation(&opened)).await.expect("cancelled");
+    refused(asks("").await, Code::FailedPrecondition, "JOB_CANCELLED");
 }

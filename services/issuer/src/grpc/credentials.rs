@@ -272,21 +272,10 @@ impl IssuerRpc {
     ) -> Result<pb::IssueCredentialsResponse, Denied> {
         for _ in 0..ATTEMPTS {
             let since = self.current().await?;
-            let known = self.known_job(job).await?;
-            let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-            self.refuse_whole_job(&known).await?;
-            let (mut granted, mut refused) = (Vec::new(), Vec::new());
-            for identity in self.assigned(known.job.workspace).await? {
-                match self.decide(job, call, &identity.to_string()).await {
-                    Ok(grant) => granted.push(grant),
-                    // Deleted since: an assignment alone is none.
-                    Err(Denied::Refused(refusal)) if refusal.reasons == [IDENTITY_NOT_FOUND] => {}
-                    Err(Denied::Refused(refusal)) if !refusal.is_of_the_job => {
-                        refused.push(*refusal);
-                    }
-                    Err(denied) => return Err(denied),
-                }
-            }
+            let (granted, refused) = match self.remembered_all(job).await? {
+                Some(granted) => (granted, vec![]),
+                None => self.decide_all(job, call).await?,
+            };
             let identities: Vec<_> = granted.iter().map(|(grant, _)| grant.identity).collect();
             if let Some(issued) = self.issue(call, metadata, job, granted, since).await? {
                 return self.tell(call, metadata, issued, refused).await;
@@ -297,6 +286,46 @@ impl IssuerRpc {
             self.look_for_keys().await?;
         }
         Err(contention().into())
+    }
+
+    /// What a job gets for all that is assigned now, if all of it is remembered to be granted. Nothing else needs to be
+    /// looked up then: what stands in the way of the job as a whole would be refused when the grants are recorded.
+    async fn remembered_all(&self, job: JobId) -> Result<Option<Vec<Granted>>, Status> {
+        let Some(workspace) = self.grounds.workspace(job) else {
+            return Ok(None);
+        };
+        let assigned = self.assigned(workspace).await?;
+        let granted = assigned.iter().map(|identity| {
+            let named = identity.to_string();
+            let ground = self.grounds.get(job, &named)?;
+            let grant = self.decide_on(&ground, &named).ok()?;
+            Some((grant, ground))
+        });
+        let granted: Option<Vec<_>> = granted.collect();
+        Ok(granted.filter(|granted| !granted.is_empty()))
+    }
+
+    async fn decide_all(
+        &self,
+        job: JobId,
+        call: &Call,
+    ) -> Result<(Vec<Granted>, Vec<Refused>), Denied> {
+        let known = self.known_job(job).await?;
+        let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
+        self.refuse_whole_job(&known).await?;
+        let (mut granted, mut refused) = (Vec::new(), Vec::new());
+        for identity in self.assigned(known.job.workspace).await? {
+            match self.decide(job, call, &identity.to_string()).await {
+                Ok(grant) => granted.push(grant),
+                // Deleted since: an assignment alone is none.
+                Err(Denied::Refused(refusal)) if refusal.reasons == [IDENTITY_NOT_FOUND] => {}
+                Err(Denied::Refused(refusal)) if !refusal.is_of_the_job => {
+                    refused.push(*refusal);
+                }
+                Err(denied) => return Err(denied),
+            }
+        }
+        Ok((granted, refused))
     }
 
     async fn tell(

@@ -3,7 +3,7 @@
 //! The memory can be wrong without harm. What it says goes with the audit event as guards, which the append checks under
 //! the head lock that the replica's follower takes too; a refused guard forgets and looks again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
@@ -90,12 +90,19 @@ pub(super) struct Subject {
 }
 
 #[derive(Default)]
-pub(super) struct Grounds(Mutex<HashMap<(JobId, String), Arc<Ground>>>);
+pub(super) struct Grounds(Mutex<BTreeMap<(JobId, String), Arc<Ground>>>);
 
 impl Grounds {
     pub(super) fn get(&self, job: JobId, identity: &str) -> Option<Arc<Ground>> {
         let grounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         grounds.get(&(job, identity.to_owned())).cloned()
+    }
+
+    /// The workspace of a job that something is remembered of; a job's never changes.
+    pub(super) fn workspace(&self, job: JobId) -> Option<WorkspaceId> {
+        let grounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ((first, _), ground) = grounds.range((job, String::new())..).next()?;
+        (*first == job).then_some(ground.question.workspace)
     }
 
     pub(super) fn remember(&self, job: JobId, identity: &str, ground: Arc<Ground>) {
