@@ -618,3 +618,40 @@ async fn a_job_that_asks_for_all_again_gets_what_is_assigned_by_then() {
     admin.asks(cancellation(&opened)).await.expect("cancelled");
     refused(asks("").await, Code::FailedPrecondition, "JOB_CANCELLED");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_remembered_for_all_does_not_outlive_membership_or_workspace() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (_, web) = workspace(&admin).await;
+    let worker = world.user("worker");
+    let works = admin.grants(&worker, Role::Deployer, &web).await.id;
+    let of_worker = opens(&admin, on_behalf(&web, "user:dev/worker")).await;
+    let of_worker = of_worker.expect("opened").token;
+    let of_admin = admin.opens_job(&web).await.token;
+    let asks = async |job: &str, consistency_token: &str| {
+        let all = issuer::IssueCredentialsRequest {
+            consistency_token: consistency_token.to_owned(),
+        };
+        admin.with_token(job).asks(all).await
+    };
+    for job in [&of_worker, &of_admin, &of_worker, &of_admin] {
+        let answer = asks(job, "").await.expect("issued");
+        assert_eq!((answer.credentials.len(), answer.refusals), (1, vec![]));
+    }
+    let delete = namespace::DeleteMembershipRequest {
+        id: works,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    let answer = asks(&of_worker, &deleted.consistency_token).await;
+    refused(answer, Code::FailedPrecondition, "PRINCIPAL_NOT_MEMBER");
+    let answer = asks(&of_admin, &deleted.consistency_token).await;
+    assert_eq!(answer.expect("issued").credentials.len(), 1);
+    let delete = namespace::DeleteWorkspaceRequest {
+        id: web,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    not_found(asks(&of_admin, &deleted.consistency_token).await);
+}
