@@ -1,16 +1,11 @@
 //! Credentials: what a token costs the issuer's process, against what its signature alone costs; and how long one takes at
-//! half the load that the issuer can take.
+//! half the load that the issuer can take. Both beside a service that does the least.
 
-use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::RSA_PKCS1_SHA256;
 use e2e::clouds::example;
 use e2e::{Service, User, World};
 use issuer::Config;
@@ -21,11 +16,11 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
 
+use crate::cpu::cpu;
+use crate::least::{self, sign};
 use crate::report::{Row, report};
-
-/// The clock of `/proc/PID/stat`, in ticks a second: on Linux always 100 as user space sees it (`man 7 time`).
-const TICKS: f64 = 100.0;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -35,7 +30,8 @@ pub(crate) struct Arguments {
     /// Of issuing in a round; of signing, as much: half of it on all cores, before and after.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Jobs that ask at the same time, each for one credential after the other.
+    /// Jobs that ask at the same time, each for one credential after the other; over one connection, as a platform would
+    /// that asks for its jobs. A connection for each costs the issuer a twentieth more.
     #[arg(long, default_value_t = 32)]
     jobs: usize,
 }
@@ -56,84 +52,114 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     // It would follow what is issued on the same cores, and the issuer does not need it.
     world.stops(Service::Projector).await;
     world.stops(Service::Issuer).await;
-    let issuer = serve(&world)?;
-    world.is_serving(Service::Issuer).await;
-    let pid = issuer.id().context("the issuer has ended")?;
-    let [
-        mut issued,
-        mut signed,
-        mut issued_all,
-        mut signed_all,
-        mut alone,
-    ] = [const { Vec::new() }; 5];
-    let (mut halfway, mut beside, mut signing) = ([vec![], vec![]], [vec![], vec![]], Vec::new());
     let pool = world.database(Service::Issuer).pool();
-    sqlx::query("CREATE TABLE plain (number int)")
-        .execute(pool)
-        .await?;
-    let cores = u32::try_from(std::thread::available_parallelism()?.get())?;
+    sqlx::query(least::TABLE).execute(pool).await?;
+    let least = Server::least(&world, &jobs).await?;
+    let environment = world.environment(Service::Issuer);
+    let issuer = Server::start(&["serve-issuer"], environment, jobs)?;
+    world.is_serving(Service::Issuer).await;
     // The first credential of each job is decided from the database, and every connection is made.
-    issue(&jobs, &one, 0.5).await?;
-    issue(&jobs, &all, 0.5).await?;
+    for (server, asked) in [(&issuer, &one), (&issuer, &all), (&least, &one)] {
+        server.issue(asked, 0.5).await?;
+    }
+    let cores = u32::try_from(std::thread::available_parallelism()?.get())?;
+    let mut measured = Measured::default();
     for round in 1..=arguments.rounds {
         let signed_before = sign(arguments.seconds / 4.0, cores).await?;
-        let before = cpu(pid)?;
-        let (tokens, wall) = issue(&jobs, &one, arguments.seconds).await?;
-        issued.push(tokens / (cpu(pid)? - before));
+        let (issued, rate) = issuer.issue(&one, arguments.seconds).await?;
+        measured.issued.push(issued);
         let signed_between = sign(arguments.seconds / 4.0, cores).await?;
-        signed.push(f64::midpoint(signed_before, signed_between));
-        let before = cpu(pid)?;
-        let (tokens_of_all, _) = issue(&jobs, &all, arguments.seconds).await?;
-        issued_all.push(tokens_of_all / (cpu(pid)? - before));
+        let signed = f64::midpoint(signed_before, signed_between);
+        measured.signed.push(signed);
+        let (issued_all, _) = issuer.issue(&all, arguments.seconds).await?;
+        measured.issued_all.push(issued_all);
         let signed_after = sign(arguments.seconds / 4.0, cores).await?;
-        signed_all.push(f64::midpoint(signed_between, signed_after));
-        alone.push(sign(arguments.seconds / 2.0, 1).await?);
-        let enough = CancellationToken::new();
-        let (waited, inserted) = tokio::join!(
-            async {
-                let _over = enough.clone().drop_guard();
-                wait(&jobs, &one, tokens / wall / 2.0, arguments.seconds).await
-            },
-            insert(pool, &enough)
-        );
-        for (quantiles, times) in [(&mut halfway, waited?), (&mut beside, inserted?)] {
-            for (quantile, percent) in quantiles.iter_mut().zip([50, 99]) {
-                let time = times.get(times.len() * percent / 100);
-                quantile.push(time.map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0));
-            }
-        }
-        signing.push(1_000.0 / alone[round - 1]);
+        let signed_all = f64::midpoint(signed_between, signed_after);
+        measured.signed_all.push(signed_all);
+        let (at_least, _) = least.issue(&one, arguments.seconds).await?;
+        measured.at_least.push(at_least);
+        let alone = sign(arguments.seconds / 2.0, 1).await?;
+        measured.alone.push(alone);
+        measured.signing.push(1_000.0 / alone);
+        let [ours, plain] = wait_beside(&issuer, &one, rate / 2.0, arguments.seconds, pool).await?;
+        let [theirs, _] = wait_beside(&least, &one, rate / 2.0, arguments.seconds, pool).await?;
+        measured.halfway.push(ours);
+        measured.beside.push(plain);
+        measured.halfway_at_least.push(theirs);
         eprintln!(
-            "round {round}: {:.0} credentials and {:.0} signatures in a second of CPU, {:.0} by one alone; {} at a time, \
-             {:.0} and {:.0}; {:.0} credentials/s; at half of that p50 {:.2} ms, p99 {:.2} ms, a plain insert beside {:.2} and {:.2} ms",
-            issued[round - 1],
-            signed[round - 1],
-            alone[round - 1],
+            "round {round}: {issued:.0} credentials in a second of CPU, {at_least:.0} of the least service, {signed:.0} \
+             signatures, {alone:.0} by one alone; {} at a time, {issued_all:.0} and {signed_all:.0}; {rate:.0} credentials/s; \
+             at half of that p50 {:.2} ms, p99 {:.2} ms, of the least service {:.2} and {:.2} ms, of a plain insert {:.2} and {:.2} ms",
             identities.len(),
-            issued_all[round - 1],
-            signed_all[round - 1],
-            tokens / wall,
-            halfway[0][round - 1],
-            halfway[1][round - 1],
-            beside[0][round - 1],
-            beside[1][round - 1],
+            ours.p50,
+            ours.p99,
+            theirs.p50,
+            theirs.p99,
+            plain.p50,
+            plain.p99,
         );
     }
-    let row = Row::new("credentials", "per CPU second", &issued)
-        .against("raw RS256 signature", &signed, Some(0.8))
-        .against("by one process alone", &alone, None);
-    let row_of_all = Row::new("four at a time", "per CPU second", &issued_all).against(
-        "raw RS256 signature",
-        &signed_all,
-        Some(0.8),
-    );
-    let half = |name: &str, quantile: usize| {
-        Row::new(format!("{name} at half load"), "ms", &halfway[quantile])
-            .against("one signature", &signing, None)
-            .against("plain insert beside", &beside[quantile], None)
-    };
-    let rows = [row, row_of_all, half("p50", 0), half("p99", 1)];
-    report("credentials", &rows)
+    measured.report()
+}
+
+/// Of each round.
+#[derive(Default)]
+struct Measured {
+    issued: Vec<f64>,
+    issued_all: Vec<f64>,
+    signed: Vec<f64>,
+    signed_all: Vec<f64>,
+    alone: Vec<f64>,
+    at_least: Vec<f64>,
+    halfway: Vec<Quantiles>,
+    halfway_at_least: Vec<Quantiles>,
+    beside: Vec<Quantiles>,
+    /// Milliseconds.
+    signing: Vec<f64>,
+}
+
+impl Measured {
+    fn report(&self) -> anyhow::Result<()> {
+        let row = Row::new("credentials", "per CPU second", &self.issued)
+            .against("raw RS256 signature", &self.signed, Some(0.8))
+            .against("by one process alone", &self.alone, None)
+            .against("the least service", &self.at_least, None);
+        let row_of_all = Row::new("four at a time", "per CPU second", &self.issued_all).against(
+            "raw RS256 signature",
+            &self.signed_all,
+            Some(0.8),
+        );
+        let half = |name: &str, quantile: fn(&Quantiles) -> f64| {
+            let of = |rounds: &[Quantiles]| rounds.iter().map(quantile).collect::<Vec<_>>();
+            Row::new(format!("{name} at half load"), "ms", &of(&self.halfway))
+                .against("one signature", &self.signing, None)
+                .against("the least service", &of(&self.halfway_at_least), None)
+                .against("plain insert beside", &of(&self.beside), None)
+        };
+        let (p50, p99) = (half("p50", |one| one.p50), half("p99", |one| one.p99));
+        report("credentials", &[row, row_of_all, p50, p99])
+    }
+}
+
+/// Of times, in milliseconds.
+#[derive(Clone, Copy)]
+struct Quantiles {
+    p50: f64,
+    p99: f64,
+}
+
+impl Quantiles {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |percent: usize| {
+            let time = times.get(times.len() * percent / 100);
+            time.map_or(f64::NAN, |time| time.as_secs_f64() * 1_000.0)
+        };
+        Self {
+            p50: at(50),
+            p99: at(99),
+        }
+    }
 }
 
 /// A workspace, `acme/app`, with an identity of each type. Answers with their ids.
@@ -151,7 +177,7 @@ async fn identities(admin: &User) -> Vec<String> {
 }
 
 /// Until told to stop, a hundred times a second at most, how long a plain row takes until it is durable: the least that
-/// the audit of a credential costs at the same time. Sorted.
+/// the audit of a credential costs at the same time.
 async fn insert(pool: &PgPool, stop: &CancellationToken) -> anyhow::Result<Vec<Duration>> {
     let mut inserted = Vec::new();
     while stop
@@ -164,12 +190,30 @@ async fn insert(pool: &PgPool, stop: &CancellationToken) -> anyhow::Result<Vec<D
         row.execute(pool).await?;
         inserted.push(begun.elapsed());
     }
-    inserted.sort_unstable();
     Ok(inserted)
 }
 
+/// Has a server asked so many times a second, with a plain insert beside. Answers with how long either took.
+async fn wait_beside(
+    server: &Server,
+    asked: &Asked,
+    rate: f64,
+    seconds: f64,
+    pool: &PgPool,
+) -> anyhow::Result<[Quantiles; 2]> {
+    let enough = CancellationToken::new();
+    let (waited, inserted) = tokio::join!(
+        async {
+            let _over = enough.clone().drop_guard();
+            wait(&server.jobs, asked, rate, seconds).await
+        },
+        insert(pool, &enough)
+    );
+    Ok([Quantiles::of(waited?), Quantiles::of(inserted?)])
+}
+
 /// Has the jobs ask so many times a second in all, however long an answer takes. Answers with how long each took from
-/// when it was due, sorted.
+/// when it was due.
 async fn wait(
     jobs: &[User],
     asked: &Asked,
@@ -189,9 +233,7 @@ async fn wait(
     }
     let waited = asking.join_all().await;
     ensure!(clock.join().is_ok(), "the clock stopped");
-    let mut waited: Vec<_> = waited.into_iter().collect::<anyhow::Result<_>>()?;
-    waited.sort_unstable();
-    Ok(waited)
+    waited.into_iter().collect()
 }
 
 /// Says so many times a second that it is time. The runtime's own timers are a millisecond or two late, which would count
@@ -264,87 +306,65 @@ impl Asked {
     }
 }
 
-/// The issuer in a process of its own; it ends with the value.
-fn serve(world: &World) -> anyhow::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command
-        .arg("serve-issuer")
-        .envs(world.environment(Service::Issuer))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    command.spawn().context("the issuer can't be started")
+/// A process that answers jobs; it ends with the value.
+struct Server {
+    process: u32,
+    jobs: Vec<User>,
+    _running: Child,
 }
 
-/// What the process of [`serve`] does.
+impl Server {
+    /// This program with another command.
+    fn start(
+        arguments: &[&str],
+        environment: Vec<(&'static str, String)>,
+        jobs: Vec<User>,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(arguments)
+            .envs(environment)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let running = command.spawn().context("a server can't be started")?;
+        Ok(Self {
+            process: running.id().context("a server has ended")?,
+            jobs,
+            _running: running,
+        })
+    }
+
+    /// The service of [`least`], with the same callers.
+    async fn least(world: &World, jobs: &[User]) -> anyhow::Result<Self> {
+        let port = bed::free_port();
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
+        let channels = Arc::new([(Service::Issuer, endpoint.connect_lazy())].into());
+        let jobs = jobs.iter().map(|job| {
+            let (principal, token) = (job.principal().to_owned(), job.token().to_owned());
+            User::new(Arc::clone(&channels), principal, token)
+        });
+        let database = world.database(Service::Issuer).url().to_owned();
+        let started = Self::start(
+            &["serve-least", "--port", &port.to_string()],
+            vec![("THARSIS_DATABASE_URL", database)],
+            jobs.collect(),
+        )?;
+        bed::eventually(async || Asked::One("".into()).of(&started.jobs[0]).await).await;
+        Ok(started)
+    }
+
+    /// As much as it can. Answers with how many credentials there were in a second of its CPU, and in a second.
+    async fn issue(&self, asked: &Asked, seconds: f64) -> anyhow::Result<(f64, f64)> {
+        let before = cpu(self.process)?;
+        let (tokens, wall) = issue(&self.jobs, asked, seconds).await?;
+        Ok((tokens / (cpu(self.process)? - before), tokens / wall))
+    }
+}
+
+/// What the process of the issuer does.
 pub(crate) async fn serve_issuer() -> anyhow::Result<()> {
     let config = edge::settings::from_process(Config::read)?;
     let listener = TcpListener::bind(config.settings.grpc_listen).await?;
     let http_listener = TcpListener::bind(config.http_listen).await?;
     Ok(issuer::run(config, listener, http_listener, CancellationToken::new()).await?)
-}
-
-/// Signatures in a second of CPU, of so many processes that do nothing else at the same time. With all cores busy, as
-/// they are while credentials are issued: a second of a core is worth less where its twin is busy too.
-async fn sign(seconds: f64, processes: u32) -> anyhow::Result<f64> {
-    let signing: JoinSet<_> = (0..processes)
-        .map(|_| async move {
-            let done = Command::new(std::env::current_exe()?)
-                .args(["sign", "--seconds", &seconds.to_string()])
-                .stderr(Stdio::inherit())
-                .output()
-                .await?;
-            ensure!(done.status.success(), "signing ended with {}", done.status);
-            anyhow::Ok(String::from_utf8(done.stdout)?.trim().parse::<f64>()?)
-        })
-        .collect();
-    let signed = signing.join_all().await;
-    let signed: Vec<f64> = signed.into_iter().collect::<anyhow::Result<_>>()?;
-    Ok(signed.iter().sum::<f64>() / f64::from(processes))
-}
-
-#[derive(clap::Args)]
-pub(crate) struct SignArguments {
-    #[arg(long)]
-    seconds: f64,
-}
-
-/// What the process of [`sign`] does.
-#[expect(clippy::print_stdout, reason = "it is the answer")]
-pub(crate) fn sign_alone(arguments: &SignArguments) -> anyhow::Result<()> {
-    let der: Pkcs8V1Der = KeyPair::generate(KeySize::Rsa2048)?.as_der()?;
-    let key = KeyPair::from_pkcs8(der.as_ref())?;
-    // As long as the header and claims of a credential are.
-    let message = [b'x'; 800];
-    let mut signature = vec![0; key.public_modulus_len()];
-    let (start, before) = (Instant::now(), cpu(std::process::id())?);
-    let mut signatures = 0_u32;
-    while start.elapsed() < Duration::from_secs_f64(arguments.seconds) {
-        key.sign(
-            &RSA_PKCS1_SHA256,
-            &SystemRandom::new(),
-            &message,
-            &mut signature,
-        )?;
-        signatures += 1;
-    }
-    println!(
-        "{}",
-        f64::from(signatures) / (cpu(std::process::id())? - before)
-    );
-    Ok(())
-}
-
-/// Seconds of CPU that a process has used, in user space and in the kernel.
-fn cpu(pid: u32) -> anyhow::Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .context("the CPU time of a process is read from /proc, which only Linux has")?;
-    // The command's name stands in parentheses and may hold anything; utime and stime are the 14th and 15th word.
-    let words = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks: Vec<f64> = words
-        .split(' ')
-        .skip(11)
-        .take(2)
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
-    Ok(ticks.iter().sum::<f64>() / TICKS)
 }

@@ -3,8 +3,10 @@
 //! Reads the environment of the tests; `deploy/dev bench` sets it.
 
 mod append;
+mod cpu;
 mod credentials;
 mod lag;
+mod least;
 mod project;
 mod relay;
 mod report;
@@ -38,7 +40,10 @@ enum Bench {
     ServeIssuer,
     /// The signatures of `credentials`, in a process of their own.
     #[command(hide = true)]
-    Sign(credentials::SignArguments),
+    Sign(least::SignArguments),
+    /// The service that `credentials` is compared with, in a process of its own.
+    #[command(hide = true)]
+    ServeLeast(least::ServeArguments),
 }
 
 #[tokio::main]
@@ -50,7 +55,8 @@ async fn main() -> ExitCode {
         Bench::Credentials(arguments) => credentials::run(arguments).await,
         Bench::Lag(arguments) => lag::run(arguments).await,
         Bench::ServeIssuer => credentials::serve_issuer().await,
-        Bench::Sign(arguments) => credentials::sign_alone(&arguments),
+        Bench::Sign(arguments) => least::sign_alone(&arguments),
+        Bench::ServeLeast(arguments) => least::serve(&arguments).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
