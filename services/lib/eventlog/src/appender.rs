@@ -532,7 +532,7 @@ async fn write(
         new_commands,
         ..
     } = plan;
-    // Whoever waited here for another append finds another revision.
+    // Whoever waited here for another append finds another revision. A macro, as sqlx checks literals only.
     macro_rules! appending {
         (unless $carried_out:literal, and $also:literal $(, $argument:expr)*) => {
             sqlx::query_as!(
@@ -568,7 +568,7 @@ async fn write(
         .filter(changed)
         .partition(|(_, value)| value.is_none());
     if new_commands.is_empty() && gone.is_empty() && set.is_empty() {
-        // As credentials are. What they don't have would cost PostgreSQL a seventh of its time.
+        // As credentials are: PostgreSQL need not set up what they don't have.
         let events = appending!(unless "", and "");
         return events.fetch_optional(connection).await;
     }

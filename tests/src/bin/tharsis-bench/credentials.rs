@@ -24,14 +24,15 @@ use crate::report::{Row, report};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Rounds; each issues credentials, one and all of a workspace's at a time, and makes plain signatures.
+    /// Rounds; each issues credentials, one and all of a workspace's at a time, has the least service do as much, and makes
+    /// plain signatures.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
     /// Of issuing in a round; of signing, as much: half of it on all cores, before and after.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Jobs that ask at the same time, each for one credential after the other; over one connection, as a platform would
-    /// that asks for its jobs. A connection for each costs the issuer a twentieth more.
+    /// that asks for its jobs.
     #[arg(long, default_value_t = 32)]
     jobs: usize,
 }
@@ -53,7 +54,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     world.stops(Service::Projector).await;
     world.stops(Service::Issuer).await;
     let pool = world.database(Service::Issuer).pool();
-    sqlx::query(least::TABLE).execute(pool).await?;
+    least::create_table(pool).await?;
     let least = Server::least(&world, &jobs).await?;
     let environment = world.environment(Service::Issuer);
     let issuer = Server::start(&["serve-issuer"], environment, jobs)?;
@@ -186,8 +187,7 @@ async fn insert(pool: &PgPool, stop: &CancellationToken) -> anyhow::Result<Vec<D
         .is_some()
     {
         let begun = Instant::now();
-        let row = sqlx::query("INSERT INTO plain VALUES (1)");
-        row.execute(pool).await?;
+        least::insert(pool).await?;
         inserted.push(begun.elapsed());
     }
     Ok(inserted)

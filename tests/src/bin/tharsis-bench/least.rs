@@ -22,12 +22,22 @@ use tonic::{Request, Response, Status};
 
 use crate::cpu::cpu;
 
-/// Where the service inserts.
-pub(crate) const TABLE: &str = "CREATE TABLE plain (number int)";
 /// As long as the header and claims of a credential are.
 const MESSAGE: [u8; 800] = [b'x'; 800];
 /// Of the service to its database: as many as a pool of sqlx has when nothing is said.
 const CONNECTIONS: u32 = 10;
+
+/// Where rows are inserted.
+pub(crate) async fn create_table(pool: &PgPool) -> sqlx::Result<()> {
+    let table = sqlx::query("CREATE TABLE plain (number int)");
+    table.execute(pool).await.map(drop)
+}
+
+/// A row; durable once this returns.
+pub(crate) async fn insert(pool: &PgPool) -> sqlx::Result<()> {
+    let row = sqlx::query("INSERT INTO plain VALUES (1)");
+    row.execute(pool).await.map(drop)
+}
 
 fn key() -> anyhow::Result<KeyPair> {
     let der: Pkcs8V1Der = KeyPair::generate(KeySize::Rsa2048)?.as_der()?;
@@ -116,8 +126,7 @@ impl CredentialService for Least {
         &self,
         _: Request<pb::IssueCredentialRequest>,
     ) -> Result<Response<pb::IssueCredentialResponse>, Status> {
-        let insert = sqlx::query("INSERT INTO plain VALUES (1)").execute(&self.pool);
-        let (inserted, signed) = tokio::join!(insert, async { signature(&self.key) });
+        let (inserted, signed) = tokio::join!(insert(&self.pool), async { signature(&self.key) });
         inserted.map_err(|error| Status::internal(error.to_string()))?;
         let signed = signed.map_err(|error| Status::internal(error.to_string()))?;
         let mut token = String::from_utf8_lossy(&MESSAGE).into_owned();
