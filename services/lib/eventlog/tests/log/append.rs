@@ -233,6 +233,37 @@ async fn a_count_holds_among_commands_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn events_change_facts_with_and_without_a_command() {
+    let database = database().await;
+    let log = open(&database).await;
+    // Each is a batch of its own: what it has besides its event, and nothing else, is written with it.
+    let values = [
+        Some("one"),
+        Some("two"),
+        None,
+        None,
+        Some("three"),
+        Some("three"),
+    ];
+    for with_command in [false, true] {
+        for value in values {
+            let append = Append {
+                command: with_command.then(|| command("set")),
+                guards: vec![Guard::Set {
+                    key: "name".to_owned(),
+                    value: value.map(str::to_owned),
+                }],
+                ..to(stream("a"), Expected::Any, events(1))
+            };
+            log.append(append).await.unwrap();
+            let facts = log.facts(&["name".to_owned()]).await.unwrap();
+            assert_eq!(facts.get("name"), value, "{with_command}");
+        }
+    }
+    assert_eq!(whole(&log).await.len(), 2 * values.len());
+}
+
+#[tokio::test]
 async fn what_others_write_is_seen_at_once() {
     let database = database().await;
     let [ours, other] = [open(&database).await, open(&database).await];
