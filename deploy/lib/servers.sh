@@ -87,6 +87,10 @@ postgres_auth=scram-sha-256
 
 # Made beside its place and moved there when whole, so that an interrupted one is never taken for a database.
 make_cluster() {
+  if [[ -d $postgres_home/data ]]; then
+    warn "the database in $postgres_home is of a development folder that was deleted, and its passwords and keys with it: making a new one"
+    rm -rf "$postgres_home/data"
+  fi
   step "making a PostgreSQL $postgres_major database in $postgres_home"
   (umask 077 && random_hex 24 >"$bed/secrets/postgres")
   mkdir -p "$postgres_home"
@@ -108,7 +112,8 @@ make_cluster() {
 start_postgres() {
   local port=$1 major option options
   shift
-  [[ -e $postgres_home/data/PG_VERSION ]] || make_cluster
+  # As root the data lie outside of the bed, and outlive it when it is deleted by hand.
+  [[ -e $postgres_home/data/PG_VERSION && -s $bed/secrets/postgres ]] || make_cluster
   read -r major <"$postgres_home/data/PG_VERSION"
   ((major == postgres_major)) ||
     die "the data in $postgres_home are of PostgreSQL $major, and the PostgreSQL found is $postgres_major ($postgres_bin)" \
