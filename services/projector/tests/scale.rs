@@ -135,6 +135,7 @@ fn request<T>(message: T, caller: &str, place: Option<&Place>) -> Request<T> {
             event_reader: false,
         },
         place: place.cloned(),
+        refusal: None,
         permission: Permission::GroupView,
         validate_only: false,
         method: String::new(),

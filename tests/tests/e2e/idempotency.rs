@@ -1,7 +1,7 @@
 //! The same request twice is carried out once, and answered alike.
 
-use bed::unique_id;
-use e2e::refusal::{invalid, refused};
+use bed::{eventually, unique_id};
+use e2e::refusal::{invalid, not_found, refused};
 use e2e::rpc::Rpc;
 use e2e::user::{
     assignment, aws_identity, group, group_move, job, limit_update, membership, unassignment,
@@ -11,6 +11,7 @@ use e2e::{Service, User, World};
 use futures::future::join_all;
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
 use tonic::Code;
 
@@ -301,6 +302,66 @@ async fn a_request_id_is_for_one_request_of_one_caller() {
             .event_type,
         "tharsis.namespace.v1.GroupDeleted"
     );
+}
+
+/// A `request_id` that was used answers for the request that it was used for, and for nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_used_request_id_lets_nobody_do_or_try_what_they_may_not() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin(), world.user("bob"));
+    let acme = admin.creates_group("acme").await;
+    admin.creates_group("hidden").await;
+    admin.grants(&bob, Role::Deployer, &acme.id).await;
+    let id = request_id();
+    let made = namespace::CreateWorkspaceRequest {
+        request_id: id.clone(),
+        ..workspace("acme/web")
+    };
+    let web = bob.asks(made.clone()).await.expect("made").workspace;
+    let web = web.expect("it").id;
+    let opened = issuer::OpenJobRequest {
+        request_id: id.clone(),
+        ..job(&web)
+    };
+    eventually(async || bob.asks(opened.clone()).await).await;
+    let denied =
+        |answer: Result<_, _>| refused(answer, Code::PermissionDenied, "PERMISSION_DENIED");
+    for validate_only in [false, true] {
+        let request_id = id.clone();
+        let top = namespace::CreateGroupRequest {
+            request_id: request_id.clone(),
+            validate_only,
+            ..group("top")
+        };
+        denied(bob.asks(top).await.map(drop));
+        let member = namespace::CreateMembershipRequest {
+            request_id: request_id.clone(),
+            validate_only,
+            ..membership("dev/bob", Role::Owner, &acme.id)
+        };
+        denied(bob.asks(member).await.map(drop));
+        let elsewhere = namespace::CreateWorkspaceRequest {
+            request_id: request_id.clone(),
+            validate_only,
+            ..workspace("hidden/web")
+        };
+        not_found(bob.asks(elsewhere).await);
+        let rotation = issuer::RotateSigningKeyRequest {
+            request_id,
+            validate_only,
+            ..Default::default()
+        };
+        denied(bob.asks(rotation).await.map(drop));
+    }
+    // The request itself is answered as then, also to who may not do it any more; but it is not tried again.
+    admin.deletes_group(&acme.id).await;
+    let again = bob.asks(made.clone()).await.expect("answered as then");
+    assert_eq!(again.workspace.expect("it").id, web);
+    let tried = namespace::CreateWorkspaceRequest {
+        validate_only: true,
+        ..made
+    };
+    not_found(bob.asks(tried).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -66,6 +66,7 @@ impl IdentityRpc {
         let call = Call {
             caller,
             place: Some(place.clone()),
+            refusal: None,
             permission: Permission::WorkspaceUpdate,
             validate_only: false,
             method: String::new(),

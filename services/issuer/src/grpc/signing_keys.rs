@@ -137,6 +137,8 @@ impl SigningKeyService for IssuerRpc {
         request: Request<pb::RevokeSigningKeyRequest>,
     ) -> Result<Response<pb::RevokeSigningKeyResponse>, Status> {
         let call = Call::of(&request)?;
+        // A repeated request is told of the tokens that live now.
+        call.allowed()?;
         let (metadata, _, message) = request.into_parts();
         let mut violations = Violations::default();
         let id = violations.merge(signing_key_id("id", &message.id));

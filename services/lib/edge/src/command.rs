@@ -146,6 +146,7 @@ impl Commands {
         F: Future<Output = Result<Decision<R>, Status>>,
     {
         if mutation.call.validate_only {
+            mutation.call.allowed()?;
             return plan(decide().await?);
         }
         let identity = identity(&mutation)?;
@@ -214,7 +215,11 @@ impl Commands {
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<R>, Status>>,
     {
-        if let Some(carried) = self.carried_out(identity).await? {
+        let carried = self.carried_out(identity).await;
+        if !matches!(carried, Ok(Some(_))) {
+            mutation.call.allowed()?;
+        }
+        if let Some(carried) = carried? {
             return Ok(carried);
         }
         let decided = self

@@ -39,8 +39,11 @@ const VALIDATE_ONLY_FIELD: &str = "validate_only";
 pub struct Call {
     /// Who calls.
     pub caller: Caller,
-    /// The resource that the rpc's access option names, if the request names one, and was not carried out before.
+    /// The resource that the rpc's access option names, if the request names one.
     pub place: Option<Place>,
+    /// Why the caller may not do it. Only of what a `request_id` names that the caller has used before: if it is the same
+    /// request, it is answered as it was then, and if not, with this.
+    pub refusal: Option<Status>,
     /// What the rpc needs.
     pub permission: Permission,
     /// Whether the caller only asks what would come of it.
@@ -65,9 +68,15 @@ impl Call {
 
     /// The resource that the access option names.
     pub fn place(&self) -> Result<&Place, Status> {
+        self.allowed()?;
         self.place
             .as_ref()
             .ok_or_else(|| Status::internal("the rpc's access option names no resource"))
+    }
+
+    /// Refuses a caller who may not do it, now: a repeated request too.
+    pub fn allowed(&self) -> Result<(), Status> {
+        self.refusal.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -178,17 +187,22 @@ impl Gate {
             .map_err(Status::from)?;
         self.count(&caller)?;
         let (mut parts, body, message) = self.read(rule, request).await?;
-        let place = match rule.authorize(&caller, &self.hierarchy, &message).await {
-            Ok(place) => place,
-            // What a request names may be gone because it was carried out: repeated, it is answered as it was then.
-            Err(_) if self.was_carried_out(&caller, &message).await? => None,
+        let validate_only = is_set(&message, VALIDATE_ONLY_FIELD);
+        let (place, refusal) = match rule.authorize(&caller, &self.hierarchy, &message).await {
+            Ok(place) => (place, None),
+            // What a request names may be gone because it was carried out. Whether it is the same request, the handler
+            // can tell, and does nothing else for it. What is only tried was never carried out.
+            Err(refusal) if !validate_only && self.was_carried_out(&caller, &message).await? => {
+                (None, Some(refusal))
+            }
             Err(refusal) => return Err(refusal),
         };
         parts.extensions.insert(Call {
             caller,
             place,
+            refusal,
             permission: rule.permission,
-            validate_only: is_set(&message, VALIDATE_ONLY_FIELD),
+            validate_only,
             method: path,
         });
         Ok(whole(parts, body))
