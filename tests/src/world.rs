@@ -555,7 +555,11 @@ fn read<T>(
 }
 
 fn told<E: std::error::Error>(ended: Result<(), E>) -> Result<(), String> {
-    ended.map_err(|error| edge::status::chain(&error))
+    ended.map_err(|error| {
+        let error = edge::status::chain(&error);
+        eprintln!("a service has ended: {error}");
+        error
+    })
 }
 
 async fn each<T>(make: impl AsyncFn(Service) -> T) -> BTreeMap<Service, T> {

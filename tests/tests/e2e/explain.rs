@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use bed::eventually;
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::user::{User, access_rule, unassignment, workspace_move};
+use e2e::world::Setup;
 use e2e::{Service, World, relying_party};
+use eventlog::ConsistencyToken;
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
 use proto::issuer::v1::{self as issuer, Check, Stage};
@@ -177,6 +179,47 @@ async fn what_is_said_of_a_job_is_what_it_is_told() {
     assert!(!refused.allowed);
 }
 
+/// One issuer of two knows of an event before the other does, and both decide on what the database has. Without NATS, they
+/// ask the owners for it once a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_revision_of_a_credential_is_none_at_which_it_would_be_refused() {
+    let mut world = Setup::default().own_nats().start().await;
+    let Scene {
+        admin,
+        web,
+        deployer,
+        ..
+    } = Scene::set(&world).await;
+    let job = admin.opens_job(&web).await;
+    let sibling = world.runs_another_issuer().await;
+    let issuers = [admin.clone(), sibling.for_user(&admin)];
+    for issuer in &issuers {
+        eventually(async || issuer.asks_as(&job.token, &deployer).await).await;
+    }
+    world.nats().kill();
+    for _ in 0..4 {
+        let unassigned = admin.asks(unassignment(&deployer, &web)).await;
+        unassigned.expect("unassigned");
+        let assigned = admin.assigns(&deployer, &web).await;
+        let assigned: ConsistencyToken = assigned.parse().expect("a token");
+        let (_, head) = assigned
+            .logs()
+            .find(|(log, _)| *log == "identity")
+            .expect("the log of assignments");
+        // Whoever has read the assignment first, each that issues knows that it has.
+        for issuer in &issuers {
+            let issued = async || issuer.asks_as(&job.token, &deployer).await;
+            let issued = eventually(issued).await;
+            let token = relying_party::verify(&world.issuer_url(), "aws", &issued.token).await;
+            let claims = token.expect("it verifies").claims;
+            let revision = claims["tharsis_revision"].as_str().expect("it has one");
+            let positions = edge::past::positions(revision);
+            let position = positions.expect("positions")["identity"];
+            assert!(position >= head.position, "{position} before {head:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_known_is_not_explained() {
     let world = World::start().await;
@@ -198,6 +241,20 @@ async fn what_may_not_be_known_is_not_explained() {
     admin.creates_group("other").await;
     let foreign = admin.creates_identity("other/deployer").await;
     not_found(viewer.asks(question(&web, &foreign.id)).await);
+    // Nor from what is wrong beside it.
+    let missing = "trn:managed_identity:other/none";
+    let about = async |identity: &str| {
+        let request = issuer::ExplainCredentialRequest {
+            job_id: "job_01h455vb4pex5vsknk084sn02q".to_owned(),
+            ..issuer::ExplainCredentialRequest {
+                stage: 0,
+                ..question(&web, identity)
+            }
+        };
+        let refusal = viewer.asks(request).await.expect_err("no such job");
+        (refusal.code(), refusal.message().to_owned())
+    };
+    assert_eq!(about(&foreign.trn).await, about(missing).await);
     let answer = asks(&admin, question(&web, &foreign.id)).await;
     assert_eq!(
         verdicts(&answer),

@@ -213,6 +213,21 @@ async fn who_has_sent_heartbeats_is_missed() {
         admin.asks(request).await,
         &["job.heartbeat_timeout", "job.principal"],
     );
+
+    // A part of a second counts as a whole, and what is no duration is none.
+    let timeout = |seconds, nanos| {
+        let mut request = e2e::user::job(&web);
+        let timeout = Some(prost_types::Duration { seconds, nanos });
+        request.job.get_or_insert_default().heartbeat_timeout = timeout;
+        request
+    };
+    let opened = opens(&admin, timeout(1, 900_000_000)).await;
+    let opened = opened.expect("opened").job;
+    assert_eq!(opened.heartbeat_timeout, Some(seconds(2)));
+    for (seconds, nanos) in [(5, -999), (5, 2_000_000_000), (0, 999_999_999), (3_600, 1)] {
+        let refusal = admin.asks(timeout(seconds, nanos)).await;
+        invalid(refusal, &["job.heartbeat_timeout"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -329,7 +344,8 @@ async fn refusals_are_on_the_record_once() {
         .collect();
     let wanted = [
         (spare.as_str(), "", "NOT_ASSIGNED"),
-        (&foreign, "", "NOT_ASSIGNED,NOT_INHERITED"),
+        // Like those: who reads the record of the workspace may not know of it either.
+        ("", &foreign, "IDENTITY_NOT_FOUND"),
         ("", missing[0], "IDENTITY_NOT_FOUND"),
         ("", missing[1], "IDENTITY_NOT_FOUND"),
         (&deployer, "", "JOB_FINISHED"),

@@ -12,6 +12,7 @@ mod clouds;
 mod consistency;
 mod credentials;
 mod directory;
+mod dispatchers;
 mod edge;
 mod errors;
 mod events;

@@ -23,8 +23,8 @@ pub struct Question {
     pub workspace: WorkspaceId,
     /// Until when it lives.
     pub job_life: Life,
-    /// Whether the principal on whose behalf it runs may still open jobs there.
-    pub member: bool,
+    /// Who may not open jobs there any more.
+    pub without_role: Option<Party>,
     /// Which identity.
     pub identity: ManagedIdentityId,
     /// Whose subject, audience, token settings and access rules it has: of an alias its source's, otherwise its own.
@@ -45,6 +45,15 @@ pub struct Question {
     pub token_settings: TokenSettings,
     /// The time.
     pub now: OffsetDateTime,
+}
+
+/// Whom a job needs to be a deployer of its workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// On whose behalf it runs.
+    Principal,
+    /// Who opened it on somebody else's behalf.
+    Opener,
 }
 
 /// What the job gets.
@@ -82,6 +91,12 @@ pub enum Refusal {
          that role"
     )]
     PrincipalNotMember,
+    /// Who opened the job for that principal has lost its role.
+    #[error(
+        "who opened the job is no deployer of the workspace any more; ask an owner of it for that role, or have \
+         somebody else open another job"
+    )]
+    OpenerNotMember,
     /// The workspace does not have the identity.
     #[error("the managed identity is not assigned to the job's workspace; assign it first")]
     NotAssigned,
@@ -106,7 +121,7 @@ fn named(types: &BTreeSet<RuleType>) -> String {
 pub enum Check {
     /// The job is alive.
     Job,
-    /// Its principal is a deployer of the workspace.
+    /// Its principal is a deployer of the workspace, and so is who opened it.
     Role,
     /// The workspace has the identity.
     Assignment,
@@ -156,13 +171,18 @@ impl From<Refusal> for Refusals {
 
 /// The checks that come out the same for any identity.
 #[must_use]
-pub fn job_findings(job_life: &Life, member: bool, now: OffsetDateTime) -> Vec<Finding> {
+pub fn job_findings(
+    job_life: &Life,
+    without_role: Option<Party>,
+    now: OffsetDateTime,
+) -> Vec<Finding> {
+    let role = without_role.map(|party| match party {
+        Party::Principal => Refusal::PrincipalNotMember,
+        Party::Opener => Refusal::OpenerNotMember,
+    });
     vec![
         (Check::Job, job_life.over(now).map(Refusal::JobOver)),
-        (
-            Check::Role,
-            (!member).then_some(Refusal::PrincipalNotMember),
-        ),
+        (Check::Role, role),
     ]
 }
 
@@ -170,7 +190,7 @@ pub fn job_findings(job_life: &Life, member: bool, now: OffsetDateTime) -> Vec<F
 #[must_use]
 pub fn findings(question: &Question) -> Vec<Finding> {
     let refusing = &question.refusing;
-    let mut findings = job_findings(&question.job_life, question.member, question.now);
+    let mut findings = job_findings(&question.job_life, question.without_role, question.now);
     findings.extend([
         (
             Check::Assignment,
@@ -234,7 +254,7 @@ mod tests {
             job: JobId::from_uuid(Uuid::from_u128(1)),
             workspace: WorkspaceId::from_uuid(Uuid::from_u128(2)),
             job_life: lives_until(NOON + Duration::hours(1)),
-            member: true,
+            without_role: None,
             identity: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             source: ManagedIdentityId::from_uuid(Uuid::from_u128(3)),
             assigned: true,
@@ -314,10 +334,17 @@ mod tests {
         );
         assert_eq!(
             decide(Question {
-                member: false,
+                without_role: Some(Party::Principal),
                 ..question()
             }),
             Err(Refusal::PrincipalNotMember.into())
+        );
+        assert_eq!(
+            decide(Question {
+                without_role: Some(Party::Opener),
+                ..question()
+            }),
+            Err(Refusal::OpenerNotMember.into())
         );
         assert_eq!(
             decide(Question {
@@ -361,7 +388,7 @@ mod tests {
     #[test]
     fn every_check_that_does_not_hold_is_told() {
         let refused = decide(Question {
-            member: false,
+            without_role: Some(Party::Principal),
             assigned: false,
             inherited: false,
             ..question()

@@ -70,8 +70,8 @@ pub struct Job {
     pub stage: Stage,
     /// On whose behalf.
     pub principal: Principal,
-    /// The user who opened it on somebody else's behalf. Otherwise whoever may open jobs could get for them what access
-    /// rules keep for others.
+    /// Who opened it on somebody else's behalf. Otherwise whoever may open jobs could get for them what access rules keep
+    /// for others.
     pub opener: Option<Box<Principal>>,
     /// When it is over, whatever it says.
     pub expires: OffsetDateTime,

@@ -6,11 +6,10 @@ use edge::layer::Call;
 use edge::status::PreconditionViolation;
 use edge::{clock, request, status};
 use eventlog::{
-    Append, AppendError, ConsistencyToken, Expected, Head, Metadata, NewEvent, Progress,
-    StreamAppend,
+    Append, AppendError, ConsistencyToken, Expected, Head, Metadata, NewEvent, StreamAppend,
 };
 use futures::join;
-use model::{JobId, Principal, Role};
+use model::{JobId, Principal};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
 use tokio::time::Instant;
@@ -39,6 +38,7 @@ pub(super) fn reason(refusal: &Refusal) -> &'static str {
         Refusal::JobOver(Over::Finished) => "JOB_FINISHED",
         Refusal::JobOver(Over::Cancelled) => "JOB_CANCELLED",
         Refusal::PrincipalNotMember => "PRINCIPAL_NOT_MEMBER",
+        Refusal::OpenerNotMember => "OPENER_NOT_MEMBER",
         Refusal::NotAssigned => "NOT_ASSIGNED",
         Refusal::NotInherited => "NOT_INHERITED",
         Refusal::Masked(_) => "MASKED",
@@ -375,25 +375,31 @@ impl IssuerRpc {
         };
         let (job, workspace, stage) = (question.job, question.workspace, question.stage);
         let identity = question.identity;
-        // A job sees what its workspace has, and nothing else: all other identities don't exist for it.
         let is_hidden = !question.assigned && !question.inherited;
-        credential::decide(question).map_err(|refusals| Refused {
+        let refused = |about, reasons, is_of_the_job, status| Refused {
             job,
             workspace,
             stage,
-            about: About::Identity(identity),
-            reasons: reasons(&refusals),
+            about,
+            reasons,
             revision: self.revision(),
-            is_of_the_job: !is_hidden
-                && matches!(
-                    refusals.first,
-                    Refusal::JobOver(_) | Refusal::PrincipalNotMember
-                ),
-            status: if is_hidden {
-                status::not_found(named)
-            } else {
-                refusals.into()
-            },
+            is_of_the_job,
+            status,
+        };
+        credential::decide(question).map_err(|refusals| {
+            // A job sees what its workspace has, and nothing else: all other identities don't exist for it, nor for
+            // those who read the record of its workspace.
+            if is_hidden {
+                let about = About::Named(named.to_owned());
+                let reasons = vec![IDENTITY_NOT_FOUND];
+                return refused(about, reasons, false, status::not_found(named));
+            }
+            let is_of_the_job = matches!(
+                refusals.first,
+                Refusal::JobOver(_) | Refusal::PrincipalNotMember | Refusal::OpenerNotMember
+            );
+            let (about, reasons) = (About::Identity(identity), reasons(&refusals));
+            refused(about, reasons, is_of_the_job, refusals.into())
         })
     }
 
@@ -410,12 +416,15 @@ impl IssuerRpc {
             is_of_the_job: true,
             status,
         };
-        let Some(place) = self.place_of_job(job).await? else {
+        let subject = self.subject(self.present(), job.id.into(), job.clone(), *life);
+        let Some(subject) = subject.await? else {
+            self.note_reached().await?;
             let missing = status::not_found(&job.id.to_string());
             return Err(refused(vec![WORKSPACE_DELETED], missing).into());
         };
-        let member = place.role >= Some(Role::Deployer);
-        match Refusals::among(job_findings(life, member, clock::now())) {
+        self.note_reached().await?;
+        let findings = job_findings(life, subject.without_role(), clock::now());
+        match Refusals::among(findings) {
             Some(refusals) => Err(refused(reasons(&refusals), refusals.into()).into()),
             None => Ok(()),
         }
@@ -498,24 +507,17 @@ impl IssuerRpc {
 
     /// How far the logs were known that a decision leans on, or a little further: `namespace=7,identity=9`.
     pub(super) fn revision(&self) -> String {
-        let known = self.shared.replica.iter();
-        let known = known.map(|(log, progress)| format!("{log}={}", progress.borrow().position));
+        let known = self
+            .known()
+            .map(|(log, _, position)| format!("{log}={position}"));
         known.collect::<Vec<_>>().join(",")
     }
 
     pub(super) fn reached(&self, own: Option<Head>) -> String {
         let own = own.map(|head| (self.shared.commands.log().name(), head));
-        let known = self.shared.replica.iter().filter_map(|(log, progress)| {
-            let Progress {
-                epoch, position, ..
-            } = *progress.borrow();
-            Some((
-                *log,
-                Head {
-                    epoch: epoch?,
-                    position,
-                },
-            ))
+        let known = self.known().filter_map(|(log, epoch, position)| {
+            let epoch = epoch?;
+            Some((log, Head { epoch, position }))
         });
         let reached: ConsistencyToken = own.into_iter().chain(known).collect();
         reached.to_string()

@@ -1,12 +1,14 @@
 //! How current that is which decisions lean on: what was revoked elsewhere has to be known here within a second, and
 //! where that can't be told any more, nothing is issued.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use edge::status;
 use eventlog::Progress;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::IssuerRpc;
 
@@ -36,6 +38,28 @@ impl IssuerRpc {
             let _ = timeout(PATIENCE, word).await;
         }
         self.refuse_on_stale_replica()
+    }
+
+    /// How far each log is known: its epoch, once there is word of it, and a position.
+    pub(super) fn known(&self) -> impl Iterator<Item = (&'static str, Option<Uuid>, u64)> {
+        let replica = self.shared.replica.iter().zip(&*self.reached);
+        replica.map(|((log, progress), reached)| {
+            let progress = progress.borrow();
+            let position = progress.position.max(reached.load(Ordering::Relaxed));
+            (*log, progress.epoch, position)
+        })
+    }
+
+    /// To be called between reading what is decided on and telling how far it was known: the followers tell of what they
+    /// have written a moment later, and of what another process has written later still.
+    pub(super) async fn note_reached(&self) -> Result<(), Status> {
+        for ((log, _), reached) in self.shared.replica.iter().zip(&*self.reached) {
+            let checkpoint = eventlog::checkpoint(self.shared.commands.log().pool(), log).await;
+            let checkpoint = checkpoint.map_err(|error| status::database(&error))?;
+            let position = checkpoint.map_or(0, |head| head.position);
+            reached.fetch_max(position, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Past the bound, what we know may be revoked already: we refuse rather than guess. Answers since when all of it is

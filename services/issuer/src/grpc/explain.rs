@@ -45,10 +45,7 @@ impl IssuerRpc {
         };
         let named = message.managed_identity_id.as_str();
         let not_found = |named: &str| status::not_found(named);
-        let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
-        let identity_place = identity_place.ok_or_else(|| not_found(named))?;
-        let identity = ManagedIdentityId::try_from(identity_place.id())
-            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
+        // Before the identity: what is wrong with the rest must not tell whether it is there.
         let subject = match asker {
             Asker::Job(id) => self.job_in(view, workspace, id).await?,
             Asker::Anybody(principal, stage, module) => {
@@ -62,6 +59,10 @@ impl IssuerRpc {
                 job => job,
             })
         })?;
+        let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
+        let identity_place = identity_place.ok_or_else(|| not_found(named))?;
+        let identity = ManagedIdentityId::try_from(identity_place.id())
+            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let source = view.source(identity).await?;
         let source = source.ok_or_else(|| not_found(named))?;
         let asked = super::ground::Asked {
@@ -75,6 +76,7 @@ impl IssuerRpc {
         if !question.inherited && !question.assigned && identity_place.role.is_none() {
             return Err(not_found(named));
         }
+        self.note_reached().await?;
         question.now = clock::now();
         // Nobody knows at what time a revision was, and so whether the job was alive.
         let hypothetical = message.job_id.is_empty() || past.is_some();
@@ -142,9 +144,9 @@ impl IssuerRpc {
             past::positions(revision).map_err(|error| Violations::of(FIELD, error))?;
         let form = || Violations::of(FIELD, InvalidRevision);
         let mut until = Vec::new();
-        for ((name, progress), (_, owner)) in self.shared.replica.iter().zip(&self.shared.owners) {
-            let position = positions.remove(*name).ok_or_else(form)?;
-            if position > progress.borrow().position {
+        for ((name, _, known), (_, owner)) in self.known().zip(&self.shared.owners) {
+            let position = positions.remove(name).ok_or_else(form)?;
+            if position > known {
                 let message = format!("{name}={position} is not reached yet");
                 return Err(Violations::of(FIELD, message));
             }
@@ -171,13 +173,8 @@ impl IssuerRpc {
         let Some(known) = known.filter(|known| known.job.workspace == workspace) else {
             return Ok(None);
         };
-        let place = self.place_for(view, workspace.into(), &known.job.principal);
-        let place = place.await?;
-        Ok(place.map(|place| Subject {
-            job: known.job,
-            life: known.life,
-            place,
-        }))
+        self.subject(view, workspace.into(), known.job, known.life)
+            .await
     }
 
     /// A job that nobody has opened.
@@ -187,7 +184,6 @@ impl IssuerRpc {
         workspace: WorkspaceId,
         (principal, stage, module): (Principal, Stage, Option<Module>),
     ) -> Result<Option<Subject>, Status> {
-        let place = self.place_for(view, workspace.into(), &principal).await?;
         let expires = clock::now() + Duration::HOUR;
         let job = Job {
             id: JobId::from_uuid(Uuid::nil()),
@@ -204,7 +200,7 @@ impl IssuerRpc {
             silent_after: None,
             end: None,
         };
-        Ok(place.map(|place| Subject { job, life, place }))
+        self.subject(view, workspace.into(), job, life).await
     }
 }
 
@@ -286,7 +282,13 @@ fn holds(check: Check, subject: &Subject, identity: &str) -> String {
                 .place
                 .role
                 .map_or_else(String::new, |role| role.to_string());
-            format!("{} is {role} of {workspace}", subject.job.principal)
+            let principal = &subject.job.principal;
+            match &subject.job.opener {
+                Some(opener) => format!(
+                    "{principal} is {role} of {workspace}, and {opener}, who opened the job, may open jobs there"
+                ),
+                None => format!("{principal} is {role} of {workspace}"),
+            }
         }
         Check::Assignment => format!("{identity} is assigned to the workspace"),
         Check::Path => format!("{workspace} lies below the group of {identity}"),

@@ -31,7 +31,7 @@ use tonic::Status;
 
 use super::IssuerRpc;
 use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
-use crate::domain::credential::Question;
+use crate::domain::credential::{Party, Question};
 use crate::domain::job::{Job, Life, Module};
 
 /// The field that names one.
@@ -87,6 +87,33 @@ pub(super) struct Subject {
     pub(super) life: Life,
     /// Where the job is, with its principal's role there.
     pub(super) place: Place,
+    /// The same with the role of who opened it, where that is somebody else.
+    pub(super) opener_place: Option<Place>,
+}
+
+impl Subject {
+    /// Who may not open jobs there, if its principal or who opened it may not.
+    pub(super) fn without_role(&self) -> Option<Party> {
+        let opener_may = self.opener_place.as_ref().is_some_and(may_open);
+        if !may_open(&self.place) {
+            Some(Party::Principal)
+        } else if self.job.opener.is_some() && !opener_may {
+            Some(Party::Opener)
+        } else {
+            None
+        }
+    }
+
+    /// What must still hold of where it is, and of both roles there.
+    fn guards(&self) -> Vec<Guard> {
+        let places = std::iter::once(&self.place).chain(&self.opener_place);
+        places.flat_map(Place::guards).collect()
+    }
+}
+
+/// Whether somebody may open jobs at a place that was looked up for them.
+pub(super) fn may_open(place: &Place) -> bool {
+    place.role >= Some(Role::Deployer)
 }
 
 #[derive(Default)]
@@ -136,6 +163,27 @@ impl IssuerRpc {
             .await
     }
 
+    /// A job where it is; `id` is its own, or that of its workspace. `None` if that does not exist.
+    pub(super) async fn subject(
+        &self,
+        view: View<'_>,
+        id: ResourceId,
+        job: Job,
+        life: Life,
+    ) -> Result<Option<Subject>, Status> {
+        let place = self.place_for(view, id, &job.principal).await?;
+        let opener_place = match &job.opener {
+            Some(opener) => self.place_for(view, id, opener).await?,
+            None => None,
+        };
+        Ok(place.map(|place| Subject {
+            job,
+            life,
+            place,
+            opener_place,
+        }))
+    }
+
     /// Where something is, with a principal's role there.
     pub(super) async fn place_for(
         &self,
@@ -177,41 +225,40 @@ impl IssuerRpc {
             identity_named(named).map_err(|error| Violations::of(IDENTITY, error).into_status())?;
         let known = self.known_job(job).await?;
         let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-        let refused = |reason, about, missing: &str| Refused {
-            job,
-            workspace: known.job.workspace,
-            stage: known.job.stage,
-            about,
-            reasons: vec![reason],
-            revision: self.revision(),
-            is_of_the_job: reason == WORKSPACE_DELETED,
-            status: status::not_found(missing),
-        };
-        let unknown = || About::Named(named.to_owned());
-        let job_place = self.place_of_job(&known.job).await?;
-        let job_place =
-            job_place.ok_or_else(|| refused(WORKSPACE_DELETED, unknown(), &job.to_string()))?;
-        let identity_place = authorization::find(hierarchy, &reference, caller).await?;
-        let identity_place =
-            identity_place.ok_or_else(|| refused(IDENTITY_NOT_FOUND, unknown(), named))?;
-        let identity = ManagedIdentityId::try_from(identity_place.id())
-            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
-        let subject = Subject {
-            job: known.job.clone(),
-            life: known.life,
-            place: job_place,
+        let refused = async |reason, missing: &str| match self.note_reached().await {
+            Ok(()) => Denied::from(Refused {
+                job,
+                workspace: known.job.workspace,
+                stage: known.job.stage,
+                about: About::Named(named.to_owned()),
+                reasons: vec![reason],
+                revision: self.revision(),
+                is_of_the_job: reason == WORKSPACE_DELETED,
+                status: status::not_found(missing),
+            }),
+            Err(status) => status.into(),
         };
         let view = self.present();
-        let source = view.source(identity).await?;
-        let source =
-            source.ok_or_else(|| refused(IDENTITY_NOT_FOUND, About::Identity(identity), named))?;
+        let subject = self.subject(view, job.into(), known.job.clone(), known.life);
+        let Some(subject) = subject.await? else {
+            return Err(refused(WORKSPACE_DELETED, &job.to_string()).await);
+        };
+        let Some(identity_place) = authorization::find(hierarchy, &reference, caller).await? else {
+            return Err(refused(IDENTITY_NOT_FOUND, named).await);
+        };
+        let identity = ManagedIdentityId::try_from(identity_place.id())
+            .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
+        let Some(source) = view.source(identity).await? else {
+            return Err(refused(IDENTITY_NOT_FOUND, named).await);
+        };
         let asked = Asked {
             identity,
             place: &identity_place,
             source: &source,
         };
         let weighed = view.weigh(&subject, asked).await?;
-        let mut guards = subject.place.guards();
+        self.note_reached().await?;
+        let mut guards = subject.guards();
         guards.extend(identity_place.guards());
         guards.extend(known.guards());
         guards.extend(weighed.guards);
@@ -252,7 +299,9 @@ impl View<'_> {
         subject: &Subject,
         asked: Asked<'_>,
     ) -> Result<Weighed, Status> {
-        let Subject { job, life, place } = subject;
+        let Subject {
+            job, life, place, ..
+        } = subject;
         let Asked {
             identity,
             place: identity_place,
@@ -288,11 +337,18 @@ impl View<'_> {
             None => (None, vec![]),
         };
         let (ids, rules): (Vec<AccessRuleId>, Vec<AccessRule>) = rules.into_iter().unzip();
-        let (mut parties, mut of_teams) = (vec![], vec![]);
+        let (mut parties, mut of_parties) = (vec![], vec![]);
         for party in std::iter::once(&job.principal).chain(job.opener.as_deref()) {
+            if party != &job.principal && !rules.is_empty() {
+                let (vouched, guards) = self.is_vouched_for(party, source.id).await?;
+                of_parties.extend(guards);
+                if vouched {
+                    continue;
+                }
+            }
             let (principals, guards) = self.run_as(party, &rules).await?;
             parties.push(principals);
-            of_teams.extend(guards);
+            of_parties.extend(guards);
         }
         let run = Run {
             stage: job.stage,
@@ -306,7 +362,7 @@ impl View<'_> {
             job: job.id,
             workspace: job.workspace,
             job_life: *life,
-            member: place.role >= Some(Role::Deployer),
+            without_role: subject.without_role(),
             identity,
             source: source.id,
             assigned: facts.get(&assignment).is_some(),
@@ -324,13 +380,42 @@ impl View<'_> {
         };
         let mut guards = still(&facts, keys);
         guards.extend(source.guards.iter().cloned());
-        guards.extend(of_teams);
+        guards.extend(of_parties);
         guards.extend(masks);
         Ok(Weighed {
             verdicts: verdicts.collect(),
             question,
             guards,
         })
+    }
+
+    /// Whether the rules of an identity are not for who opens jobs for others, and what says so: for a service account of
+    /// the identity's group, or of one above. Whoever can make one there, and say whose tokens it takes, can change the
+    /// rules as well.
+    async fn is_vouched_for(
+        &self,
+        opener: &Principal,
+        identity: ManagedIdentityId,
+    ) -> Result<(bool, Vec<Guard>), Status> {
+        let Principal::ServiceAccount(account) = opener else {
+            return Ok((false, vec![]));
+        };
+        let way_up = async |id: ResourceId| {
+            let place = self.hierarchy.way_up(id).await;
+            place.map_err(|error| status::database(&error))
+        };
+        let places = (
+            way_up((*account).into()).await?,
+            way_up(identity.into()).await?,
+        );
+        let (Some(account), Some(identity)) = places else {
+            return Ok((false, vec![]));
+        };
+        let vouched = account
+            .parent()
+            .is_some_and(|group| identity.is_within(group));
+        let guards = [account.existence(), identity.existence()].concat();
+        Ok((vouched, guards))
     }
 
     /// As whom a principal's job runs, as far as the rules ask: itself, and those of the teams they name that it belongs

@@ -7,15 +7,16 @@ use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
-use model::{JobId, Principal, Role, WorkspaceId};
+use model::{JobId, Principal, WorkspaceId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use tonic::{Request, Response, Status};
 
+use super::ground::may_open;
 use super::{IssuerRpc, job_facts};
 use crate::domain::credential::Refusal;
-use crate::domain::job::{self, Command, Job, Rejection, State};
+use crate::domain::job::{self, Command, Job, Life, Rejection, State};
 use crate::signing::TokenType;
 use crate::wire;
 
@@ -36,6 +37,8 @@ impl JobService for IssuerRpc {
         request: Request<pb::OpenJobRequest>,
     ) -> Result<Response<pb::OpenJobResponse>, Status> {
         let call = Call::of(&request)?;
+        // A repeated request gets a token too, and that is only for who may open a job now.
+        call.allowed()?;
         let (metadata, _, message) = request.into_parts();
         let wanted = wire::job::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
         let (id, now) = (clock::new_id(), clock::now());
@@ -49,6 +52,7 @@ impl JobService for IssuerRpc {
                 stage: wanted.stage,
                 principal: principal.clone(),
                 opener: opener(&call.caller, principal),
+                // At most as long as was asked for: what is begun of the last second does not count.
                 expires: (now + duration).replace_nanosecond(0).unwrap_or(now),
                 heartbeat_timeout: wanted.heartbeat_timeout,
                 module: wanted.module.clone(),
@@ -188,11 +192,11 @@ fn own(call: &Call) -> Result<JobId, Status> {
     Ok(job)
 }
 
-/// Who has to be eligible besides the one on whose behalf a job is opened. Programs open jobs for others as their trade,
-/// and administrators give them that role; they are not asked.
+/// Who is asked besides the one on whose behalf a job is opened: whoever opens it for another one. Administrators are
+/// owners everywhere by configuration, which no event takes away; they are not.
 fn opener(caller: &Caller, principal: &Principal) -> Option<Box<Principal>> {
-    let is_asked = matches!(caller.principal, Principal::User { .. }) && !caller.administrator;
-    (is_asked && caller.principal != *principal).then(|| caller.principal.clone().into())
+    let is_asked = !caller.administrator && caller.principal != *principal;
+    is_asked.then(|| caller.principal.clone().into())
 }
 
 fn job_id(place: &Place) -> Result<JobId, Status> {
@@ -202,17 +206,25 @@ fn job_id(place: &Place) -> Result<JobId, Status> {
 impl IssuerRpc {
     /// The job at a place, as it is now.
     async fn message(&self, place: &Place) -> Result<pb::Job, Status> {
-        let id = job_id(place)?;
-        let evolve = |state: &mut State, event: &Option<job::Event>| {
-            if let Some(event) = event {
-                job::evolve(state, event);
-            }
-        };
-        let log = self.shared.commands.log();
-        let loaded = aggregate::load(log, &stream(id), wire::job::read, evolve).await?;
-        let (job, life) = loaded.state.life().ok_or(Rejection::Missing)?;
-        let mut message = wire::job::message(&place.path(), job, &life, clock::now());
-        message.create_time = loaded.create_time.map(request::timestamp);
+        let known = self.known_job(job_id(place)?).await?;
+        let known = known.ok_or(Rejection::Missing)?;
+        self.message_of(place, &known.job, &known.life, clock::now())
+            .await
+    }
+
+    /// Of its stream no more is read than the first event: the audit of its credentials is in it, too.
+    async fn message_of(
+        &self,
+        place: &Place,
+        job: &Job,
+        life: &Life,
+        now: OffsetDateTime,
+    ) -> Result<pb::Job, Status> {
+        let stream = stream(job.id);
+        let begun = self.shared.commands.log().stream_begun(&stream).await;
+        let begun = begun.map_err(|error| status::log(&error))?;
+        let mut message = wire::job::message(&place.path(), job, life, now);
+        message.create_time = begun.map(request::timestamp);
         Ok(message)
     }
 
@@ -248,12 +260,8 @@ impl IssuerRpc {
         let id = job_id(&place)?;
         let (streams, mut guards, state) = self.decide_job(id, Command::Cancel(now)).await?;
         guards.extend(place.guards());
-        let mut message = self.message(&place).await?;
-        if let Some((job, life)) = state.life() {
-            let create_time = message.create_time.take();
-            message = wire::job::message(&place.path(), job, &life, now);
-            message.create_time = create_time;
-        }
+        let (job, life) = state.life().ok_or(Rejection::Missing)?;
+        let message = self.message_of(&place, job, &life, now).await?;
         let reply = pb::CancelJobResponse {
             job: Some(message),
             ..pb::CancelJobResponse::default()
@@ -330,8 +338,7 @@ impl IssuerRpc {
         let place = self
             .place_for(present, job.workspace.into(), &job.principal)
             .await?;
-        let place = place.filter(|place| place.role >= Some(Role::Deployer));
-        let place = place.ok_or(Refusal::PrincipalNotMember)?;
+        let place = place.filter(may_open).ok_or(Refusal::PrincipalNotMember)?;
         Ok(place.guards())
     }
 

@@ -13,6 +13,7 @@ mod signing_keys;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use edge::authentication::TrustedIssuers;
@@ -33,6 +34,8 @@ pub struct IssuerRpc {
     shared: Arc<Shared>,
     grounds: Arc<Grounds>,
     recorded: Arc<Recorded>,
+    /// How far the replica was found to have come, by log in the order of [`Shared::replica`].
+    reached: Arc<[AtomicU64]>,
     /// One at a time looks at the past: that reads whole logs.
     past: Arc<Semaphore>,
 }
@@ -66,6 +69,7 @@ impl IssuerRpc {
     #[must_use]
     pub fn new(shared: Shared) -> Self {
         Self {
+            reached: shared.replica.iter().map(|_| AtomicU64::new(0)).collect(),
             shared: Arc::new(shared),
             grounds: Arc::default(),
             recorded: Arc::default(),

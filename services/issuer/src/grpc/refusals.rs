@@ -34,7 +34,7 @@ pub(super) const WORKSPACE_DELETED: &str = "WORKSPACE_DELETED";
 pub(super) enum About {
     /// All identities of the workspace.
     All,
-    /// What the job named, an id or a TRN, of which no identity is known.
+    /// What the job named, an id or a TRN, of which its workspace knows no identity.
     Named(String),
     /// The identity that it named.
     Identity(ManagedIdentityId),
@@ -57,7 +57,7 @@ pub(super) struct Refused {
     pub(super) workspace: WorkspaceId,
     pub(super) stage: Stage,
     pub(super) about: About,
-    /// As the record has them. The answer may say less: who may not know of an identity is told that there is none.
+    /// As the record has them.
     pub(super) reasons: Vec<&'static str>,
     /// How far the logs were known that it leans on, or a little further.
     pub(super) revision: String,

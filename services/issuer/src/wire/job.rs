@@ -2,13 +2,12 @@
 
 use edge::request;
 use edge::violations::Violations;
-use eventlog::RecordedEvent;
 use model::{JobDuration, Principal, Stage};
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
 use tonic::Status;
 
-use super::{Unreadable, module, parse};
+use super::module;
 use crate::domain::job::{self, DEFAULT_HEARTBEAT_TIMEOUT, End, Job, Life, Module, Over};
 
 /// How long a job may be told to be silent at most.
@@ -26,56 +25,6 @@ pub(crate) fn wire_stage(stage: Stage) -> pb::Stage {
     match stage {
         Stage::Plan => pb::Stage::Plan,
         Stage::Apply => pb::Stage::Apply,
-    }
-}
-
-/// A job's events; `None` for those of its stream that don't change the job.
-pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<job::Event>, Unreadable> {
-    let time = |given: Option<&prost_types::Timestamp>| {
-        given
-            .and_then(|time| request::time("time", time).ok())
-            .ok_or(Unreadable::Field("time"))
-    };
-    match Event::decode(&recorded.event_type, &recorded.payload)? {
-        Event::JobOpened(event) => Ok(Some(job::Event::Opened(Job {
-            id: parse("job id", &event.job_id)?,
-            workspace: parse("workspace id", &event.workspace_id)?,
-            stage: stage(event.stage()).ok_or(Unreadable::Field("stage"))?,
-            principal: parse("principal", &event.principal)?,
-            opener: match event.opener.as_str() {
-                "" => None,
-                opener => Some(Box::new(parse("opener", opener)?)),
-            },
-            expires: time(event.expire_time.as_ref())?,
-            heartbeat_timeout: event
-                .heartbeat_timeout
-                .map_or(Ok(DEFAULT_HEARTBEAT_TIMEOUT), |given| {
-                    duration(&given).ok_or(Unreadable::Field("heartbeat timeout"))
-                })?,
-            module: event.module.map(module::read).transpose()?,
-        }))),
-        Event::JobHeartbeatReceived(event) => Ok(Some(job::Event::Alive {
-            at: time(event.heartbeat_time.as_ref())?,
-            silent_after: time(event.silent_time.as_ref())?,
-        })),
-        Event::JobFinished(event) => Ok(Some(job::Event::Ended(
-            End::Finished,
-            time(event.finish_time.as_ref())?,
-        ))),
-        Event::JobCancelled(event) => Ok(Some(job::Event::Ended(
-            End::Cancelled,
-            time(event.cancel_time.as_ref())?,
-        ))),
-        Event::CredentialIssued(_)
-        | Event::CredentialRefused(_)
-        | Event::ServiceAccountTokenIssued(_)
-        | Event::SigningKeyCreated(_)
-        | Event::SigningKeyPublished(_)
-        | Event::SigningKeyRotationRequested(_)
-        | Event::SigningKeyActivated(_)
-        | Event::SigningKeyRetired(_)
-        | Event::SigningKeyRemoved(_)
-        | Event::SigningKeyRevoked(_) => Ok(None),
     }
 }
 
@@ -138,13 +87,11 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
     if given.is_some_and(|given| !given.as_ref().is_some_and(allowed(longest))) {
         violations.add("job.max_duration", wrong);
     }
-    let timeout = job.heartbeat_timeout.as_ref();
-    let timeout = timeout.map_or(DEFAULT_HEARTBEAT_TIMEOUT, |timeout| {
-        Duration::seconds(timeout.seconds)
-    });
-    if !allowed(MAX_HEARTBEAT_TIMEOUT)(&timeout) {
-        violations.add("job.heartbeat_timeout", "must be from 1 second to 1 hour");
-    }
+    let timeout = job.heartbeat_timeout.as_ref().map(duration);
+    let timeout = timeout.unwrap_or(Some(DEFAULT_HEARTBEAT_TIMEOUT));
+    let timeout = timeout.filter(allowed(MAX_HEARTBEAT_TIMEOUT));
+    let timeout = timeout.ok_or("must be from 1 second to 1 hour");
+    let timeout = violations.check("job.heartbeat_timeout", timeout);
     let principal = match job.principal.as_str() {
         "" => Some(None),
         text => {
@@ -158,7 +105,7 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
         Some(Wanted {
             stage: stage?,
             duration: given.flatten(),
-            heartbeat_timeout: timeout,
+            heartbeat_timeout: whole_seconds(timeout?),
             principal: principal?,
             module: module?,
         })
@@ -179,6 +126,12 @@ fn duration(given: &prost_types::Duration) -> Option<Duration> {
     let (seconds, nanos) = (given.seconds, given.nanos);
     let valid = nanos.abs() < 1_000_000_000 && seconds.signum() * i64::from(nanos).signum() >= 0;
     valid.then(|| Duration::seconds(seconds) + Duration::nanoseconds(nanos.into()))
+}
+
+/// Silence is counted in whole seconds: a part of one is a whole.
+fn whole_seconds(duration: Duration) -> Duration {
+    let begun = duration.subsec_nanoseconds() > 0;
+    Duration::seconds(duration.whole_seconds() + i64::from(begun))
 }
 
 fn opener(job: &Job) -> String {

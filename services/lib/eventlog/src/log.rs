@@ -6,6 +6,7 @@ use futures::{Stream, TryStreamExt as _};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -153,6 +154,18 @@ impl EventLog {
             .try_collect()
             .await?;
         Ok(events)
+    }
+
+    /// When the first event of a stream was recorded; `None` if there is no such stream.
+    pub async fn stream_begun(
+        &self,
+        stream_id: &StreamId,
+    ) -> Result<Option<OffsetDateTime>, LogError> {
+        let recorded_at = sqlx::query_scalar!(
+            "SELECT recorded_at FROM events WHERE stream_id = $1 AND version = 1",
+            stream_id.as_str()
+        );
+        Ok(recorded_at.fetch_optional(&self.pool).await?)
     }
 
     fn stream_rows<'a>(
