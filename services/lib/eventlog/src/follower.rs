@@ -112,6 +112,8 @@ pub struct Progress {
     pub event_id: Option<Uuid>,
     /// When everything that the log held was known to be applied.
     pub current_at: Option<Instant>,
+    /// Since when events are there that the database has not taken, and none since.
+    pub held_up_since: Option<Instant>,
     /// Set if the follower stands still for good.
     pub halted: Option<Halt>,
 }
@@ -376,6 +378,7 @@ impl<F: Fold> Follower<F> {
             self.progress.send_modify(|progress| {
                 progress.epoch = Some(poll.head.epoch);
                 progress.current_at = Some(poll.asked_at);
+                progress.held_up_since = None;
             });
         }
     }
@@ -445,6 +448,9 @@ impl<F: Fold> Follower<F> {
                 outcome => {
                     if outcome.as_ref().is_err_and(FollowError::is_late) {
                         self.pace().slower(now.len());
+                    }
+                    if outcome.is_err() {
+                        self.is_held_up(begun);
                     }
                     return outcome;
                 }
@@ -517,6 +523,14 @@ impl<F: Fold> Follower<F> {
         Ok(Applied::UpToDate)
     }
 
+    fn is_held_up(&self, since: Instant) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.held_up_since.is_none();
+            progress.held_up_since.get_or_insert(since);
+            first
+        });
+    }
+
     fn moved_to(&self, epoch: Uuid, position: u64, event_id: Option<Uuid>) {
         self.progress.send_if_modified(|progress| {
             let moved = (progress.epoch, progress.position) != (Some(epoch), position);
@@ -524,6 +538,9 @@ impl<F: Fold> Follower<F> {
             progress.current_at = progress
                 .current_at
                 .filter(|_| position >= progress.position);
+            progress.held_up_since = progress
+                .held_up_since
+                .filter(|_| position <= progress.position);
             progress.epoch = Some(epoch);
             progress.position = position;
             progress.event_id = event_id;
@@ -692,10 +709,13 @@ mod tests {
             let page = &events[usize::try_from(known).expect("small")..];
             follower.apply(epoch, page).await.map_err(|error| {
                 assert!(error.is_late(), "{error:?}");
-                follower.position()
+                let progress = follower.progress.borrow();
+                assert!(progress.held_up_since.is_some(), "{progress:?}");
+                progress.position
             })
         })
         .await;
-        assert_eq!(follower.position(), 20);
+        let progress = follower.progress.borrow();
+        assert_eq!((progress.position, progress.held_up_since), (20, None));
     }
 }
