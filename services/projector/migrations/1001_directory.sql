@@ -61,8 +61,10 @@ CREATE TABLE assignments (
 -- paths of what is below, in one statement and in the order of the one log that the table is made of; whatever refers
 -- to a place does so by id, and so is at its new path at once, whichever log came first.
 --
--- What is deleted stays, for the record of what happened there: as `~<id>/` below where it was, which is no name, so
--- whoever may see that sees it still, and whoever may only see a new thing of the same name does not.
+-- What is deleted stays, for the record of what happened there: as `~<id>/` right below the group that it was deleted
+-- from, which is no name, so whoever may see that sees it still, and whoever may only see a new thing of the same name
+-- does not. No path is longer than one of as many names as the depth may have, 2,600 bytes: an entry of an index holds
+-- no more than 2,704.
 CREATE TABLE places (
     id    text PRIMARY KEY COLLATE "C",
     kind  text    NOT NULL CHECK (kind IN ('group', 'workspace')),

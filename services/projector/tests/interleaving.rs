@@ -28,7 +28,7 @@ const TABLES: [&str; 11] = [
     "activities",
 ];
 /// The groups and workspaces, each at the path to which its names lead, that are not in `places` so; and the other way
-/// round.
+/// round. And what is gone and does not lie right below a group that is there, or at the top.
 const MISPLACED: &str = "WITH RECURSIVE down (id, path) AS (
         SELECT id, name || '/' FROM namespaces WHERE parent_id = ''
         UNION ALL
@@ -36,7 +36,12 @@ const MISPLACED: &str = "WITH RECURSIVE down (id, path) AS (
     )
     SELECT coalesce(down.path, places.path) FROM down
     FULL JOIN (SELECT * FROM places WHERE NOT gone) places ON places.id = down.id AND places.path = down.path
-    WHERE down.id IS NULL OR places.id IS NULL";
+    WHERE down.id IS NULL OR places.id IS NULL
+    UNION ALL
+    SELECT path FROM places WHERE gone AND NOT EXISTS (
+        SELECT FROM (SELECT path FROM places WHERE NOT gone UNION ALL SELECT '') above
+        WHERE places.path = above.path || '~' || places.id || '/'
+    )";
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// Something that someone does; the numbers choose among what there is.

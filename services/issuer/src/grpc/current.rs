@@ -68,10 +68,10 @@ impl IssuerRpc {
         let mut since = Instant::now();
         for (log, progress) in &self.shared.replica {
             let progress = progress.borrow();
-            if let Some(halt) = &progress.halted {
+            if progress.halted.is_some() {
                 let message = format!(
-                    "the issuer does not follow {log} any more: {halt}; no credentials are issued until an operator \
-                     has looked after it"
+                    "the issuer does not follow {log} any more; no credentials are issued until an operator has looked \
+                     after it"
                 );
                 return Err(status::unavailable("FOLLOWER_HALTED", &message));
             }

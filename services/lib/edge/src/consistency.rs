@@ -58,13 +58,11 @@ pub enum NotReached {
         /// The log.
         log: String,
     },
-    /// The follower stands still.
-    #[error("following {log} has halted: {halt}; an operator has to look after it")]
+    /// The follower stands still. Why is in the service's own log: it may be what the database said.
+    #[error("following {log} has halted; an operator has to look after it")]
     Halted {
         /// The log.
         log: String,
-        /// Why.
-        halt: eventlog::Halt,
     },
 }
 
@@ -174,10 +172,9 @@ async fn reach_one(
         }),
         Progress { position, .. } if position >= wanted.position => Ok(()),
         Progress {
-            halted: Some(halt), ..
+            halted: Some(_), ..
         } => Err(NotReached::Halted {
             log: log.to_owned(),
-            halt,
         }),
         Progress { position, .. } => Err(NotReached::Late {
             log: log.to_owned(),
@@ -280,6 +277,30 @@ pub fn response<T>(message: T, visible: Option<bool>) -> Response<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_halted_a_follower_is_not_for_callers() {
+        let said = "duplicate key value violates unique constraint \"namespaces_by_parent\"";
+        let (_follower, progress) = watch::channel(Progress {
+            halted: Some(eventlog::Halt::Inapplicable(said.into())),
+            ..Progress::default()
+        });
+        let head = Head {
+            epoch: uuid::Uuid::nil(),
+            position: 1,
+        };
+        let positions = Positions::new(None, vec![("namespace", progress)]);
+        let token = ConsistencyToken::of("namespace", head);
+        let reached = positions.reach(&token, DEFAULT_WAIT).await;
+        let status = Status::from(reached.expect_err("it stands still"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (
+                tonic::Code::Unavailable,
+                "following namespace has halted; an operator has to look after it"
+            )
+        );
+    }
 
     #[test]
     fn a_caller_says_how_long_to_wait() {

@@ -15,6 +15,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +43,9 @@ const LOCK_LIMITS: [(&str, &str); 2] = [
     ("idle_in_transaction_session_timeout", "5s"),
     ("lock_timeout", "30s"),
 ];
+/// So long a follower may fail to apply what is there until the service is not well. A deletion of millions of groups and
+/// workspaces takes minutes.
+const HELD_UP_FOR_LONG: Duration = Duration::from_mins(5);
 /// Between attempts to reach the database at the start.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -378,7 +382,7 @@ impl Host {
     }
 }
 
-/// Tells health how a follower is: catching up, following, halted.
+/// Tells health how a follower is: catching up, following, held up for long, halted.
 async fn watch_follower(
     health: Health,
     log: &str,
@@ -397,11 +401,28 @@ async fn watch_follower(
     if reached.is_ok_and(|progress| progress.halted.is_none()) {
         health.set(&condition, Ok(())).await;
     }
-    let halted = progress
-        .wait_for(|progress| progress.halted.is_some())
-        .await;
-    if let Some(halt) = halted.ok().and_then(|progress| progress.halted.clone()) {
-        health.set(&condition, Err(halt.to_string())).await;
+    let troubled =
+        |progress: &Progress| progress.halted.is_some() || progress.held_up_since.is_some();
+    // Its sender lives as long as the follower.
+    while let Ok(now) = progress.wait_for(troubled).await.map(|now| now.clone()) {
+        if let Some(halt) = now.halted {
+            return health.set(&condition, Err(halt.to_string())).await;
+        }
+        let Some(since) = now.held_up_since else {
+            continue;
+        };
+        let over = |progress: &Progress| {
+            progress.halted.is_some() || progress.held_up_since != Some(since)
+        };
+        let soon_over = timeout_at(since + HELD_UP_FOR_LONG, progress.wait_for(over));
+        if soon_over.await.is_err() {
+            let wrong = "events wait that the database does not take".to_owned();
+            health.set(&condition, Err(wrong)).await;
+            let over = progress.wait_for(over).await;
+            if over.is_ok_and(|progress| progress.halted.is_none()) {
+                health.set(&condition, Ok(())).await;
+            }
+        }
     }
 }
 
@@ -410,5 +431,52 @@ async fn reach(pool: &PgPool) {
     while let Err(error) = pool.acquire().await {
         tracing::warn!(error = chain(&error), "waiting for the database");
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventlog::Halt;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    /// Waits until health says so.
+    async fn holds(health: &Health, expected: bool) {
+        let says = async {
+            while health.conditions().await != [("follower:namespace".to_owned(), expected)] {
+                tokio::task::yield_now().await;
+            }
+        };
+        let said = timeout(Duration::from_secs(30), says).await;
+        assert!(
+            said.is_ok(),
+            "waited for {expected}: {:?}",
+            health.wrong().await
+        );
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_is_held_up_for_long_is_not_well_until_it_moves() {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(HELD_UP_FOR_LONG);
+        let follower = watch::Sender::new(Progress {
+            current_at: Some(now),
+            ..Progress::default()
+        });
+        let health = Health::new();
+        let watched = watch_follower(health.clone(), "namespace", false, follower.subscribe());
+        let watched = tokio::spawn(watched);
+        holds(&health, true).await;
+        follower.send_modify(|progress| progress.held_up_since = long_ago);
+        holds(&health, false).await;
+        follower.send_modify(|progress| progress.held_up_since = None);
+        holds(&health, true).await;
+        follower.send_modify(|progress| progress.held_up_since = long_ago);
+        holds(&health, false).await;
+        follower.send_modify(|progress| progress.halted = Some(Halt::Diverged { position: 1 }));
+        watched.await.expect("it ends there");
+        let wrong = &health.wrong().await["follower:namespace"];
+        assert!(wrong.contains("another event at 1"), "{wrong}");
     }
 }

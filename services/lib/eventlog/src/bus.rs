@@ -18,6 +18,9 @@ use crate::event::{Metadata, RecordedEvent};
 /// 2.9 ignores `filter_subjects` silently, and 2.10 before this one loses expected-sequence checks in clusters.
 const OLDEST_SERVER: (u32, u32, u32) = (2, 10, 23);
 
+/// Publishes without an acknowledgement beyond which the next one fails: more than the relay ever has.
+const MOST_IN_FLIGHT: usize = 8_192;
+
 /// Where the bus is.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -99,8 +102,9 @@ impl Bus {
         Ok(jetstream::context::ContextBuilder::new()
             .timeout(Duration::from_secs(2))
             .ack_timeout(Duration::from_secs(2))
-            .max_ack_inflight(8_192)
-            .backpressure_on_inflight(true)
+            .max_ack_inflight(MOST_IN_FLIGHT)
+            // Room comes only as acknowledgements are looked at, by who would wait for it here without an end.
+            .backpressure_on_inflight(false)
             .build(self.client.clone()))
     }
 

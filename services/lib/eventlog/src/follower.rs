@@ -5,7 +5,8 @@
 //! skipped event could be a skipped revocation.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
@@ -21,10 +22,9 @@ use crate::event::RecordedEvent;
 use crate::feed::{Delivery, Feed};
 use crate::log::Head;
 use crate::owner::{Owner, OwnerError};
+use crate::pace::{BATCH, Pace};
 use crate::relay::chain;
 
-/// Events in a transaction at most.
-const BATCH: usize = 500;
 /// Pages of the owner's log that wait to be applied.
 const AHEAD: usize = 2;
 /// How often the owner is asked where its log ends. What the bus holds back is noticed at the second look: within a
@@ -112,6 +112,8 @@ pub struct Progress {
     pub event_id: Option<Uuid>,
     /// When everything that the log held was known to be applied.
     pub current_at: Option<Instant>,
+    /// Since when events are there that the database has not taken, and none since.
+    pub held_up_since: Option<Instant>,
     /// Set if the follower stands still for good.
     pub halted: Option<Halt>,
 }
@@ -123,6 +125,7 @@ pub struct Follower<F> {
     bus: Bus,
     owner: Owner,
     fold: Arc<F>,
+    pace: Mutex<Pace>,
     progress: watch::Sender<Progress>,
 }
 
@@ -136,6 +139,13 @@ enum FollowError {
     Owner(#[from] OwnerError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
+}
+
+impl FollowError {
+    /// Whether it is the end of the database's time.
+    fn is_late(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut)
+    }
 }
 
 impl From<FoldError> for FollowError {
@@ -180,6 +190,7 @@ impl<F: Fold> Follower<F> {
             bus,
             owner,
             fold,
+            pace: Mutex::new(Pace::new(DATABASE_PATIENCE)),
             progress: watch::Sender::default(),
         }
     }
@@ -367,6 +378,7 @@ impl<F: Fold> Follower<F> {
             self.progress.send_modify(|progress| {
                 progress.epoch = Some(poll.head.epoch);
                 progress.current_at = Some(poll.asked_at);
+                progress.held_up_since = None;
             });
         }
     }
@@ -406,20 +418,43 @@ impl<F: Fold> Follower<F> {
         }
     }
 
-    /// Applies those of the events that lie behind the checkpoint.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies those of the events that lie behind the checkpoint, as many at a time as there is time for.
     async fn apply(&self, epoch: Uuid, events: &[RecordedEvent]) -> Result<Applied, FollowError> {
-        match in_time(self.transact(epoch, events)).await {
-            // One event is to blame. Those before it are applied: a revocation may be among them.
-            Err(FollowError::Halt(Halt::Inapplicable(_))) if events.len() > 1 => {
-                for event in events {
-                    let one = self.transact(epoch, std::slice::from_ref(event));
-                    if let Applied::Gap = in_time(one).await? {
-                        return Ok(Applied::Gap);
+        let mut rest = events;
+        let mut one_by_one = false;
+        loop {
+            let (most, patience) = {
+                let pace = self.pace();
+                (if one_by_one { 1 } else { pace.events }, pace.patience)
+            };
+            let (now, later) = rest.split_at(rest.len().min(most));
+            let (before, begun) = (self.position(), Instant::now());
+            match within(patience, self.transact(epoch, now)).await {
+                // One event is to blame. Those before it are applied: a revocation may be among them.
+                Err(FollowError::Halt(Halt::Inapplicable(_))) if now.len() > 1 => one_by_one = true,
+                Ok(Applied::UpToDate) => {
+                    if self.position() > before {
+                        self.pace().applied(begun.elapsed());
                     }
+                    if later.is_empty() {
+                        return Ok(Applied::UpToDate);
+                    }
+                    rest = later;
                 }
-                Ok(Applied::UpToDate)
+                outcome => {
+                    if outcome.as_ref().is_err_and(FollowError::is_late) {
+                        self.pace().slower(now.len());
+                    }
+                    if outcome.is_err() {
+                        self.is_held_up(begun);
+                    }
+                    return outcome;
+                }
             }
-            outcome => outcome,
         }
     }
 
@@ -488,6 +523,14 @@ impl<F: Fold> Follower<F> {
         Ok(Applied::UpToDate)
     }
 
+    fn is_held_up(&self, since: Instant) {
+        self.progress.send_if_modified(|progress| {
+            let first = progress.held_up_since.is_none();
+            progress.held_up_since.get_or_insert(since);
+            first
+        });
+    }
+
     fn moved_to(&self, epoch: Uuid, position: u64, event_id: Option<Uuid>) {
         self.progress.send_if_modified(|progress| {
             let moved = (progress.epoch, progress.position) != (Some(epoch), position);
@@ -495,6 +538,9 @@ impl<F: Fold> Follower<F> {
             progress.current_at = progress
                 .current_at
                 .filter(|_| position >= progress.position);
+            progress.held_up_since = progress
+                .held_up_since
+                .filter(|_| position <= progress.position);
             progress.epoch = Some(epoch);
             progress.position = position;
             progress.event_id = event_id;
@@ -507,8 +553,15 @@ impl<F: Fold> Follower<F> {
 pub(crate) async fn in_time<T, E: From<sqlx::Error>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    timeout(DATABASE_PATIENCE, work).await.map_err(late)?
+    within(DATABASE_PATIENCE, work).await
+}
+
+async fn within<T, E: From<sqlx::Error>>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let late = |_| sqlx::Error::Io(ErrorKind::TimedOut.into());
+    timeout(patience, work).await.map_err(late)?
 }
 
 /// How far this database has followed a log; none if it never began.
@@ -580,5 +633,89 @@ async fn poll_owner(
             // The feed is no more.
             sleep(pause).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bed::{Database, eventually, unique_id, unique_name};
+    use time::OffsetDateTime;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::bus::Settings;
+    use crate::event::Metadata;
+
+    const PATIENCE: Duration = Duration::from_millis(250);
+
+    /// Takes for ever for several of these, and long for one.
+    struct Laborious(u64);
+
+    impl Fold for Laborious {
+        async fn apply(
+            &self,
+            _connection: &mut PgConnection,
+            _log: &'static str,
+            events: &[RecordedEvent],
+        ) -> Result<(), FoldError> {
+            if events.iter().any(|event| event.position == self.0) {
+                if events.len() > 1 {
+                    std::future::pending::<()>().await;
+                }
+                sleep(3 * PATIENCE).await;
+            }
+            Ok(())
+        }
+    }
+
+    async fn follower(database: &Database, fold: Laborious) -> Follower<Laborious> {
+        crate::migrate(database.pool(), None).await.expect("tables");
+        let nowhere = Settings {
+            url: "nats://127.0.0.1:1".to_owned(),
+            credentials: None,
+            prefix: unique_name(),
+            replicas: 1,
+        };
+        let bus = Bus::connect(nowhere).await.expect("an address");
+        let owner = Owner::new(Endpoint::from_static("http://127.0.0.1:1").connect_lazy());
+        let pool = database.another_pool(4);
+        let mut follower = Follower::new("test", pool, bus, owner, Arc::new(fold));
+        follower.pace = Mutex::new(Pace::new(PATIENCE));
+        follower
+    }
+
+    fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
+        let event = |position| RecordedEvent {
+            position,
+            stream_id: "thing/a".to_owned(),
+            version: position,
+            id: unique_id(),
+            event_type: "tharsis.test.v1.Happened".to_owned(),
+            payload: bytes::Bytes::new(),
+            metadata: Metadata::default(),
+            recorded_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        positions.map(event).collect()
+    }
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_applied_in_smaller_parts_and_at_last_alone_with_more_time() {
+        let database = Database::create().await;
+        let follower = follower(&database, Laborious(7)).await;
+        let (epoch, events) = (unique_id(), events(1..=20));
+        // As the owner's log is read: from the event at the checkpoint on.
+        eventually(async || {
+            let known = follower.position().saturating_sub(1);
+            let page = &events[usize::try_from(known).expect("small")..];
+            follower.apply(epoch, page).await.map_err(|error| {
+                assert!(error.is_late(), "{error:?}");
+                let progress = follower.progress.borrow();
+                assert!(progress.held_up_since.is_some(), "{progress:?}");
+                progress.position
+            })
+        })
+        .await;
+        let progress = follower.progress.borrow();
+        assert_eq!((progress.position, progress.held_up_since), (20, None));
     }
 }

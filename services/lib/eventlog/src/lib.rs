@@ -16,6 +16,7 @@ mod log;
 #[path = "../tests/log/model.rs"]
 mod model;
 mod owner;
+mod pace;
 mod reactions;
 mod recent;
 mod relay;

@@ -26,11 +26,11 @@ use crate::bus::{self, Bus, BusError};
 use crate::event::RecordedEvent;
 use crate::log::{self, EventLog, LogError};
 
-/// Events read at a time.
-const PAGE: u64 = 500;
+/// Events read, or sent, at a time.
+const PAGE: usize = 500;
 /// Pages that wait to be published.
 const AHEAD: usize = 2;
-/// Publishes without an acknowledgement yet.
+/// With so many publishes that have no acknowledgement yet, no further page is sent.
 const IN_FLIGHT: usize = 2_000;
 /// How often the log is looked at without being told of an append: another process may have made it.
 const POLL: Duration = Duration::from_millis(50);
@@ -302,7 +302,7 @@ async fn read(
                 position: after,
             })?;
             // A full one has one less behind the event that it begins with.
-            let is_last = page.len() as u64 + 1 < PAGE;
+            let is_last = page.len() + 1 < PAGE;
             (page, is_last)
         };
         let is_empty = page.is_empty();
@@ -311,8 +311,13 @@ async fn read(
                 after = event.position;
                 outgoing(&log, &bus, &event, known.replace(event.id))
             });
-            if pages.send(messages.collect()).await.is_err() {
-                return Err(RelayError::HalfGone);
+            // Memory holds more than a page, and while one is sent no acknowledgement is looked at.
+            let mut messages = messages.peekable();
+            while messages.peek().is_some() {
+                let page = messages.by_ref().take(PAGE).collect();
+                if pages.send(page).await.is_err() {
+                    return Err(RelayError::HalfGone);
+                }
             }
         }
         if is_last {
@@ -335,7 +340,7 @@ async fn read_page(
     after: u64,
     known: Option<Uuid>,
 ) -> Result<Option<Vec<RecordedEvent>>, RelayError> {
-    let page = log::read(connection, after.saturating_sub(1), PAGE);
+    let page = log::read(connection, after.saturating_sub(1), PAGE as u64);
     let page = tokio::time::timeout(PATIENCE, page).await;
     let mut page = page.map_err(|_| RelayError::Silent)??;
     if after > 0 {

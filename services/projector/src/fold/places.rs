@@ -123,13 +123,15 @@ async fn paths(
     Ok(rows.into_iter().map(|row| (row.id, row.path)).collect())
 }
 
-/// Takes a place and everything below out of sight, to where only those see it who see what was above.
+/// Takes a place and everything below out of sight, to where only those see it who see what was above. Each of them lies
+/// right there from then on, whatever was above it: paths that kept the names of what is gone would grow with every
+/// move of the group that they lie in, and with every deletion, until one is too long for its index.
 async fn delete(connection: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "WITH root AS (
-             SELECT path, left(path, -length(name) - 1) || '~' || id || '/' AS new_path FROM places WHERE id = $1
+             SELECT path, left(path, -length(name) - 1) AS above FROM places WHERE id = $1
          )
-         UPDATE places SET path = root.new_path || substr(places.path, length(root.path) + 1), gone = true
+         UPDATE places SET path = root.above || '~' || places.id || '/', gone = true
          FROM root WHERE places.path >= root.path AND places.path < left(root.path, -1) || '0'",
         id
     )
@@ -153,4 +155,148 @@ async fn relocate(connection: &mut PgConnection, id: &str, parent: &str) -> sqlx
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bed::Database;
+    use eventlog::Metadata;
+    use model::{GroupId, Limit};
+    use proto::namespace::v1::{GroupCreated, GroupDeleted, GroupMoved};
+    use sqlx::PgPool;
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The places, by what happened to groups with names as long as they may be.
+    struct Tree {
+        database: Database,
+        events: u64,
+    }
+
+    impl Tree {
+        async fn create() -> Self {
+            let database = Database::create().await;
+            eventlog::migrate(database.pool(), Some(&crate::MIGRATIONS))
+                .await
+                .expect("tables");
+            Self {
+                database,
+                events: 0,
+            }
+        }
+
+        fn pool(&self) -> &PgPool {
+            self.database.pool()
+        }
+
+        async fn happens(&mut self, event: impl Into<Event>) {
+            let event = event.into();
+            self.events += 1;
+            let recorded = RecordedEvent {
+                position: self.events,
+                stream_id: "group/any".to_owned(),
+                version: self.events,
+                id: Uuid::from_u128(u128::from(self.events)),
+                event_type: event.event_type().to_owned(),
+                payload: event.encode().into(),
+                metadata: Metadata::default(),
+                recorded_at: OffsetDateTime::UNIX_EPOCH,
+            };
+            let mut connection = self.pool().acquire().await.expect("a connection");
+            apply(&mut connection, &[recorded])
+                .await
+                .unwrap_or_else(|error| panic!("{event:?}: {error:?}"));
+        }
+
+        /// Groups, each in the one before. Their ids.
+        async fn chain(&mut self, mut parent: String, length: usize) -> Vec<String> {
+            let mut ids = vec![];
+            for _ in 0..length {
+                let id = GroupId::from_uuid(Uuid::from_u128(u128::from(self.events))).to_string();
+                let event = GroupCreated {
+                    group_id: id.clone(),
+                    parent_id: parent,
+                    name: longest_name(self.events),
+                    description: String::new(),
+                };
+                self.happens(event).await;
+                parent = id.clone();
+                ids.push(id);
+            }
+            ids
+        }
+
+        async fn relocate(&mut self, id: &str, parent: &str) {
+            let event = GroupMoved {
+                group_id: id.to_owned(),
+                new_parent_id: parent.to_owned(),
+                ..GroupMoved::default()
+            };
+            self.happens(event).await;
+        }
+
+        async fn delete(&mut self, id: &str) {
+            let event = GroupDeleted {
+                group_id: id.to_owned(),
+                ..GroupDeleted::default()
+            };
+            self.happens(event).await;
+        }
+
+        async fn path(&self, id: &str) -> String {
+            sqlx::query_scalar("SELECT path FROM places WHERE id = $1")
+                .bind(id)
+                .fetch_one(self.pool())
+                .await
+                .expect("it is there")
+        }
+    }
+
+    /// One of its own, which PostgreSQL can't compress.
+    fn longest_name(seed: u64) -> String {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let digit = u32::try_from((state >> 33) % 36).expect("small");
+            char::from_digit(digit, 36).expect("a digit")
+        };
+        (0..64).map(|_| next()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_deepest_path_fits_its_index() {
+        let mut tree = Tree::create().await;
+        let deepest = usize::try_from(Limit::NamespaceDepth.max_value()).expect("positive");
+        let chain = tree.chain(String::new(), deepest).await;
+        let last = chain.last().expect("some");
+        assert_eq!(tree.path(last).await.len(), 65 * deepest);
+        tree.delete(last).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_fits_its_index_wherever_it_is_taken() {
+        let mut tree = Tree::create().await;
+        let top = tree.chain(String::new(), 1).await.remove(0);
+        let c = tree.chain(top.clone(), 19).await;
+        tree.delete(&c[1]).await;
+        let d = tree.chain(top.clone(), 18).await;
+        tree.relocate(&c[0], &d[17]).await;
+        tree.delete(&d[1]).await;
+        let e = tree.chain(top.clone(), 18).await;
+        tree.relocate(&d[0], &e[17]).await;
+        for gone in c.iter().chain(&d[1..]) {
+            assert_eq!(
+                tree.path(gone).await,
+                format!("{}~{gone}/", tree.path(&d[0]).await)
+            );
+        }
+        tree.delete(&top).await;
+        for gone in c.iter().chain(&d).chain(&e) {
+            assert_eq!(tree.path(gone).await, format!("~{gone}/"));
+        }
+    }
 }

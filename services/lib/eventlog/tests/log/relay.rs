@@ -11,11 +11,14 @@ use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::scene::{HAPPENED, LOG, bus, database, event, grow, open, restored, stream, to, whole};
+use crate::scene::{
+    HAPPENED, LOG, bus, database, event, events, grow, open, restored, stream, to, whole,
+};
 
 /// A relay that runs until it is dropped.
 pub(crate) struct Running {
@@ -525,9 +528,88 @@ async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it(
     assert_eq!(subscriber.last_sequence().await, Ok(6));
 }
 
+/// A way to a server on which its answers can be held back.
+struct Way {
+    url: String,
+    held: watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(url: &str) -> Self {
+        let server = url.trim_start_matches("nats://").to_owned();
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .expect("a port is free");
+        let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
+        let (held, is_held) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&server).await.expect("it runs");
+                tokio::spawn(carry(client, server, is_held.clone()));
+            }
+        });
+        Self { url, held }
+    }
+}
+
+async fn carry(
+    client: TcpStream,
+    server: TcpStream,
+    mut held: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let answers = async {
+        let mut answer = vec![0; 65_536];
+        loop {
+            let count = from_server.read(&mut answer).await?;
+            if count == 0 || held.wait_for(|held| !held).await.is_err() {
+                return Ok(());
+            }
+            to_client.write_all(&answer[..count]).await?;
+        }
+    };
+    tokio::select! {
+        copied = tokio::io::copy(&mut from_client, &mut to_server) => copied.map(|_| ()),
+        ended = answers => ended,
+    }
+}
+
+#[tokio::test]
+async fn however_much_is_appended_while_acknowledgements_are_late_it_is_published() {
+    let (database, nats) = futures::join!(database(), NatsServer::start());
+    let (log, prefix) = (open(&database).await, unique_name());
+    let way = Way::to(&nats.url()).await;
+    let relay = Running::start(&log, &way.url, &prefix).await;
+    let subscriber = Subscriber::at(&nats.url(), &prefix).await;
+    let append = async |count| {
+        let append = to(stream("a"), Expected::Any, events(count));
+        log.append(append)
+            .await
+            .expect("nothing is in the way")
+            .last
+    };
+    let first = append(1).await;
+    relay.published(first).await;
+    // With what is in flight already, more than may be: all that memory holds of the log.
+    way.held.send_replace(true);
+    let in_flight = append(1_200).await;
+    let end = append(7_500).await;
+    eventually(async || match subscriber.last_sequence().await? {
+        last if last > in_flight => Ok(()),
+        // It took so long that the relay gave up on the acknowledgements.
+        _ if relay.state.borrow().problem.is_some() => Ok(()),
+        last => Err(format!("the stream ends at {last}")),
+    })
+    .await;
+    way.held.send_replace(false);
+    relay.published(end).await;
+    assert_eq!(subscriber.last_sequence().await, Ok(end));
+}
+
 /// A server that says who it is, and no more.
 async fn server_of_version(version: &'static str) -> String {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+    let listener = TcpListener::bind(("127.0.0.1", 0))
         .await
         .expect("a port is free");
     let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
