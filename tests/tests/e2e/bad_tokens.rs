@@ -217,6 +217,8 @@ async fn a_claim_must_be_of_its_type_and_within_its_bounds() {
         ("iat", now.to_string().into(), "TOKEN_CLAIM_INVALID"),
         ("iat", (now + 600).into(), "TOKEN_NOT_YET_VALID"),
         ("iat", 1e30.into(), "TOKEN_NOT_YET_VALID"),
+        ("jti", 7.into(), "TOKEN_CLAIM_INVALID"),
+        ("jti", json!(["7"]), "TOKEN_CLAIM_INVALID"),
         ("sub", "repo:acme/\n".into(), "TOKEN_CLAIM_INVALID"),
         (
             "sub",
@@ -259,6 +261,9 @@ async fn a_token_that_can_be_read_in_two_ways_is_read_in_none() {
         heads(r#""x":1,"x":1"#),
         heads(r#""crit":null"#),
         heads(r#""crit":[]"#),
+        heads(r#""b64":false"#),
+        heads(r#""enc":"A256GCM""#),
+        heads(r#""zip":"DEF""#),
         says(r#""sub":"repo:acme/other""#),
         says(r#""environment":"dev""#),
         says(r#""environ\u006dent":"dev""#),
