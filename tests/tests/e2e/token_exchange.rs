@@ -585,6 +585,22 @@ async fn an_issuer_that_nobody_trusts_is_not_asked_for_anything() {
         missing.message().replace("acme/no", "acme/ci")
     );
     not_found(Err::<(), _>(hidden));
+    // Nor by what is no token, or none that is ever taken.
+    admin.creates_service_account("acme/alone").await;
+    let unsigned = format!("{}.e30.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#));
+    let nobodys = key().sign(&json!({"sub": SUBJECT})).expect("signed");
+    for (bad, reason) in [
+        ("a.b.c", "TOKEN_MALFORMED"),
+        (unsigned.as_str(), "TOKEN_ALGORITHM_REFUSED"),
+        (nobodys.as_str(), "TOKEN_CLAIM_INVALID"),
+        (&"x".repeat(17 << 10), "TOKEN_TOO_LARGE"),
+    ] {
+        for account in ["acme/ci", "acme/alone", "acme/no"] {
+            let account = format!("trn:service_account:{account}");
+            let outcome = stranger.asks(exchange(&account, bad)).await;
+            refused(outcome, Code::Unauthenticated, reason);
+        }
+    }
     for almost in [format!("{}/", ci.url()), ci.url().to_uppercase()] {
         let token = key().sign(&claims(&almost, SUBJECT)).expect("signed");
         not_found(
@@ -619,13 +635,15 @@ async fn what_is_wrong_with_a_request_is_said() {
         );
     }
     // A caller's own token changes nothing, even one that is none.
+    let token = key().sign(&claims("https://ci.example.com", SUBJECT));
+    let token = token.expect("signed");
     for caller in [world.admin(), stranger.with_token("nonsense")] {
-        not_found(caller.asks(exchange(account, "a.b.c")).await);
+        not_found(caller.asks(exchange(account, &token)).await);
     }
     let good = [
         ("grant_type", GRANT_TYPE),
         ("audience", account),
-        ("subject_token", "a.b.c"),
+        ("subject_token", token.as_str()),
         ("subject_token_type", JWT),
     ];
     let with = |name: &'static str, value: &'static str| {
@@ -642,6 +660,7 @@ async fn what_is_wrong_with_a_request_is_said() {
             "unsupported_grant_type",
         ),
         (FORM, with("audience", "nonsense"), "invalid_target"),
+        (FORM, with("subject_token", "a.b.c"), "invalid_request"),
         (FORM, with("scope", "openid"), "invalid_scope"),
         (FORM, "x".repeat(1 << 20), "invalid_request"),
     ] {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use edge::authentication::{AuthenticationError, Verified, service_audience};
+use edge::authentication::{self, AuthenticationError, Verified, service_audience};
 use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
@@ -112,6 +112,8 @@ impl IssuerRpc {
 
     async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
         let reference = named(&asked)?;
+        // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
+        authentication::named_issuer(asked.token)?;
         for _ in 0..ATTEMPTS {
             let since = self.current().await?;
             let mut account = self.trusting(&reference, asked.account).await?;

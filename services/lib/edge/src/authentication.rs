@@ -158,7 +158,7 @@ impl From<NoKey> for AuthenticationError {
     }
 }
 
-/// Whose a token says to be, before anything of it is verified.
+/// Whose a token says to be, before anything of it is verified: what can't be a token is refused.
 pub fn named_issuer(token: &str) -> Result<String, AuthenticationError> {
     if token.len() > MAX_TOKEN {
         return Err(AuthenticationError::TooLarge);
