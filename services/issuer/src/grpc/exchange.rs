@@ -115,9 +115,12 @@ impl IssuerRpc {
         // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
         authentication::named_issuer(asked.token)?;
         for _ in 0..ATTEMPTS {
-            let since = self.current().await?;
+            self.current().await?;
             let mut account = self.trusting(&reference, asked.account).await?;
             let verified = self.verify(&account, &asked).await?;
+            // Only now, for the issuer may have taken long to give its keys. What the account was found to be before is
+            // among the guards: if it is otherwise now, it is looked at again.
+            let since = self.current().await?;
             let grant = service_account_token::decide(&Question {
                 account: account.id,
                 policies: account
