@@ -190,8 +190,12 @@ impl Authenticator {
     ) -> Result<Self, ClientError> {
         let outbound = Outbound::anywhere()?;
         let with_keys = |issuer: Issuer| {
-            let keys =
-                RemoteKeys::new(&issuer.name, &issuer.url, outbound.clone(), Bounds::FOREIGN);
+            let keys = RemoteKeys::new(
+                &issuer.name,
+                &issuer.url,
+                outbound.clone(),
+                Bounds::CONFIGURED,
+            );
             (issuer, keys)
         };
         let issuers = issuers.into_iter().map(with_keys).collect();
@@ -242,7 +246,7 @@ impl Authenticator {
             return Err(AuthenticationError::TypeRefused);
         }
         // The operator knows these issuers, whose keys may be without `alg` (RFC 7517, section 4.4).
-        let found = keys.find(Wanted::by(&header)).await?;
+        let found = keys.find(Wanted::by(&header), &issuer.name).await?;
         let audiences = std::slice::from_ref(&issuer.audience);
         let (claims, _) = token::verify(token, &header, &found, &issuer.url, audiences)?;
         // Through the parser, for a subject with control characters must not get into events and logs.

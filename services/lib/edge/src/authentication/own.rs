@@ -115,7 +115,7 @@ impl Own {
                 }
                 principal
             }
-            Source::Published(keys) => verify(keys.find(wanted).await?)?.0,
+            Source::Published(keys) => verify(keys.find(wanted, &self.issuer).await?)?.0,
         };
         Ok(caller(principal))
     }

@@ -96,43 +96,115 @@ async fn keys_that_must_not_be_kept_are_not_used_while_the_issuer_is_down() {
 
 #[tokio::test]
 async fn the_own_issuers_keys_are_followed_closely() {
-    let (first, second) = (Signer::rsa("a"), Signer::rsa("b"));
+    let (first, second) = (Signer::p256("a"), Signer::p256("b"));
     let own = issuer(&[&first]).await;
     Answers::set(&own.cache_control, "max-age=20");
     let outbound = Outbound::anywhere().expect("a client");
     let keys = RemoteKeys::new("tharsis", &own.url, outbound, Bounds::OWN);
-    let wanted = |id| Wanted {
-        id: Some(id),
-        algorithm: jsonwebtoken::Algorithm::RS256,
-        declared: false,
-    };
-    assert!(keys.find(wanted("a")).await.is_ok());
+    assert!(keys.find(wanted("a"), "").await.is_ok());
     // A key that was published since is found at once,
     Answers::set(&own.keys, vec![first.jwk(), second.jwk()]);
     keys.age(Duration::from_secs(1));
-    assert!(keys.find(wanted("b")).await.is_ok());
+    assert!(keys.find(wanted("b"), "").await.is_ok());
     // and one that was revoked does no longer than it was said.
     Answers::set(&own.keys, vec![second.jwk()]);
     keys.age(Duration::from_secs(20));
-    let refused = keys.find(wanted("a")).await.expect_err("refused");
+    let refused = keys.find(wanted("a"), "").await.expect_err("refused");
     assert_eq!(refused, AuthenticationError::KeyUnknown);
     // Nor do any for long while nothing is heard of the issuer.
     Answers::set(&own.status, StatusCode::SERVICE_UNAVAILABLE);
     keys.age(Duration::from_secs(100));
-    assert!(keys.find(wanted("b")).await.is_ok());
+    assert!(keys.find(wanted("b"), "").await.is_ok());
     keys.age(Duration::from_secs(100));
-    let refused = keys.find(wanted("b")).await.expect_err("refused");
+    let refused = keys.find(wanted("b"), "").await.expect_err("refused");
     assert_eq!(refused.reason(), "TOKEN_ISSUER_UNAVAILABLE");
+}
+
+fn wanted(id: &str) -> Wanted<'_> {
+    Wanted {
+        id: Some(id),
+        algorithm: jsonwebtoken::Algorithm::ES256,
+        declared: false,
+    }
+}
+
+/// Of an issuer that others run.
+fn foreign(answers: &Answers) -> Arc<RemoteKeys> {
+    let outbound = Outbound::anywhere().expect("a client");
+    let keys = RemoteKeys::new("ci", &answers.url, outbound, Bounds::FOREIGN);
+    Arc::new(keys)
 }
 
 #[tokio::test]
 async fn only_so_many_issuers_are_asked_at_once() {
     let outbound = Outbound::anywhere().expect("a client");
     let mut turns = vec![];
-    while let Some(turn) = outbound.turn().now_or_never() {
-        turns.push(turn.expect("a turn"));
+    for (of, all) in [("a", 8), ("b", 16), ("c", 24), ("d", 32), ("e", 32)] {
+        while let Some(turn) = outbound.turn(of).now_or_never() {
+            turns.push(turn.expect("a turn"));
+        }
+        assert_eq!(turns.len(), all, "{of}");
     }
-    assert_eq!(turns.len(), 32);
     turns.pop();
-    assert!(outbound.turn().now_or_never().is_some());
+    assert!(outbound.turn("f").now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn keys_do_while_their_issuer_takes_its_time_for_newer_ones() {
+    let (old, new) = (Signer::p256("old"), Signer::p256("new"));
+    let answers = issuer(&[&old]).await;
+    let keys = foreign(&answers);
+    assert!(keys.find(wanted("old"), "").await.is_ok());
+    answers.gate.forget_permits(Semaphore::MAX_PERMITS);
+    Answers::set(&answers.keys, vec![new.jwk()]);
+    keys.age(Duration::from_mins(10));
+    assert!(keys.find(wanted("old"), "").await.is_ok());
+    assert!(keys.is_in_flight(), "it was not waited for");
+    answers.gate.add_permits(1);
+    // Whoever needs a newer one waits.
+    assert!(keys.find(wanted("new"), "").await.is_ok());
+    assert_eq!(answers.fetches(), 2);
+}
+
+#[tokio::test]
+async fn an_issuer_that_fails_is_asked_soon_and_then_less_and_less() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    Answers::set(&answers.status, StatusCode::SERVICE_UNAVAILABLE);
+    let keys = foreign(&answers);
+    assert!(keys.find(wanted("a"), "").await.is_err());
+    for (asked, pause) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+        let half = Duration::from_secs(pause) / 2;
+        for due in [false, true] {
+            keys.age(half);
+            assert!(keys.find(wanted("a"), "").await.is_err());
+            let asked = asked + 1 + usize::from(due);
+            assert_eq!(answers.asked(), asked, "{pause} s");
+        }
+    }
+    Answers::set(&answers.status, StatusCode::OK);
+    keys.age(Duration::from_mins(1));
+    assert!(keys.find(wanted("a"), "").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_slow_issuer_is_left_alone_after_it_has_failed() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    answers.gate.forget_permits(Semaphore::MAX_PERMITS);
+    let keys = foreign(&answers);
+    let asking = tokio::spawn({
+        let keys = Arc::clone(&keys);
+        async move { keys.find(wanted("a"), "").await.is_err() }
+    });
+    while answers.fetches() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It takes its time, and fails then.
+    keys.age(Duration::from_mins(1));
+    Answers::set(&answers.status, StatusCode::SERVICE_UNAVAILABLE);
+    answers.gate.add_permits(1);
+    assert!(asking.await.expect("it ends"));
+    assert!(keys.find(wanted("a"), "").await.is_err());
+    assert_eq!(answers.asked(), 1);
 }
