@@ -26,7 +26,7 @@ pub use self::outbound::ClientError;
 pub use self::own::{OwnKeys, service_audience};
 pub use self::trusted::{TrustedIssuers, Verified};
 
-use self::keys::{NoKey, Wanted};
+use self::keys::{Candidate, NoKey, Wanted};
 use self::outbound::Outbound;
 use self::own::{JOB_TOKEN, Own, SERVICE_ACCOUNT_TOKEN};
 use self::remote::{Bounds, RemoteKeys};
@@ -132,6 +132,18 @@ impl AuthenticationError {
             Self::TypeRefused => "TOKEN_TYPE_REFUSED",
             Self::IssuerUnavailable { .. } => "TOKEN_ISSUER_UNAVAILABLE",
         }
+    }
+
+    /// Whether the token might be taken if its issuer had other keys.
+    fn is_of_the_key(&self) -> bool {
+        matches!(
+            self,
+            Self::AlgorithmRefused
+                | Self::KeyUnknown
+                | Self::KeyWithoutAlgorithm
+                | Self::KeyTooShort
+                | Self::SignatureInvalid
+        )
     }
 }
 
@@ -246,9 +258,13 @@ impl Authenticator {
             return Err(AuthenticationError::TypeRefused);
         }
         // The operator knows these issuers, whose keys may be without `alg` (RFC 7517, section 4.4).
-        let found = keys.find(Wanted::by(&header), &issuer.name).await?;
         let audiences = std::slice::from_ref(&issuer.audience);
-        let (claims, _) = token::verify(token, &header, &found, &issuer.url, audiences)?;
+        let verify = |found: &[Candidate]| {
+            let (claims, _) = token::verify(token, &header, found, &issuer.url, audiences)?;
+            Ok(claims)
+        };
+        let wanted = Wanted::by(&header);
+        let claims = keys.verify(wanted, &issuer.name, verify).await?;
         // Through the parser, for a subject with control characters must not get into events and logs.
         let subject = token::text(&claims, "sub")?;
         let principal = Principal::user(&format!("{}/{subject}", issuer.name))

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::AuthenticationError;
-use super::keys::{Candidate, KeySet, NoKey, Wanted};
+use super::keys::{Candidate, KeySet, Wanted};
 use super::outbound::{GetError, Outbound, Turn, body};
 use crate::status::chain;
 
@@ -165,13 +165,15 @@ impl RemoteKeys {
         }
     }
 
-    /// The keys that a token may be verified with. Fetches them if they are missing, old, or without the token's: in the
-    /// turns of the one on whose behalf it is.
-    pub(super) async fn find(
+    /// Verifies a token with the keys that may be its own. Fetches them if they are missing, old, or not those that the
+    /// token is signed with: in the turns of the one on whose behalf it is.
+    pub(super) async fn verify<T>(
         &self,
         wanted: Wanted<'_>,
         of: &str,
-    ) -> Result<Vec<Candidate>, AuthenticationError> {
+        verify: impl Fn(&[Candidate]) -> Result<T, AuthenticationError>,
+    ) -> Result<T, AuthenticationError> {
+        let verify = |keys: &KeySet| verify(&keys.find(wanted)?);
         let fetched = match self.freshness() {
             Freshness::Fresh => Ok(()),
             // The issuer is down: nobody waits for it while there are keys.
@@ -180,12 +182,17 @@ impl RemoteKeys {
             Freshness::None => self.fetch(of).await,
         };
         let kept = self.kept(fetched)?;
-        match kept.find(wanted) {
-            Err(NoKey::Unknown) => {
+        match verify(&kept) {
+            // The issuer may have other keys by now, with the same ids or without any.
+            Err(refused) if refused.is_of_the_key() => {
                 let fetched = self.fetch(of).await;
-                Ok(self.kept(fetched)?.find(wanted)?)
+                let newer = self.kept(fetched)?;
+                if Arc::ptr_eq(&kept, &newer) {
+                    return Err(refused);
+                }
+                verify(&newer)
             }
-            found => Ok(found?),
+            verified => verified,
         }
     }
 

@@ -97,17 +97,19 @@ impl TrustedIssuers {
                 .all(|policy| policy.signing_algorithm.is_none()),
             ..Wanted::by(&header)
         };
-        let found = if issuer == self.own {
-            self.own_keys.now().find(wanted)?
-        } else {
-            self.keys_of(&issuer).find(wanted, of).await?
-        };
         let audiences: Vec<_> = policies
             .iter()
             .map(|policy| policy.audience.to_string())
             .collect();
-        let (claims, key) = token::verify(token, &header, &found, &issuer, &audiences)?;
-        read(&header, &claims, key)
+        let verify = |found: &[Candidate]| {
+            let (claims, key) = token::verify(token, &header, found, &issuer, &audiences)?;
+            read(&header, &claims, key)
+        };
+        if issuer == self.own {
+            verify(&self.own_keys.now().find(wanted)?)
+        } else {
+            self.keys_of(&issuer).verify(wanted, of, verify).await
+        }
     }
 
     /// What says who someone is. Of our own, those for clouds: one that calls us is not to be had for another one.
