@@ -186,11 +186,15 @@ impl RemoteKeys {
             // The issuer may have other keys by now, with the same ids or without any.
             Err(refused) if refused.is_of_the_key() => {
                 let fetched = self.fetch(of).await;
-                let newer = self.kept(fetched)?;
-                if Arc::ptr_eq(&kept, &newer) {
-                    return Err(refused);
+                let newer = self.kept(fetched.clone())?;
+                if !Arc::ptr_eq(&kept, &newer) {
+                    return verify(&newer);
                 }
-                verify(&newer)
+                // A key that could not be looked for may be there: then a new token is of no use, but the same one later.
+                let not_looked_for = fetched
+                    .err()
+                    .filter(|_| refused == AuthenticationError::KeyUnknown);
+                Err(not_looked_for.unwrap_or(refused))
             }
             verified => verified,
         }

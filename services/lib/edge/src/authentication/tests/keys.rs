@@ -133,10 +133,13 @@ async fn a_failed_look_for_a_key_is_not_the_word_on_keys_that_grow_old_later() {
     let keys = &authenticator.trusted.issuers[0].1;
     keys.age(Duration::from_secs(10));
     Answers::set(&answers.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(
-        caller(&authenticator, &of(&new)).await.err(),
-        Some("TOKEN_KEY_UNKNOWN")
-    );
+    // It may be there: nobody knows.
+    for _ in 0..2 {
+        assert_eq!(
+            caller(&authenticator, &of(&new)).await.err(),
+            Some("TOKEN_ISSUER_UNAVAILABLE")
+        );
+    }
     // The issuer is back, and the old key withdrawn: whoever comes past its age waits for that.
     Answers::set(&answers.status, StatusCode::OK);
     Answers::set(&answers.keys, vec![new.jwk()]);
