@@ -16,6 +16,7 @@ use futures::{StreamExt as _, stream};
 use proto::identity::v1 as identity;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::issuer::key;
@@ -33,6 +34,8 @@ pub enum Document {
     Json(Value),
     /// This, which may be kept for so many seconds.
     Kept(Value, u32),
+    /// This, for each permit once.
+    Held(Value, Arc<Semaphore>),
     /// As many bytes of it.
     Huge(usize),
     /// The word that it is elsewhere.
@@ -156,6 +159,10 @@ async fn answer(document: Option<Document>) -> Response {
         Some(Document::Kept(json, seconds)) => {
             let max_age = format!("public, max-age={seconds}");
             ([(header::CACHE_CONTROL, max_age)], axum::Json(json)).into_response()
+        }
+        Some(Document::Held(json, permits)) => {
+            permits.acquire().await.expect("open").forget();
+            axum::Json(json).into_response()
         }
         Some(Document::Huge(bytes)) => json!("x".repeat(bytes)).to_string().into_response(),
         Some(Document::Moved(to)) => (StatusCode::FOUND, [(header::LOCATION, to)]).into_response(),

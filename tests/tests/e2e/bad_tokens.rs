@@ -217,6 +217,8 @@ async fn a_claim_must_be_of_its_type_and_within_its_bounds() {
         ("iat", now.to_string().into(), "TOKEN_CLAIM_INVALID"),
         ("iat", (now + 600).into(), "TOKEN_NOT_YET_VALID"),
         ("iat", 1e30.into(), "TOKEN_NOT_YET_VALID"),
+        ("jti", 7.into(), "TOKEN_CLAIM_INVALID"),
+        ("jti", json!(["7"]), "TOKEN_CLAIM_INVALID"),
         ("sub", "repo:acme/\n".into(), "TOKEN_CLAIM_INVALID"),
         (
             "sub",
@@ -259,6 +261,9 @@ async fn a_token_that_can_be_read_in_two_ways_is_read_in_none() {
         heads(r#""x":1,"x":1"#),
         heads(r#""crit":null"#),
         heads(r#""crit":[]"#),
+        heads(r#""b64":false"#),
+        heads(r#""enc":"A256GCM""#),
+        heads(r#""zip":"DEF""#),
         says(r#""sub":"repo:acme/other""#),
         says(r#""environment":"dev""#),
         says(r#""environ\u006dent":"dev""#),
@@ -555,7 +560,9 @@ async fn keys_that_were_seen_do_while_the_issuer_is_down() {
         let header = with(key().header(), "kid", "new");
         let token = signed(&header, &ci.claims(SUBJECT));
         let (_, reason, _) = refusal(&world, &account, &token).await;
-        assert_eq!(reason, "TOKEN_KEY_UNKNOWN");
+        // For 10 s after they were fetched it is known not to be among them, and then it is not known.
+        let known = ["TOKEN_KEY_UNKNOWN", "TOKEN_ISSUER_UNAVAILABLE"];
+        assert!(known.contains(&reason.as_str()), "{reason}");
     }
     assert!(ci.fetches() <= before + 1);
     exchanges(&world, &account, &ci.token(SUBJECT))

@@ -1,11 +1,15 @@
 //! Tokens of other issuers, exchanged for those of service accounts.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use e2e::foreign::{ForeignIssuer, claims, trusting};
+use e2e::foreign::{Document, ForeignIssuer, KEYS, claims, trusting};
 use e2e::issuer::key;
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::user::{self, credential, membership, trust};
+use e2e::world::Setup;
 use e2e::{Service, User, World, relying_party};
 use model::{Principal, ServiceAccountId};
 use prost::Message as _;
@@ -17,6 +21,7 @@ use proto::identity::v1 as identity;
 use proto::issuer::v1 as issuer;
 use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -585,6 +590,22 @@ async fn an_issuer_that_nobody_trusts_is_not_asked_for_anything() {
         missing.message().replace("acme/no", "acme/ci")
     );
     not_found(Err::<(), _>(hidden));
+    // Nor by what is no token, or none that is ever taken.
+    admin.creates_service_account("acme/alone").await;
+    let unsigned = format!("{}.e30.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#));
+    let nobodys = key().sign(&json!({"sub": SUBJECT})).expect("signed");
+    for (bad, reason) in [
+        ("a.b.c", "TOKEN_MALFORMED"),
+        (unsigned.as_str(), "TOKEN_ALGORITHM_REFUSED"),
+        (nobodys.as_str(), "TOKEN_CLAIM_INVALID"),
+        (&"x".repeat(17 << 10), "TOKEN_TOO_LARGE"),
+    ] {
+        for account in ["acme/ci", "acme/alone", "acme/no"] {
+            let account = format!("trn:service_account:{account}");
+            let outcome = stranger.asks(exchange(&account, bad)).await;
+            refused(outcome, Code::Unauthenticated, reason);
+        }
+    }
     for almost in [format!("{}/", ci.url()), ci.url().to_uppercase()] {
         let token = key().sign(&claims(&almost, SUBJECT)).expect("signed");
         not_found(
@@ -604,6 +625,58 @@ async fn an_issuer_that_nobody_trusts_is_not_asked_for_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_may_take_longer_for_its_keys_than_a_replica_may_be_old() {
+    let setup = Setup::default().staleness_bound(2);
+    let (world, ci) = tokio::join!(setup.start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*"))
+        .await
+        .id;
+    let (gate, keys) = (Arc::new(Semaphore::new(0)), json!({"keys": [key().jwk()]}));
+    ci.serves(KEYS, Document::Held(keys, Arc::clone(&gate)));
+    let token = ci.token(SUBJECT);
+    let exchanged = exchanges(&world, &account, &token);
+    let slow = async {
+        bed::eventually(async || (ci.fetches() == 2).then_some(()).ok_or("not asked")).await;
+        // What it takes: longer than the bound.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        gate.add_permits(1);
+    };
+    let (answer, ()) = tokio::join!(exchanged, slow);
+    answer.token();
+    assert_eq!(issued(&world).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trust_that_ends_while_keys_are_fetched_opens_nothing() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*"))
+        .await
+        .id;
+    let (gate, keys) = (Arc::new(Semaphore::new(0)), json!({"keys": [key().jwk()]}));
+    ci.serves(KEYS, Document::Held(keys, Arc::clone(&gate)));
+    let stranger = world.stranger();
+    let exchanged = stranger.asks(exchange(&account, &ci.token(SUBJECT)));
+    let ended = async {
+        bed::eventually(async || (ci.fetches() == 2).then_some(()).ok_or("not asked")).await;
+        let consistency_token = trusts(&admin, &account, vec![]).await;
+        // The issuer knows it.
+        let known = issuer::ExchangeTokenRequest {
+            consistency_token,
+            ..exchange(&account, &ci.token(SUBJECT))
+        };
+        not_found(stranger.asks(known).await);
+        gate.add_permits(1);
+    };
+    let (outcome, ()) = tokio::join!(exchanged, ended);
+    not_found(outcome);
+    assert_eq!(issued(&world).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_wrong_with_a_request_is_said() {
     let world = World::start().await;
     let stranger = world.stranger();
@@ -619,13 +692,15 @@ async fn what_is_wrong_with_a_request_is_said() {
         );
     }
     // A caller's own token changes nothing, even one that is none.
+    let token = key().sign(&claims("https://ci.example.com", SUBJECT));
+    let token = token.expect("signed");
     for caller in [world.admin(), stranger.with_token("nonsense")] {
-        not_found(caller.asks(exchange(account, "a.b.c")).await);
+        not_found(caller.asks(exchange(account, &token)).await);
     }
     let good = [
         ("grant_type", GRANT_TYPE),
         ("audience", account),
-        ("subject_token", "a.b.c"),
+        ("subject_token", token.as_str()),
         ("subject_token_type", JWT),
     ];
     let with = |name: &'static str, value: &'static str| {
@@ -642,6 +717,7 @@ async fn what_is_wrong_with_a_request_is_said() {
             "unsupported_grant_type",
         ),
         (FORM, with("audience", "nonsense"), "invalid_target"),
+        (FORM, with("subject_token", "a.b.c"), "invalid_request"),
         (FORM, with("scope", "openid"), "invalid_scope"),
         (FORM, "x".repeat(1 << 20), "invalid_request"),
     ] {

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use edge::authentication::{AuthenticationError, Verified, service_audience};
+use edge::authentication::{self, AuthenticationError, Verified, service_audience};
 use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
@@ -112,10 +112,15 @@ impl IssuerRpc {
 
     async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
         let reference = named(&asked)?;
+        // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
+        authentication::named_issuer(asked.token)?;
         for _ in 0..ATTEMPTS {
-            let since = self.current().await?;
+            self.current().await?;
             let mut account = self.trusting(&reference, asked.account).await?;
             let verified = self.verify(&account, &asked).await?;
+            // Only now, for the issuer may have taken long to give its keys. What the account was found to be before is
+            // among the guards: if it is otherwise now, it is looked at again.
+            let since = self.current().await?;
             let grant = service_account_token::decide(&Question {
                 account: account.id,
                 policies: account
@@ -185,8 +190,12 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        let verified = self.shared.trusted.verify(asked.token, &account.policies);
-        let verified = verified.await.map_err(|error| match error {
+        // Administrators make these groups, so nobody has more of them than they are given.
+        let top = account.place.nodes.last();
+        let top = top.map_or(String::new(), |group| group.id.to_string());
+        let trusted = &self.shared.trusted;
+        let verified = trusted.verify(asked.token, &account.policies, &top).await;
+        let verified = verified.map_err(|error| match error {
             AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
             other => other.into(),
         })?;

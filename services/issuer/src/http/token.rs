@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, FromRequest as _, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use edge::request;
 use serde_json::json;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -27,7 +27,7 @@ pub(super) const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:token-exch
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
-/// For reading a request, and answering it.
+/// For reading a request, and as much for answering it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Answers hold tokens (RFC 6749, 5.1).
 const NOT_KEPT: [(axum::http::HeaderName, &str); 2] =
@@ -55,26 +55,17 @@ struct Refused {
     retry: Option<Duration>,
 }
 
-/// Before anything of a request's body is read, whoever sends it is counted; and neither that nor the rest takes for ever.
+/// Before anything of a request's body is read, whoever sends it is counted.
 pub(super) async fn admit(
     State(rpc): State<IssuerRpc>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(refusal) = rpc.count_peer(peer.ip()) {
-        return Refused::from(refusal).into_response();
+    match rpc.count_peer(peer.ip()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => Refused::from(refusal).into_response(),
     }
-    let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
-    answered.unwrap_or_else(|_| {
-        let patience = PATIENCE.as_secs();
-        let description = format!("the request could not be read and answered within {patience} s");
-        Refused {
-            status: StatusCode::REQUEST_TIMEOUT,
-            ..Refused::request(&description)
-        }
-        .into_response()
-    })
 }
 
 /// In the form that clients of a token endpoint read.
@@ -99,10 +90,10 @@ pub(super) async fn exchange(
     State(rpc): State<IssuerRpc>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Response {
     let exchanged = async {
-        let form = form(&headers, body)?;
+        let form = form(&headers, read(PATIENCE, request).await)?;
         let exchanged = rpc.exchange(Asked {
             account: &form.account,
             token: &form.token,
@@ -110,12 +101,43 @@ pub(super) async fn exchange(
             peer: Some(peer.ip()),
             traceparent: request::traceparent_of(&headers).map(str::to_owned),
         });
-        Ok::<_, Refused>((exchanged.await?, form.issued_type))
+        let exchanged = in_time(PATIENCE, exchanged).await?;
+        Ok::<_, Refused>((exchanged, form.issued_type))
     };
     match exchanged.await {
         Ok((exchanged, issued_type)) => answer(&exchanged, issued_type),
         Err(refused) => refused.into_response(),
     }
+}
+
+/// The body, which whoever sends it may not send for ever.
+async fn read(patience: Duration, request: Request) -> Result<Bytes, Refused> {
+    let read = timeout(patience, Bytes::from_request(request, &()));
+    let body = read.await.map_err(|_| Refused {
+        status: StatusCode::REQUEST_TIMEOUT,
+        ..Refused::request("the request took too long to arrive")
+    })?;
+    body.map_err(|_| {
+        Refused::request(&format!(
+            "the request exceeds {MAX_REQUEST} bytes or broke off"
+        ))
+    })
+}
+
+/// Of a request that was read in full it is not the sender's fault that it takes long.
+async fn in_time<T>(
+    patience: Duration,
+    exchanged: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Refused> {
+    let answered = timeout(patience, exchanged).await;
+    let late = |_| Refused {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        ..Refused::of(
+            "temporarily_unavailable",
+            "the token could not be exchanged in time; try again".to_owned(),
+        )
+    };
+    Ok(answered.map_err(late)??)
 }
 
 /// RFC 8693, 2.2.1.
@@ -129,7 +151,7 @@ fn answer(exchanged: &Exchanged, issued_type: &str) -> Response {
     (NOT_KEPT, Json(body)).into_response()
 }
 
-fn form(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Form, Refused> {
+fn form(headers: &HeaderMap, body: Result<Bytes, Refused>) -> Result<Form, Refused> {
     let content_type = headers
         .get(CONTENT_TYPE)
         .and_then(|text| text.to_str().ok());
@@ -138,12 +160,7 @@ fn form(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Form
     if !media_type.is_some_and(|given| given.trim().eq_ignore_ascii_case(form)) {
         return Err(Refused::request(&format!("the request must be {form}")));
     }
-    let body = body.map_err(|_| {
-        Refused::request(&format!(
-            "the request exceeds {MAX_REQUEST} bytes or broke off"
-        ))
-    })?;
-    Parameters::read(&body).form()
+    Parameters::read(&body?).form()
 }
 
 /// Those that have a value: one without counts as left out (RFC 6749, 3.2).
@@ -343,6 +360,20 @@ mod tests {
         );
         assert_eq!(with("client_id", "x"), Ok(expected(ACCESS_TOKEN)));
         assert_eq!(with("scope", ""), Ok(expected(ACCESS_TOKEN)));
+    }
+
+    #[tokio::test]
+    async fn who_took_too_long_is_said() {
+        let never = futures::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+        let request = Request::new(axum::body::Body::from_stream(never));
+        let read = read(Duration::ZERO, request).await;
+        let answered: Result<(), _> = in_time(Duration::ZERO, std::future::pending()).await;
+        let said = |refused: Refused| (refused.status.as_u16(), refused.error);
+        assert_eq!(read.map_err(said), Err((408, "invalid_request")));
+        assert_eq!(
+            answered.map_err(said),
+            Err((503, "temporarily_unavailable"))
+        );
     }
 
     #[test]

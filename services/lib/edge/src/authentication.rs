@@ -26,7 +26,7 @@ pub use self::outbound::ClientError;
 pub use self::own::{OwnKeys, service_audience};
 pub use self::trusted::{TrustedIssuers, Verified};
 
-use self::keys::{NoKey, Wanted};
+use self::keys::{Candidate, NoKey, Wanted};
 use self::outbound::Outbound;
 use self::own::{JOB_TOKEN, Own, SERVICE_ACCOUNT_TOKEN};
 use self::remote::{Bounds, RemoteKeys};
@@ -133,6 +133,18 @@ impl AuthenticationError {
             Self::IssuerUnavailable { .. } => "TOKEN_ISSUER_UNAVAILABLE",
         }
     }
+
+    /// Whether the token might be taken if its issuer had other keys.
+    fn is_of_the_key(&self) -> bool {
+        matches!(
+            self,
+            Self::AlgorithmRefused
+                | Self::KeyUnknown
+                | Self::KeyWithoutAlgorithm
+                | Self::KeyTooShort
+                | Self::SignatureInvalid
+        )
+    }
 }
 
 impl From<AuthenticationError> for Status {
@@ -158,7 +170,7 @@ impl From<NoKey> for AuthenticationError {
     }
 }
 
-/// Whose a token says to be, before anything of it is verified.
+/// Whose a token says to be, before anything of it is verified: what can't be a token is refused.
 pub fn named_issuer(token: &str) -> Result<String, AuthenticationError> {
     if token.len() > MAX_TOKEN {
         return Err(AuthenticationError::TooLarge);
@@ -190,8 +202,12 @@ impl Authenticator {
     ) -> Result<Self, ClientError> {
         let outbound = Outbound::anywhere()?;
         let with_keys = |issuer: Issuer| {
-            let keys =
-                RemoteKeys::new(&issuer.name, &issuer.url, outbound.clone(), Bounds::FOREIGN);
+            let keys = RemoteKeys::new(
+                &issuer.name,
+                &issuer.url,
+                outbound.clone(),
+                Bounds::CONFIGURED,
+            );
             (issuer, keys)
         };
         let issuers = issuers.into_iter().map(with_keys).collect();
@@ -242,9 +258,13 @@ impl Authenticator {
             return Err(AuthenticationError::TypeRefused);
         }
         // The operator knows these issuers, whose keys may be without `alg` (RFC 7517, section 4.4).
-        let found = keys.find(Wanted::by(&header)).await?;
         let audiences = std::slice::from_ref(&issuer.audience);
-        let (claims, _) = token::verify(token, &header, &found, &issuer.url, audiences)?;
+        let verify = |found: &[Candidate]| {
+            let (claims, _) = token::verify(token, &header, found, &issuer.url, audiences)?;
+            Ok(claims)
+        };
+        let wanted = Wanted::by(&header);
+        let claims = keys.verify(wanted, &issuer.name, verify).await?;
         // Through the parser, for a subject with control characters must not get into events and logs.
         let subject = token::text(&claims, "sub")?;
         let principal = Principal::user(&format!("{}/{subject}", issuer.name))

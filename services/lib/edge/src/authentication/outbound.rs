@@ -1,20 +1,26 @@
 //! Documents of issuers over HTTP: no redirects, a limit on time and size, and, for issuers that the configuration does
 //! not name, public addresses only.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::networks::Networks;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Issuers at once that are asked for their documents; more wait.
 const MAX_ASKED: usize = 32;
+/// And on behalf of one: issuers that answer slowly, or never, take no turns from those that others trust.
+const MAX_ASKED_FOR_ONE: usize = 8;
+/// For a turn.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of a document.
 const MAX_DOCUMENT: usize = 256 << 10;
 
@@ -46,7 +52,34 @@ pub(super) struct Outbound {
     client: Client,
     /// Where it may go; anywhere, if there is none.
     networks: Option<Arc<Networks>>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
+}
+
+struct Turns {
+    all: Arc<Semaphore>,
+    /// Of each on whose behalf somebody is asked, or waits to be.
+    of: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// Until it is dropped, one more issuer may be asked.
+pub(super) type Turn = [OwnedSemaphorePermit; 2];
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(MAX_ASKED)),
+            of: Mutex::default(),
+        }
+    }
+
+    fn of(&self, whom: &str) -> Arc<Semaphore> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        of.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = of
+            .entry(whom.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(MAX_ASKED_FOR_ONE)));
+        Arc::clone(turns)
+    }
 }
 
 impl Outbound {
@@ -60,7 +93,7 @@ impl Outbound {
         Ok(Self {
             client: client.map_err(ClientError)?,
             networks: None,
-            turns: Arc::new(Semaphore::new(MAX_ASKED)),
+            turns: Arc::new(Turns::new()),
         })
     }
 
@@ -79,13 +112,18 @@ impl Outbound {
         Ok(Self {
             client: client.map_err(ClientError)?,
             networks: Some(networks),
-            turns: Arc::new(Semaphore::new(MAX_ASKED)),
+            turns: Arc::new(Turns::new()),
         })
     }
 
-    /// Waits until it is one more issuer's turn to be asked. It ends when what is returned is dropped.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.acquire().await.ok()
+    /// Waits until one more issuer may be asked on behalf of this one, but not long.
+    pub(super) async fn turn(&self, of: &str) -> Option<Turn> {
+        let turn = async {
+            let own = self.turns.of(of).acquire_owned().await.ok()?;
+            let all = Arc::clone(&self.turns.all).acquire_owned().await.ok()?;
+            Some([own, all])
+        };
+        timeout(TURN_PATIENCE, turn).await.ok().flatten()
     }
 
     pub(super) async fn get(&self, url: &str) -> Result<Response, GetError> {

@@ -99,9 +99,9 @@ impl Own {
                 return Err(AuthenticationError::TypeRefused);
             };
         let wanted = Wanted::by(header);
-        let verify = |found: Vec<Candidate>| {
+        let verify = |found: &[Candidate]| {
             let audiences = std::slice::from_ref(&audience);
-            let (claims, _) = token::verify(token, header, &found, &self.issuer, audiences)?;
+            let (claims, _) = token::verify(token, header, found, &self.issuer, audiences)?;
             let principal = read(token::text(&claims, "sub")?);
             let principal = principal.ok_or(AuthenticationError::ClaimInvalid("sub"))?;
             Ok::<_, AuthenticationError>((principal, claims))
@@ -109,13 +109,13 @@ impl Own {
         let principal = match &self.source {
             Source::Here(keys) => {
                 let set = keys.now();
-                let (principal, claims) = verify(set.find(wanted)?)?;
+                let (principal, claims) = verify(&set.find(wanted)?)?;
                 if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
                     keys.remember(&set, token_digest(token), &principal, expires);
                 }
                 principal
             }
-            Source::Published(keys) => verify(keys.find(wanted).await?)?.0,
+            Source::Published(keys) => keys.verify(wanted, &self.issuer, verify).await?.0,
         };
         Ok(caller(principal))
     }

@@ -7,17 +7,21 @@ use http::header::{AGE, CACHE_CONTROL};
 use reqwest::Url;
 use serde::Deserialize;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::AuthenticationError;
-use super::keys::{Candidate, KeySet, NoKey, Wanted};
-use super::outbound::{GetError, Outbound, body};
+use super::keys::{Candidate, KeySet, Wanted};
+use super::outbound::{GetError, Outbound, Turn, body};
 use crate::status::chain;
 
 /// What holds where an issuer gives its keys no `max-age`, and the most that it may give.
 const DEFAULT_AGE: Duration = Duration::from_mins(5);
 const MAX_AGE: Duration = Duration::from_hours(1);
-/// Between two fetches while there are no keys at all.
-const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+/// After a fetch that failed, doubled by each that does after it: what was down for a second is asked again soon, and what
+/// fails for long, seldom.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How long newer keys are waited for where there are usable ones.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How far an issuer is followed in how long its keys hold.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +32,8 @@ pub(super) struct Bounds {
     stale: Duration,
     /// Between two fetches, whatever tokens come.
     interval: Duration,
+    /// The most that it is after one that failed.
+    longest_pause: Duration,
 }
 
 impl Bounds {
@@ -36,6 +42,12 @@ impl Bounds {
         min_age: Duration::from_mins(1),
         stale: Duration::from_hours(1),
         interval: Duration::from_secs(10),
+        longest_pause: Duration::from_mins(1),
+    };
+    /// Of an issuer that others run, and all callers come with its tokens: its return is not to be missed for long.
+    pub(super) const CONFIGURED: Self = Self {
+        longest_pause: Duration::from_secs(10),
+        ..Self::FOREIGN
     };
     /// Of the set's own. It gives no shorter age than it means, rotates its keys by it, and a key that it revokes is
     /// never to be trusted for long.
@@ -43,6 +55,7 @@ impl Bounds {
         min_age: Duration::from_secs(1),
         stale: Duration::from_mins(3),
         interval: Duration::from_secs(1),
+        longest_pause: Duration::from_secs(1),
     };
 }
 
@@ -62,10 +75,18 @@ struct Source {
 #[derive(Default)]
 struct State {
     keys: Option<Kept>,
-    last_fetch: Option<Instant>,
     in_flight: bool,
-    /// Why the last fetch failed, if it did, and when it ended.
-    failed: Option<(String, Instant)>,
+    /// When the last fetch ended.
+    last_fetch: Option<Instant>,
+    /// If the last fetch failed.
+    failed: Option<Failed>,
+}
+
+#[derive(Clone)]
+struct Failed {
+    why: String,
+    /// How often in a row.
+    times: u32,
 }
 
 #[derive(Clone)]
@@ -144,42 +165,60 @@ impl RemoteKeys {
         }
     }
 
-    /// The keys that a token may be verified with. Fetches them if they are missing, old, or without the token's.
-    pub(super) async fn find(
+    /// Verifies a token with the keys that may be its own. Fetches them if they are missing, old, or not those that the
+    /// token is signed with: in the turns of the one on whose behalf it is.
+    pub(super) async fn verify<T>(
         &self,
         wanted: Wanted<'_>,
-    ) -> Result<Vec<Candidate>, AuthenticationError> {
-        match self.freshness() {
-            Freshness::Fresh => {}
+        of: &str,
+        verify: impl Fn(&[Candidate]) -> Result<T, AuthenticationError>,
+    ) -> Result<T, AuthenticationError> {
+        let verify = |keys: &KeySet| verify(&keys.find(wanted)?);
+        let fetched = match self.freshness() {
+            Freshness::Fresh => Ok(()),
             // The issuer is down: nobody waits for it while there are keys.
-            Freshness::Stale { failed: true } => self.start_fetch(),
-            Freshness::Stale { failed: false } | Freshness::None => self.fetch().await,
-        }
-        match self.find_kept(wanted)? {
-            Err(NoKey::Unknown) => {
-                self.fetch().await;
-                Ok(self.find_kept(wanted)??)
+            Freshness::Stale { failed: true } => self.fetch_within(Duration::ZERO, of).await,
+            Freshness::Stale { failed: false } => self.fetch_within(REFRESH_PATIENCE, of).await,
+            Freshness::None => self.fetch(of).await,
+        };
+        let kept = self.kept(fetched)?;
+        match verify(&kept) {
+            // The issuer may have other keys by now, with the same ids or without any.
+            Err(refused) if refused.is_of_the_key() => {
+                let fetched = self.fetch(of).await;
+                let newer = self.kept(fetched.clone())?;
+                if !Arc::ptr_eq(&kept, &newer) {
+                    return verify(&newer);
+                }
+                // A key that could not be looked for may be there: then a new token is of no use, but the same one later.
+                let not_looked_for = fetched
+                    .err()
+                    .filter(|_| refused == AuthenticationError::KeyUnknown);
+                Err(not_looked_for.unwrap_or(refused))
             }
-            found => Ok(found?),
+            verified => verified,
         }
     }
 
-    fn find_kept(
+    /// The keys that are used; what became of the last try to have newer ones, if there are none.
+    fn kept(
         &self,
-        wanted: Wanted<'_>,
-    ) -> Result<Result<Vec<Candidate>, NoKey>, AuthenticationError> {
-        let unavailable = || {
-            let failed = self.state.borrow().failed.clone();
-            AuthenticationError::IssuerUnavailable {
-                issuer: self.source.name.clone(),
-                why: failed.map(|(why, _)| why).unwrap_or_default(),
-            }
-        };
-        let kept = match self.freshness() {
-            Freshness::None => None,
-            Freshness::Fresh | Freshness::Stale { .. } => self.state.borrow().keys.clone(),
-        };
-        Ok(kept.ok_or_else(unavailable)?.keys.find(wanted))
+        fetched: Result<(), AuthenticationError>,
+    ) -> Result<Arc<KeySet>, AuthenticationError> {
+        let keys = self.state.borrow().keys.clone();
+        match keys.filter(|_| self.has_usable_keys()) {
+            Some(kept) => Ok(kept.keys),
+            None => Err(fetched
+                .err()
+                .unwrap_or_else(|| self.unavailable("it gave none that hold"))),
+        }
+    }
+
+    fn unavailable(&self, why: &str) -> AuthenticationError {
+        AuthenticationError::IssuerUnavailable {
+            issuer: self.source.name.clone(),
+            why: why.to_owned(),
+        }
     }
 
     fn freshness(&self) -> Freshness {
@@ -192,7 +231,7 @@ impl RemoteKeys {
             Freshness::Fresh
         } else if elapsed < age + stale {
             let since = kept.fetched + age;
-            let failed = state.failed.as_ref().is_some_and(|(_, at)| *at >= since);
+            let failed = state.failed.is_some() && state.last_fetch.is_some_and(|at| at >= since);
             Freshness::Stale { failed }
         } else {
             Freshness::None
@@ -204,48 +243,54 @@ impl RemoteKeys {
         self.state.borrow().in_flight
     }
 
-    /// Whether there are keys, fresh or not.
-    pub(super) fn has_keys(&self) -> bool {
-        self.state.borrow().keys.is_some()
+    /// Whether there are keys that are used, fresh or not.
+    pub(super) fn has_usable_keys(&self) -> bool {
+        !matches!(self.freshness(), Freshness::None)
     }
 
-    /// Fetches the keys, together with whoever else waits for them, unless they were fetched just now.
-    async fn fetch(&self) {
+    /// Fetches the keys, together with whoever else waits for them, unless they were fetched just now. The turn is waited
+    /// for before it begins, so that whoever else wants the same issuer's keys does not wait in the turns of this one.
+    async fn fetch(&self, of: &str) -> Result<(), AuthenticationError> {
         let mut state = self.state.subscribe();
-        self.start_fetch();
+        if state.borrow().is_due(self.source.bounds) {
+            let turn = self.source.outbound.turn(of).await;
+            self.start_fetch(turn.ok_or_else(|| {
+                self.unavailable("too many issuers are being asked for their keys")
+            })?);
+        }
         // Its sender lives in `self`.
         let _ = state.wait_for(|state| !state.in_flight).await;
+        let failed = state.borrow().failed.clone();
+        failed.map_or(Ok(()), |failed| Err(self.unavailable(&failed.why)))
+    }
+
+    /// The same, but not waited for long. Once begun, it goes on by itself.
+    async fn fetch_within(&self, patience: Duration, of: &str) -> Result<(), AuthenticationError> {
+        timeout(patience, self.fetch(of)).await.unwrap_or(Ok(()))
     }
 
     /// Starts a fetch in a task of its own, so that a caller who hangs up does not stop it for the others.
-    fn start_fetch(&self) {
+    fn start_fetch(&self, turn: Turn) {
+        let bounds = self.source.bounds;
         let start = self.state.send_if_modified(|state| {
-            let interval = if state.keys.is_some() {
-                self.source.bounds.interval
-            } else {
-                FIRST_INTERVAL
-            };
-            let due = state
-                .last_fetch
-                .is_none_or(|last| last.elapsed() >= interval);
-            let start = due && !state.in_flight;
-            if start {
-                state.in_flight = true;
-                state.last_fetch = Some(Instant::now());
-            }
+            let start = state.is_due(bounds);
+            state.in_flight |= start;
             start
         });
         if start {
             let (source, state) = (Arc::clone(&self.source), Arc::clone(&self.state));
             tokio::spawn(async move {
-                let state = InFlight(state);
+                let (state, _turn) = (InFlight(state), turn);
                 let fetched = source.fetch().await;
                 source.note(&fetched, &state.0.borrow());
-                state.0.send_modify(|state| {
-                    let why = fetched.as_ref().err().map(FetchError::told);
-                    state.failed = why.map(|why| (why, Instant::now()));
-                    if let Ok(kept) = fetched {
-                        state.keys = Some(kept);
+                state.0.send_modify(|state| match fetched {
+                    Ok(kept) => (state.keys, state.failed) = (Some(kept), None),
+                    Err(error) => {
+                        let times = state.failed.as_ref().map_or(0, |failed| failed.times);
+                        state.failed = Some(Failed {
+                            why: error.told(),
+                            times: times.saturating_add(1),
+                        });
                     }
                 });
             });
@@ -258,9 +303,6 @@ impl RemoteKeys {
         self.state.send_modify(|state| {
             let earlier = |at: Instant| at.checked_sub(by).expect("the clock reaches back");
             state.last_fetch = state.last_fetch.map(earlier);
-            if let Some((_, at)) = &mut state.failed {
-                *at = earlier(*at);
-            }
             if let Some(kept) = &mut state.keys {
                 kept.fetched = earlier(kept.fetched);
             }
@@ -273,7 +315,21 @@ struct InFlight(Arc<watch::Sender<State>>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.send_modify(|state| state.in_flight = false);
+        self.0.send_modify(|state| {
+            state.in_flight = false;
+            state.last_fetch = Some(Instant::now());
+        });
+    }
+}
+
+impl State {
+    /// Whether a fetch may begin. Counted from the end of the last one, so that a slow issuer is not asked all the time.
+    fn is_due(&self, bounds: Bounds) -> bool {
+        let pause = self.failed.as_ref().map_or(bounds.interval, |failed| {
+            let doubled = 1 << (failed.times - 1).min(16);
+            (FIRST_PAUSE * doubled).min(bounds.longest_pause)
+        });
+        !self.in_flight && self.last_fetch.is_none_or(|last| last.elapsed() >= pause)
     }
 }
 
@@ -301,7 +357,6 @@ impl Source {
     }
 
     async fn fetch(&self) -> Result<Kept, FetchError> {
-        let _turn = self.outbound.turn().await;
         // A trailing slash is not doubled (OpenID Connect Discovery 1.0, section 4).
         let url = format!(
             "{}/.well-known/openid-configuration",

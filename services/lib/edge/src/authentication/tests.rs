@@ -143,6 +143,7 @@ struct Answers {
     keys: Mutex<Vec<Value>>,
     cache_control: Mutex<&'static str>,
     status: Mutex<StatusCode>,
+    asked: AtomicUsize,
     fetches: AtomicUsize,
     /// A permit for each fetch of the keys.
     gate: Semaphore,
@@ -153,12 +154,19 @@ impl Answers {
         *field.lock().expect("unpoisoned") = value;
     }
 
+    /// How often for the first of its documents.
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// How often for the keys.
     fn fetches(&self) -> usize {
         self.fetches.load(Ordering::SeqCst)
     }
 }
 
 async fn discovery(State(answers): State<Arc<Answers>>) -> axum::response::Response {
+    answers.asked.fetch_add(1, Ordering::SeqCst);
     let status = *answers.status.lock().expect("unpoisoned");
     let document = answers.discovery.lock().expect("unpoisoned").to_string();
     (status, [(header::LOCATION, "/elsewhere")], document).into_response()
@@ -172,9 +180,11 @@ async fn elsewhere(State(answers): State<Arc<Answers>>) -> String {
 async fn jwks(State(answers): State<Arc<Answers>>) -> axum::response::Response {
     answers.fetches.fetch_add(1, Ordering::SeqCst);
     answers.gate.acquire().await.expect("open").forget();
+    let status = *answers.status.lock().expect("unpoisoned");
     let keys = answers.keys.lock().expect("unpoisoned").clone();
     let cache_control = *answers.cache_control.lock().expect("unpoisoned");
     (
+        status,
         [(header::CACHE_CONTROL, cache_control)],
         json!({"keys": keys}).to_string(),
     )
@@ -192,6 +202,7 @@ async fn issuer(keys: &[&Signer]) -> Arc<Answers> {
         keys: Mutex::new(keys.iter().map(|key| key.jwk()).collect()),
         cache_control: Mutex::new("max-age=600"),
         status: Mutex::new(StatusCode::OK),
+        asked: AtomicUsize::new(0),
         fetches: AtomicUsize::new(0),
         gate: Semaphore::new(Semaphore::MAX_PERMITS),
     });
@@ -940,7 +951,9 @@ async fn a_name_leads_only_to_where_an_issuer_may_be() {
         };
         let trusted = TrustedIssuers::new(networks.parse().expect("networks"), own);
         let trusted = trusted.expect("a client");
-        trusted.verify(&token, &[policy(&by_name, "ES256")]).await
+        trusted
+            .verify(&token, &[policy(&by_name, "ES256")], "acme")
+            .await
     };
     let unavailable = Err(AuthenticationError::IssuerUnavailable {
         issuer: by_name.clone(),
@@ -971,7 +984,7 @@ async fn what_a_token_says_is_read_as_texts() {
     let header = json!({"alg": "RS256", "kid": "o", "typ": "JWT"});
     let verify = async |claims: &Value| {
         let token = own_key.token(&header, claims);
-        trusted.verify(&token, &policies).await
+        trusted.verify(&token, &policies, "acme").await
     };
     // An audience that is no text spoils the claim as a whole.
     assert_eq!(
@@ -992,7 +1005,7 @@ async fn what_a_token_says_is_read_as_texts() {
     let token = own_key.token(&header, &json!({"iss": URL}));
     assert_eq!(
         trusted
-            .verify(&token, &[policy("https://other.example", "")])
+            .verify(&token, &[policy("https://other.example", "")], "acme")
             .await,
         Err(AuthenticationError::IssuerUnknown)
     );

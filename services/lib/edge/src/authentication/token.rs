@@ -19,6 +19,10 @@ pub(super) const MAX_TOKEN: usize = 16 << 10;
 /// Seconds by which clocks may differ.
 const LEEWAY: u32 = 30;
 
+/// What no JWT that is taken has in its header: an extension that must be understood and is not (RFC 7515, section 4.1.11),
+/// a payload that is not encoded (RFC 7797, section 7), and what only an encrypted token has (RFC 7516, section 4.1).
+const NOT_OF_A_JWT: [&str; 4] = ["crit", "b64", "enc", "zip"];
+
 /// The `typ` of an access token (RFC 9068, section 2.1).
 pub(super) const ACCESS_TOKEN: &str = "at+jwt";
 
@@ -62,8 +66,7 @@ pub(super) fn header(token: &str) -> Result<Header, AuthenticationError> {
         return Err(AuthenticationError::Malformed);
     }
     let mut header = object(token, 0)?;
-    if header.contains_key("crit") {
-        // An extension that must be understood and is not (RFC 7515, section 4.1.11).
+    if NOT_OF_A_JWT.iter().any(|name| header.contains_key(*name)) {
         return Err(AuthenticationError::Malformed);
     }
     let mut text = |name: &str| match header.remove(name) {
@@ -165,7 +168,7 @@ pub(super) fn verify<'a>(
 
 /// That what is said of the token itself is of its type (RFC 7519, section 4.1). What must be said is asked for later.
 fn check_types(claims: &Claims) -> Result<(), AuthenticationError> {
-    for name in ["exp", "nbf", "iat", "iss", "sub", "aud"] {
+    for name in ["exp", "nbf", "iat", "iss", "sub", "aud", "jti"] {
         let is_right = |value: &Value| match (name, value) {
             ("exp" | "nbf" | "iat", _) => value.is_number(),
             ("aud", Value::Array(all)) => all.iter().all(Value::is_string),

@@ -68,10 +68,12 @@ impl TrustedIssuers {
     }
 
     /// Verifies a token as the policies of its issuer ask. Without any, the issuer is not trusted, and nothing is fetched.
+    /// `of` is on whose behalf it is: what one trusts may keep nobody else waiting.
     pub async fn verify(
         &self,
         token: &str,
         policies: &[TrustPolicy],
+        of: &str,
     ) -> Result<Verified, AuthenticationError> {
         if token.len() > MAX_TOKEN {
             return Err(AuthenticationError::TooLarge);
@@ -95,17 +97,19 @@ impl TrustedIssuers {
                 .all(|policy| policy.signing_algorithm.is_none()),
             ..Wanted::by(&header)
         };
-        let found = if issuer == self.own {
-            self.own_keys.now().find(wanted)?
-        } else {
-            self.keys_of(&issuer).find(wanted).await?
-        };
         let audiences: Vec<_> = policies
             .iter()
             .map(|policy| policy.audience.to_string())
             .collect();
-        let (claims, key) = token::verify(token, &header, &found, &issuer, &audiences)?;
-        read(&header, &claims, key)
+        let verify = |found: &[Candidate]| {
+            let (claims, key) = token::verify(token, &header, found, &issuer, &audiences)?;
+            read(&header, &claims, key)
+        };
+        if issuer == self.own {
+            verify(&self.own_keys.now().find(wanted)?)
+        } else {
+            self.keys_of(&issuer).verify(wanted, of, verify).await
+        }
     }
 
     /// What says who someone is. Of our own, those for clouds: one that calls us is not to be had for another one.
@@ -135,12 +139,12 @@ impl TrustedIssuers {
     }
 }
 
-/// One that is not being waited for, if there is; rather one that never had keys; the one that was least lately asked.
-/// Who names many issuers so takes the place of their own before that of others.
+/// One without usable keys, if there is; rather one that is not being asked for them; the one that was least lately asked
+/// for. Who names many issuers so takes the place of their own before that of others.
 fn forget_one(issuers: &mut HashMap<String, Remembered>) {
     let rank = |(_, remembered): &(&String, &Remembered)| {
         let Remembered { keys, asked } = remembered;
-        (keys.is_in_flight(), keys.has_keys(), *asked)
+        (keys.has_usable_keys(), keys.is_in_flight(), *asked)
     };
     let least = issuers.iter().min_by_key(rank);
     if let Some(least) = least.map(|(issuer, _)| issuer.clone()) {

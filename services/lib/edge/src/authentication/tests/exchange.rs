@@ -53,7 +53,7 @@ async fn the_key_or_the_policy_says_the_algorithm() {
         }
         Answers::set(&answers.keys, vec![jwk]);
         let policies = [policy(&answers.url, in_policy)];
-        let verified = trusted().verify(&token, &policies).await;
+        let verified = trusted().verify(&token, &policies, "acme").await;
         let refused = verified.as_ref().err().map(AuthenticationError::reason);
         assert_eq!(refused, reason, "{alg:?} {in_policy}");
         if let Ok(verified) = verified {
@@ -64,7 +64,7 @@ async fn the_key_or_the_policy_says_the_algorithm() {
     // What one policy says of the issuer does not make the key say it for another one.
     Answers::set(&answers.keys, vec![signer.jwk()]);
     let policies = [policy(&answers.url, ""), policy(&answers.url, "RS256")];
-    let verified = trusted().verify(&token, &policies).await;
+    let verified = trusted().verify(&token, &policies, "acme").await;
     let verified = verified.expect("verified");
     let [unsaid, said] = policies;
     assert!(!unsaid.is_signed_with(&verified.algorithm, verified.declared));
@@ -78,18 +78,83 @@ async fn what_others_trust_does_not_make_an_issuers_keys_forgotten() {
     let trusted = trusted();
     let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims(&answers));
     let policies = [policy(&answers.url, "ES256")];
-    trusted.verify(&token, &policies).await.expect("verified");
+    trusted
+        .verify(&token, &policies, "acme")
+        .await
+        .expect("verified");
     for other in 0..300 {
         let url = format!("http://127.0.0.1:1/{other}");
         let claims = with(claims(&answers), "iss", url.as_str());
         let token = signer.token(&json!({"alg": "ES256"}), &claims);
         // None of them has keys.
-        let refused = trusted.verify(&token, &[policy(&url, "ES256")]).await;
+        let refused = trusted
+            .verify(&token, &[policy(&url, "ES256")], "acme")
+            .await;
         let reason = refused.expect_err("refused").reason();
         assert_eq!(reason, "TOKEN_ISSUER_UNAVAILABLE");
     }
-    trusted.verify(&token, &policies).await.expect("verified");
+    trusted
+        .verify(&token, &policies, "acme")
+        .await
+        .expect("verified");
     assert_eq!(answers.fetches(), 1);
+}
+
+/// Issuers that take connections and say nothing, and how many they took.
+async fn silent() -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = listener.await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    tokio::spawn(async move {
+        let mut kept = vec![];
+        while let Ok((connection, _)) = listener.accept().await {
+            kept.push(connection);
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (url, taken)
+}
+
+#[tokio::test]
+async fn slow_issuers_that_one_trusts_keep_nobody_else_waiting() {
+    let signer = Signer::p256("a");
+    let (known, unseen) = (issuer(&[&signer]).await, issuer(&[&signer]).await);
+    let (silent, taken) = silent().await;
+    let trusted = Arc::new(trusted());
+    let of = |url: &str| {
+        let claims = with(claims(&known), "iss", url);
+        signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims)
+    };
+    let verified = async |answers: &Answers| {
+        let policies = [policy(&answers.url, "ES256")];
+        let verified = trusted.verify(&of(&answers.url), &policies, "acme").await;
+        verified.expect("verified");
+    };
+    verified(&known).await;
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let url = format!("{silent}/{number}");
+        let (trusted, token) = (Arc::clone(&trusted), of(&url));
+        asked.spawn(async move {
+            let policies = [policy(&url, "ES256")];
+            trusted.verify(&token, &policies, "mallory").await
+        });
+    }
+    while taken.load(Ordering::SeqCst) < 8 {
+        tokio::task::yield_now().await;
+    }
+    verified(&known).await;
+    verified(&unseen).await;
+    assert_eq!((known.fetches(), unseen.fetches()), (1, 1));
+    // Nor is anybody kept waiting for long whose turn does not come.
+    let first = asked.join_next().await.expect("one").expect("it ends");
+    let AuthenticationError::IssuerUnavailable { why, .. } = first.expect_err("refused") else {
+        panic!("unavailable");
+    };
+    assert_eq!(why, "too many issuers are being asked for their keys");
+    assert_eq!(taken.load(Ordering::SeqCst), 8);
 }
 
 #[tokio::test]
@@ -105,13 +170,18 @@ async fn what_a_token_says_is_short_and_plain() {
     };
     for value in [long.as_str(), "a\nb", "a\u{7f}"] {
         assert_eq!(
-            trusted.verify(&said("sub", value), &policies).await.err(),
+            trusted
+                .verify(&said("sub", value), &policies, "acme")
+                .await
+                .err(),
             Some(AuthenticationError::ClaimInvalid("sub"))
         );
-        let verified = trusted.verify(&said("ref", value), &policies).await;
+        let verified = trusted.verify(&said("ref", value), &policies, "acme").await;
         let claims = verified.expect("verified").claims;
         assert!(!claims.contains_key("ref"));
     }
-    let verified = trusted.verify(&said("ref", &long[1..]), &policies).await;
+    let verified = trusted
+        .verify(&said("ref", &long[1..]), &policies, "acme")
+        .await;
     assert!(verified.expect("verified").claims.contains_key("ref"));
 }

@@ -38,6 +38,10 @@ async fn what_could_be_read_in_two_ways_or_in_none_is_malformed() {
         (r#"{"alg":"ES256","kid":"a","crit":null}"#, good.clone()),
         (r#"{"alg":"ES256","kid":"a","crit":[]}"#, good.clone()),
         (r#"{"alg":"ES256","kid":"a","crit":"exp"}"#, good.clone()),
+        (r#"{"alg":"ES256","kid":"a","b64":false}"#, good.clone()),
+        (r#"{"alg":"ES256","kid":"a","b64":true}"#, good.clone()),
+        (r#"{"alg":"ES256","kid":"a","enc":"A256GCM"}"#, good.clone()),
+        (r#"{"alg":"ES256","kid":"a","zip":"DEF"}"#, good.clone()),
     ] {
         let refused = caller(&authenticator, &sign(header, &claims)).await.err();
         assert_eq!(refused, Some("TOKEN_MALFORMED"), "{header} {claims}");
@@ -75,6 +79,9 @@ async fn a_claim_of_another_type_is_the_one_that_is_named() {
         ("aud", json!(7)),
         ("aud", json!(["tharsis", null])),
         ("aud", json!([["tharsis"]])),
+        ("jti", json!(null)),
+        ("jti", json!(7)),
+        ("jti", json!(["7"])),
     ] {
         let error = says(name, value.clone()).await.expect_err("refused");
         let expected = AuthenticationError::ClaimInvalid(name);
