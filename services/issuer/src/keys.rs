@@ -21,7 +21,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use model::{SigningAlgorithm, SigningKeyId};
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::ring::Recorded;
@@ -34,6 +34,11 @@ use crate::wire::Unreadable;
 
 /// Between looks at the log. Far below the least clock skew that can be configured.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a look may take. A query that never answers must not be waited for: all that is revoked later would not be
+/// seen.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long doing what is due may take. To find out when the last token of a key expires, many events may have to be read.
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
 /// The condition of health.
 const CONDITION: &str = "signing-keys";
 
@@ -225,12 +230,13 @@ impl Keys {
             if let Some(error) = &trouble {
                 tracing::warn!(error, "signing keys can't be read");
             }
-            let well = trouble.is_none() || self.age() <= patience;
+            let well = self.age() <= patience;
             if well != healthy {
+                let late = || format!("looking at the log takes longer than {patience:?}");
                 let holds = if well {
                     Ok(())
                 } else {
-                    Err(trouble.unwrap_or_default())
+                    Err(trouble.unwrap_or_else(late))
                 };
                 health.set(CONDITION, holds).await;
                 healthy = well;
@@ -241,7 +247,8 @@ impl Keys {
     async fn keep_up(&self, stop: &CancellationToken) {
         let mut last_expiry = BTreeMap::new();
         while stop.run_until_cancelled(self.pause()).await.is_some() {
-            if let Err(error) = self.advance(&mut last_expiry).await {
+            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut last_expiry));
+            if let Err(error) = advanced.await {
                 let error = chain(&error);
                 tracing::warn!(error, "signing keys can't be looked after");
             }
@@ -262,6 +269,10 @@ impl Keys {
 
     /// Looks at the log, after something was changed there or refused.
     pub(crate) async fn look(&self) -> Result<(), KeyError> {
+        in_time(PATIENCE, self.look_once()).await
+    }
+
+    async fn look_once(&self) -> Result<(), KeyError> {
         let _one_at_a_time = self.looking.lock().await;
         let now = Instant::now();
         let before = self.known.borrow().clone();
@@ -380,6 +391,14 @@ impl KeySet {
     }
 }
 
+async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, KeyError>>,
+) -> Result<T, KeyError> {
+    let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    timeout(patience, work).await.map_err(late)?
+}
+
 fn job_keys(recorded: &Recorded, policy: &Policy) -> Result<JwkSet, KeyError> {
     let now = clock::now();
     // Those of other algorithms sign for clouds only.
@@ -461,3 +480,6 @@ async fn do_what_is_due(
 fn wire_name(event: &crate::domain::signing_key::Event) -> &'static str {
     crate::wire::signing_key::write(event).event_type()
 }
+
+#[cfg(test)]
+mod tests;

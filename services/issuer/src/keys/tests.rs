@@ -1,0 +1,119 @@
+//! The keys of issuers that share a database, of which each may be on its own way to it.
+
+use std::sync::Arc;
+
+use bed::{Database, eventually};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use time::Duration as Span;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// Keys that live fast.
+const FAST: Policy = Policy {
+    max_age: Span::SECOND,
+    clock_skew: Span::SECOND,
+    rotation: Span::SECOND,
+};
+
+fn sealer(keys: &str) -> Sealer {
+    Sealer::from_text(keys).expect("key-encryption keys")
+}
+
+/// 32 bytes in base64, and others.
+const FIRST: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A database with the tables of the issuer.
+async fn database() -> Database {
+    let database = Database::create().await;
+    eventlog::migrate(database.pool(), Some(&crate::MIGRATIONS))
+        .await
+        .expect("tables");
+    database
+}
+
+async fn log(pool: &PgPool) -> EventLog {
+    let log = EventLog::open("issuer", pool.clone()).await;
+    log.expect("a log")
+}
+
+async fn opens(pool: &PgPool, policy: Policy) -> Keys {
+    let keys = Keys::open(&log(pool).await, sealer(FIRST), policy).await;
+    keys.expect("keys")
+}
+
+/// A way to the database on which nothing gets through any more, once told so, over the connections of then.
+struct Way {
+    freeze: Arc<Notify>,
+    pool: PgPool,
+}
+
+impl Way {
+    async fn to(database: &Database) -> Self {
+        let target: PgConnectOptions = database.url().parse().expect("the url is one");
+        let address = (target.get_host().to_owned(), target.get_port());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let freeze = Arc::<Notify>::default();
+        let frozen = Arc::clone(&freeze);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = TcpStream::connect(address.clone()).await;
+                let mut server = server.expect("the server is there");
+                let frozen = Arc::clone(&frozen);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        () = frozen.notified() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        let pool = PgPoolOptions::new()
+            .max_connections(8)
+            .connect_lazy_with(target.host("127.0.0.1").port(port));
+        Self { freeze, pool }
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_never_answers_blinds_for_a_moment_and_that_is_told() {
+    let database = database().await;
+    let way = Way::to(&database).await;
+    let (keys, other) = (
+        opens(&way.pool, FAST).await,
+        opens(database.pool(), FAST).await,
+    );
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let running = tokio::spawn({
+        let (keys, health, stop) = (keys.clone(), health.clone(), stop.clone());
+        async move { keys.run(health, stop).await }
+    });
+    way.freeze.notify_waiters();
+    eventually(async || {
+        let wrong = health.wrong().await;
+        let told = wrong.contains_key(CONDITION);
+        told.then_some(()).ok_or("it says that all is well")
+    })
+    .await;
+    // Over new connections all gets through, and what the other one has done meanwhile is seen.
+    let (health_of_other, stop_other) = (Health::new(), stop.clone());
+    let others = tokio::spawn({
+        let other = other.clone();
+        async move { other.run(health_of_other, stop_other).await }
+    });
+    let first = other.active().kid().to_owned();
+    eventually(async || {
+        let rotated = keys.active().kid() != first;
+        let told = health.wrong().await.contains_key(CONDITION);
+        (rotated && !told)
+            .then_some(())
+            .ok_or("it does not see what happens")
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("it ends");
+    others.await.expect("it ends");
+}
