@@ -262,9 +262,14 @@ impl Keys {
         }
     }
 
-    /// How old what is known of the keys may be.
+    /// Since when what is known of the keys is known to be so.
+    #[must_use]
+    pub fn looked(&self) -> Instant {
+        *self.looked.borrow()
+    }
+
     fn age(&self) -> Duration {
-        self.looked.borrow().elapsed()
+        self.looked().elapsed()
     }
 
     /// Looks at the log, after something was changed there or refused.

@@ -1,6 +1,7 @@
 //! The keys in the log. Every change of any key counts one fact up, which every change expects as it was read: of two
 //! issuers that do what is due, one is refused, and looks again.
 
+use edge::authentication::revoked_key;
 use edge::{aggregate, clock};
 use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
 use model::{SigningAlgorithm, SigningKeyId};
@@ -100,15 +101,20 @@ impl Recorded {
                         set(active_key(made.algorithm), Some(made.kid.clone()));
                     }
                 }
+                Event::Revoked { id, .. } => {
+                    if let Some(Key { made, .. }) = ring.get(*id) {
+                        set(revoked_key(&made.kid), Some(String::new()));
+                    }
+                }
                 Event::Published { .. }
                 | Event::RotationRequested(..)
                 | Event::Retired(..)
-                | Event::Removed(..)
-                | Event::Revoked { .. } => {}
+                | Event::Removed(..) => {}
             }
         }
         for key in ring.keys().filter(|key| key.is_over(clock::now(), policy)) {
             set(format!("{KEYS}{}", key.made.id), None);
+            set(revoked_key(&key.made.kid), None);
         }
         let counted = self.revision.as_ref().map_or(Ok(0), |text| text.parse());
         let next = counted.unwrap_or(0_u64) + 1;
