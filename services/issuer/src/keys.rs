@@ -36,11 +36,12 @@ use crate::wire::Unreadable;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a look may take. A query that never answers must not be waited for: all that is revoked later would not be
 /// seen.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long doing what is due may take. To find out when the last token of a key expires, many events may have to be read.
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
-/// The condition of health.
+/// The conditions of health.
 const CONDITION: &str = "signing-keys";
+const CLOCK: &str = "clock";
 
 /// The signing keys, as this process knows them. Cheap to clone.
 #[derive(Clone)]
@@ -110,6 +111,18 @@ pub enum KeyError {
     /// The public half of a key is none.
     #[error("the public half of a signing key can't be read")]
     Public(#[from] serde_json::Error),
+    /// Whose clock is wrong can't be told here. A key that leaves the key set too early, or signs too early, does so for
+    /// good, and a token whose times are wrong is of no use.
+    #[error(
+        "the clocks of this machine and of the database differ by {off} s, more than THARSIS_CLOCK_SKEW_SECONDS ({skew}): \
+         set them right"
+    )]
+    Clock {
+        /// By how many seconds, at least.
+        off: i64,
+        /// The most that they may, in seconds.
+        skew: i64,
+    },
     /// Never of what is due by itself.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -135,7 +148,8 @@ impl Keys {
         vault.reseal().await?;
         let known = loop {
             let recorded = ring::load(log).await?;
-            if do_what_is_due(log, &vault, &policy, &recorded, &BTreeMap::new()).await? {
+            let times = (agreed_time(log, &policy).await?, &BTreeMap::new());
+            if do_what_is_due(log, &vault, &policy, &recorded, times).await? {
                 continue;
             }
             let revision = recorded.revision.clone();
@@ -217,9 +231,9 @@ impl Keys {
         tokio::join!(self.keep_looking(health, &stop), self.keep_up(&stop));
     }
 
-    /// A process that can't look for longer than clocks may differ is not healthy.
+    /// A process that can't look for longer than clocks may differ is not healthy, nor is one whose clock differs by more.
     async fn keep_looking(&self, health: Health, stop: &CancellationToken) {
-        let mut healthy = true;
+        let (mut healthy, mut on_time) = (true, true);
         let patience = self.policy.clock_skew.unsigned_abs();
         while stop
             .run_until_cancelled(tokio::time::sleep(LOOK))
@@ -241,6 +255,14 @@ impl Keys {
                 health.set(CONDITION, holds).await;
                 healthy = well;
             }
+            // If the database does not tell, that is another trouble.
+            let off = self.time().await.err();
+            let off = off.filter(|error| matches!(error, KeyError::Clock { .. }));
+            if off.is_none() != on_time {
+                on_time = off.is_none();
+                let holds = off.map_or(Ok(()), |error| Err(error.to_string()));
+                health.set(CLOCK, holds).await;
+            }
         }
     }
 
@@ -248,9 +270,13 @@ impl Keys {
         let mut last_expiry = BTreeMap::new();
         while stop.run_until_cancelled(self.pause()).await.is_some() {
             let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut last_expiry));
-            if let Err(error) = advanced.await {
-                let error = chain(&error);
-                tracing::warn!(error, "signing keys can't be looked after");
+            match advanced.await {
+                // Health tells.
+                Ok(()) | Err(KeyError::Clock { .. }) => {}
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "signing keys can't be looked after");
+                }
             }
         }
     }
@@ -299,6 +325,11 @@ impl Keys {
         Ok(())
     }
 
+    /// The time by which keys are changed.
+    pub(crate) async fn time(&self) -> Result<OffsetDateTime, KeyError> {
+        in_time(PATIENCE, agreed_time(&self.log, &self.policy)).await
+    }
+
     /// Has what is due now done soon.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
@@ -308,6 +339,7 @@ impl Keys {
         &self,
         last_expiry: &mut BTreeMap<SigningKeyId, OffsetDateTime>,
     ) -> Result<(), KeyError> {
+        let now = self.time().await?;
         self.look().await?;
         let recorded = self.known.borrow().recorded.clone();
         let silent =
@@ -319,13 +351,14 @@ impl Keys {
         for key in retiring {
             if let Entry::Vacant(unknown) = last_expiry.entry(key.made.id) {
                 let skew = self.policy.clock_skew;
-                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew).await?;
+                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew, now).await?;
                 let retired = key.retired.unwrap_or(key.created);
                 unknown.insert(last.map_or(retired, |last| last.max(retired)));
             }
         }
         last_expiry.retain(|id, _| recorded.ring.get(*id).is_some());
-        let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, last_expiry);
+        let times = (now, &*last_expiry);
+        let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, times);
         if due.await? {
             self.look().await?;
             let recorded = self.known.borrow().recorded.clone();
@@ -396,6 +429,21 @@ impl KeySet {
     }
 }
 
+/// The database's time, if ours is the same, as far as clocks may differ.
+async fn agreed_time(log: &EventLog, policy: &Policy) -> Result<OffsetDateTime, KeyError> {
+    let before = clock::now();
+    let now = log.now().await?;
+    let after = clock::now();
+    // However long it took until the database was asked, or its answer came.
+    let off = (before - now).max(now - after);
+    let skew = policy.clock_skew;
+    if off > skew {
+        let [off, skew] = [off, skew].map(time::Duration::whole_seconds);
+        return Err(KeyError::Clock { off, skew });
+    }
+    Ok(now)
+}
+
 async fn in_time<T>(
     patience: Duration,
     work: impl Future<Output = Result<T, KeyError>>,
@@ -428,7 +476,7 @@ async fn do_what_is_due(
     vault: &Vault,
     policy: &Policy,
     recorded: &Recorded,
-    last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
+    (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
 ) -> Result<bool, KeyError> {
     let (mut events, mut unused) = (vec![], vec![]);
     let mut all = recorded.ring.clone();
@@ -441,7 +489,7 @@ async fn do_what_is_due(
         };
         unused.extend(fresh.iter().map(|fresh| fresh.kid.clone()));
         let command = Command::Advance {
-            now: clock::now(),
+            now,
             policy: *policy,
             unread: recorded.ring.is_unread(),
             others: all.published() - ring.published(),
@@ -455,7 +503,8 @@ async fn do_what_is_due(
     if events.is_empty() {
         return Ok(false);
     }
-    let (streams, guards) = recorded.changes(&events, policy);
+    let (streams, mut guards) = recorded.changes(&events);
+    guards.extend(recorded.forgets(now, policy));
     let append = Append {
         command: None,
         streams,

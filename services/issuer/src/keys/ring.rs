@@ -1,10 +1,11 @@
 //! The keys in the log. Every change of any key counts one fact up, which every change expects as it was read: of two
 //! issuers that do what is due, one is refused, and looks again.
 
+use edge::aggregate;
 use edge::authentication::revoked_key;
-use edge::{aggregate, clock};
 use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
 use model::{SigningAlgorithm, SigningKeyId};
+use time::OffsetDateTime;
 
 use super::KeyError;
 use crate::domain::signing_key::{Event, Key, KeyRing, Policy, evolve};
@@ -81,11 +82,7 @@ async fn read_into(ring: &mut KeyRing, log: &EventLog, stream: &StreamId) -> Res
 
 impl Recorded {
     /// What to append for the events, and the guards that go with it.
-    pub(crate) fn changes(
-        &self,
-        events: &[Event],
-        policy: &Policy,
-    ) -> (Vec<StreamAppend>, Vec<Guard>) {
+    pub(crate) fn changes(&self, events: &[Event]) -> (Vec<StreamAppend>, Vec<Guard>) {
         let mut ring = self.ring.clone();
         let mut guards = vec![Guard::Expect {
             key: REVISION.to_owned(),
@@ -112,10 +109,6 @@ impl Recorded {
                 | Event::Removed(..) => {}
             }
         }
-        for key in ring.keys().filter(|key| key.is_over(clock::now(), policy)) {
-            set(format!("{KEYS}{}", key.made.id), None);
-            set(revoked_key(&key.made.kid), None);
-        }
         let counted = self.revision.as_ref().map_or(Ok(0), |text| text.parse());
         let next = counted.unwrap_or(0_u64) + 1;
         set(REVISION.to_owned(), Some(next.to_string()));
@@ -129,5 +122,19 @@ impl Recorded {
             )
         });
         (streams.collect(), guards)
+    }
+
+    /// What takes the facts away of keys of which nothing will ever be asked again.
+    pub(super) fn forgets(&self, now: OffsetDateTime, policy: &Policy) -> Vec<Guard> {
+        let over = self.ring.keys().filter(|key| key.is_over(now, policy));
+        let facts =
+            over.flat_map(|key| [format!("{KEYS}{}", key.made.id), revoked_key(&key.made.kid)]);
+        let value = None;
+        facts
+            .map(|key| Guard::Set {
+                key,
+                value: value.clone(),
+            })
+            .collect()
     }
 }

@@ -72,10 +72,73 @@ impl Way {
             }
         });
         let pool = PgPoolOptions::new()
-            .max_connections(8)
+            .max_connections(3)
             .connect_lazy_with(target.host("127.0.0.1").port(port));
         Self { freeze, pool }
     }
+}
+
+/// How the clock of the database goes wrong.
+async fn sets_clock(database: &Database, wrong_by: &str) {
+    sqlx::query("UPDATE clock SET wrong_by = $1::text::interval")
+        .bind(wrong_by)
+        .execute(database.pool())
+        .await
+        .expect("the clock is set");
+}
+
+/// Has new connections to a database find a clock that can be set.
+async fn gives_clock(database: &Database) {
+    sqlx::raw_sql(
+        "CREATE TABLE clock AS SELECT interval '0' AS wrong_by;
+         CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+             AS 'SELECT pg_catalog.clock_timestamp() + wrong_by FROM public.clock';
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
+         END $$",
+    )
+    .execute(database.pool())
+    .await
+    .expect("a clock");
+}
+
+#[tokio::test]
+async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
+    let database = database().await;
+    gives_clock(&database).await;
+    let pool = database.another_pool(4);
+    let keys = opens(&pool, FAST).await;
+    let first = keys.active().kid().to_owned();
+    // Ours is fast, or the database's slow.
+    sets_clock(&database, "-1 hour").await;
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let running = tokio::spawn({
+        let (keys, health, stop) = (keys.clone(), health.clone(), stop.clone());
+        async move { keys.run(health, stop).await }
+    });
+    let told = async || health.wrong().await.contains_key(CLOCK);
+    eventually(async || told().await.then_some(()).ok_or("it says that all is well")).await;
+    // By our clock the next key would sign.
+    let due = clock::now() + FAST.max_age + FAST.clock_skew + FAST.rotation;
+    eventually(async || (clock::now() > due).then_some(()).ok_or("not yet")).await;
+    let refused = keys.advance(&mut BTreeMap::new()).await;
+    assert!(
+        matches!(refused, Err(KeyError::Clock { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(keys.active().kid(), first);
+    let begun = Keys::open(&log(&pool).await, sealer(FIRST), FAST).await;
+    assert!(matches!(begun.err(), Some(KeyError::Clock { .. })));
+    sets_clock(&database, "0").await;
+    eventually(async || {
+        let rotated = keys.active().kid() != first;
+        (rotated && !told().await)
+            .then_some(())
+            .ok_or("it stands still")
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("it ends");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use futures::{Stream, TryStreamExt as _};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::types::Json;
 use sqlx::{PgExecutor, PgPool};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -119,6 +120,12 @@ impl EventLog {
     /// Where the log ends.
     pub async fn head(&self) -> Result<Head, LogError> {
         Ok(read_head(&self.pool).await?)
+    }
+
+    /// The time, by the database's clock: that of its events.
+    pub async fn now(&self) -> Result<OffsetDateTime, LogError> {
+        let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
+        Ok(now.fetch_one(&self.pool).await?)
     }
 
     /// The id of the event at a position, if there is one.
