@@ -39,6 +39,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long doing what is due may take. To find out when the last token of a key expires, many events may have to be read.
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
+/// Between looks whether the first key-encryption key seals all keys.
+const RESEAL: Duration = Duration::from_secs(5);
 /// The conditions of health.
 const CONDITION: &str = "signing-keys";
 const CLOCK: &str = "clock";
@@ -228,7 +230,31 @@ impl Keys {
     /// Looks at the log and does what is due, until told to stop.
     pub async fn run(&self, health: Health, stop: CancellationToken) {
         // Making a key takes its time, and nobody who looks waits for it.
-        tokio::join!(self.keep_looking(health, &stop), self.keep_up(&stop));
+        tokio::join!(
+            self.keep_looking(health, &stop),
+            self.keep_up(&stop),
+            self.keep_sealed(&stop)
+        );
+    }
+
+    /// Until the last process has ended that has another key-encryption key first, it may make signing keys.
+    async fn keep_sealed(&self, stop: &CancellationToken) {
+        let mut all = false;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(RESEAL))
+            .await
+            .is_some()
+        {
+            let before = all;
+            let resealed = in_time(UPKEEP_PATIENCE, self.vault.reseal()).await;
+            all = resealed.as_ref().is_ok_and(|nothing| *nothing);
+            if let Err(error) = resealed {
+                let error = chain(&error);
+                tracing::warn!(error, "signing keys can't be sealed anew");
+            } else if all && !before {
+                tracing::info!("every signing key is sealed with the first key-encryption key");
+            }
+        }
     }
 
     /// A process that can't look for longer than clocks may differ is not healthy, nor is one whose clock differs by more.

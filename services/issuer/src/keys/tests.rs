@@ -25,6 +25,8 @@ fn sealer(keys: &str) -> Sealer {
 /// 32 bytes in base64, and others.
 const FIRST: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
+const SECOND: &str = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
+
 /// A database with the tables of the issuer.
 async fn database() -> Database {
     let database = Database::create().await;
@@ -76,6 +78,22 @@ impl Way {
             .connect_lazy_with(target.host("127.0.0.1").port(port));
         Self { freeze, pool }
     }
+}
+
+#[tokio::test]
+async fn what_another_process_still_seals_with_the_old_key_is_sealed_anew() {
+    let database = database().await;
+    let both = sealer(&format!("{SECOND},{FIRST}"));
+    let keys = Keys::open(&log(database.pool()).await, both, FAST).await;
+    let (keys, stop) = (keys.expect("keys"), CancellationToken::new());
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move { keys.run(Health::new(), stopped).await });
+    let old = Vault::new(database.pool().clone(), sealer(FIRST));
+    old.make(SigningAlgorithm::Es256).await.expect("made");
+    let new = Vault::new(database.pool().clone(), sealer(SECOND));
+    eventually(async || new.reseal().await).await;
+    stop.cancel();
+    running.await.expect("it ends");
 }
 
 /// How the clock of the database goes wrong.
