@@ -3,7 +3,7 @@
 
 use edge::aggregate;
 use edge::authentication::revoked_key;
-use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
+use eventlog::{EventLog, Expected, Guard, RecordedEvent, StreamAppend, StreamId};
 use model::{SigningAlgorithm, SigningKeyId};
 use time::OffsetDateTime;
 
@@ -51,12 +51,12 @@ pub(super) async fn revision(log: &EventLog) -> Result<Option<String>, KeyError>
 pub(crate) async fn load(log: &EventLog) -> Result<Recorded, KeyError> {
     loop {
         let before = revision(log).await?;
-        let mut ring = KeyRing::default();
-        for key in log.fact_keys(KEYS).await? {
-            let id = key.trim_start_matches(KEYS);
-            read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
-        }
-        // Read one after the other, they are of one moment only if nothing has changed.
+        let keys = log.fact_keys(KEYS).await?;
+        let ids = keys.iter().map(|key| key.trim_start_matches(KEYS));
+        let streams: Vec<_> = ids.map(|id| StreamId::new("signing_key", id)).collect();
+        // Rotated fast, there are hundreds: none is worth a query of its own.
+        let ring = read(log.streams(&streams).await?)?;
+        // Read one after the other, both are of one moment only if nothing has changed.
         if revision(log).await? == before {
             let revision = before;
             return Ok(Recorded { ring, revision });
@@ -66,18 +66,17 @@ pub(crate) async fn load(log: &EventLog) -> Result<Recorded, KeyError> {
 
 /// Reads one key, whatever has become of it; none, if there never was one.
 pub(crate) async fn load_one(log: &EventLog, id: SigningKeyId) -> Result<KeyRing, KeyError> {
-    let mut ring = KeyRing::default();
-    read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
-    Ok(ring)
+    read(log.stream(&StreamId::new("signing_key", id)).await?)
 }
 
-async fn read_into(ring: &mut KeyRing, log: &EventLog, stream: &StreamId) -> Result<(), KeyError> {
-    for recorded in log.stream(stream).await? {
+fn read(events: Vec<RecordedEvent>) -> Result<KeyRing, KeyError> {
+    let mut ring = KeyRing::default();
+    for recorded in events {
         if let Some(event) = wire::signing_key::read(&recorded)? {
-            evolve(ring, &event);
+            evolve(&mut ring, &event);
         }
     }
-    Ok(())
+    Ok(ring)
 }
 
 impl Recorded {

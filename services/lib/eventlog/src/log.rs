@@ -162,6 +162,21 @@ impl EventLog {
         Ok(events)
     }
 
+    /// All events of some streams, all of one moment, in order.
+    pub async fn streams(&self, stream_ids: &[StreamId]) -> Result<Vec<RecordedEvent>, LogError> {
+        let ids: Vec<&str> = stream_ids.iter().map(StreamId::as_str).collect();
+        let rows = sqlx::query_as!(
+            EventRow,
+            r#"SELECT position, stream_id, version, event_id, event_type, payload, recorded_at,
+                      metadata AS "metadata: Json<Metadata>"
+               FROM events WHERE stream_id = ANY($1) ORDER BY position"#,
+            &ids as &[&str]
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(RecordedEvent::from).collect())
+    }
+
     fn stream_rows<'a>(
         &'a self,
         stream_id: &'a StreamId,
