@@ -4,8 +4,9 @@
 mod token;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use edge::http1;
+use futures::stream;
 use model::SigningAlgorithm;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +119,10 @@ fn answer(headers: &HeaderMap, max_age: u64, etag: &str, body: Bytes) -> Respons
     let cache_control = format!("public, max-age={max_age}");
     let headers = [(CACHE_CONTROL, cache_control.as_str()), (ETAG, etag)];
     if known {
-        (StatusCode::NOT_MODIFIED, headers).into_response()
+        // Of no length that is known here: an answer to HEAD would be given one, which must be that of the whole (RFC 9110,
+        // 8.6).
+        let nothing = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>());
+        (StatusCode::NOT_MODIFIED, headers, nothing).into_response()
     } else {
         (headers, [(CONTENT_TYPE, "application/json")], body).into_response()
     }

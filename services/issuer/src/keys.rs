@@ -21,7 +21,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use model::{SigningAlgorithm, SigningKeyId};
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::ring::Recorded;
@@ -34,8 +34,16 @@ use crate::wire::Unreadable;
 
 /// Between looks at the log. Far below the least clock skew that can be configured.
 const LOOK: Duration = Duration::from_millis(200);
-/// The condition of health.
+/// How long a look may take. A query that never answers must not be waited for: all that is revoked later would not be
+/// seen.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long doing what is due may take. To find out when the last token of a key expires, many events may have to be read.
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
+/// Between looks whether the first key-encryption key seals all keys.
+const RESEAL: Duration = Duration::from_secs(5);
+/// The conditions of health.
 const CONDITION: &str = "signing-keys";
+const CLOCK: &str = "clock";
 
 /// The signing keys, as this process knows them. Cheap to clone.
 #[derive(Clone)]
@@ -105,6 +113,18 @@ pub enum KeyError {
     /// The public half of a key is none.
     #[error("the public half of a signing key can't be read")]
     Public(#[from] serde_json::Error),
+    /// Whose clock is wrong can't be told here. A key that leaves the key set too early, or signs too early, does so for
+    /// good, and a token whose times are wrong is of no use.
+    #[error(
+        "the clocks of this machine and of the database differ by {off} s, more than THARSIS_CLOCK_SKEW_SECONDS ({skew}): \
+         set them right"
+    )]
+    Clock {
+        /// By how many seconds, at least.
+        off: i64,
+        /// The most that they may, in seconds.
+        skew: i64,
+    },
     /// Never of what is due by itself.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -130,7 +150,8 @@ impl Keys {
         vault.reseal().await?;
         let known = loop {
             let recorded = ring::load(log).await?;
-            if do_what_is_due(log, &vault, &policy, &recorded, &BTreeMap::new()).await? {
+            let times = (agreed_time(log, &policy).await?, &BTreeMap::new());
+            if do_what_is_due(log, &vault, &policy, &recorded, times).await? {
                 continue;
             }
             let revision = recorded.revision.clone();
@@ -209,12 +230,36 @@ impl Keys {
     /// Looks at the log and does what is due, until told to stop.
     pub async fn run(&self, health: Health, stop: CancellationToken) {
         // Making a key takes its time, and nobody who looks waits for it.
-        tokio::join!(self.keep_looking(health, &stop), self.keep_up(&stop));
+        tokio::join!(
+            self.keep_looking(health, &stop),
+            self.keep_up(&stop),
+            self.keep_sealed(&stop)
+        );
     }
 
-    /// A process that can't look for longer than clocks may differ is not healthy.
+    /// Until the last process has ended that has another key-encryption key first, it may make signing keys.
+    async fn keep_sealed(&self, stop: &CancellationToken) {
+        let mut all = false;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(RESEAL))
+            .await
+            .is_some()
+        {
+            let before = all;
+            let resealed = in_time(UPKEEP_PATIENCE, self.vault.reseal()).await;
+            all = resealed.as_ref().is_ok_and(|nothing| *nothing);
+            if let Err(error) = resealed {
+                let error = chain(&error);
+                tracing::warn!(error, "signing keys can't be sealed anew");
+            } else if all && !before {
+                tracing::info!("every signing key is sealed with the first key-encryption key");
+            }
+        }
+    }
+
+    /// A process that can't look for longer than clocks may differ is not healthy, nor is one whose clock differs by more.
     async fn keep_looking(&self, health: Health, stop: &CancellationToken) {
-        let mut healthy = true;
+        let (mut healthy, mut on_time) = (true, true);
         let patience = self.policy.clock_skew.unsigned_abs();
         while stop
             .run_until_cancelled(tokio::time::sleep(LOOK))
@@ -225,15 +270,24 @@ impl Keys {
             if let Some(error) = &trouble {
                 tracing::warn!(error, "signing keys can't be read");
             }
-            let well = trouble.is_none() || self.age() <= patience;
+            let well = self.age() <= patience;
             if well != healthy {
+                let late = || format!("looking at the log takes longer than {patience:?}");
                 let holds = if well {
                     Ok(())
                 } else {
-                    Err(trouble.unwrap_or_default())
+                    Err(trouble.unwrap_or_else(late))
                 };
                 health.set(CONDITION, holds).await;
                 healthy = well;
+            }
+            // If the database does not tell, that is another trouble.
+            let off = self.time().await.err();
+            let off = off.filter(|error| matches!(error, KeyError::Clock { .. }));
+            if off.is_none() != on_time {
+                on_time = off.is_none();
+                let holds = off.map_or(Ok(()), |error| Err(error.to_string()));
+                health.set(CLOCK, holds).await;
             }
         }
     }
@@ -241,9 +295,14 @@ impl Keys {
     async fn keep_up(&self, stop: &CancellationToken) {
         let mut last_expiry = BTreeMap::new();
         while stop.run_until_cancelled(self.pause()).await.is_some() {
-            if let Err(error) = self.advance(&mut last_expiry).await {
-                let error = chain(&error);
-                tracing::warn!(error, "signing keys can't be looked after");
+            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut last_expiry));
+            match advanced.await {
+                // Health tells.
+                Ok(()) | Err(KeyError::Clock { .. }) => {}
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "signing keys can't be looked after");
+                }
             }
         }
     }
@@ -255,13 +314,22 @@ impl Keys {
         }
     }
 
-    /// How old what is known of the keys may be.
+    /// Since when what is known of the keys is known to be so.
+    #[must_use]
+    pub fn looked(&self) -> Instant {
+        *self.looked.borrow()
+    }
+
     fn age(&self) -> Duration {
-        self.looked.borrow().elapsed()
+        self.looked().elapsed()
     }
 
     /// Looks at the log, after something was changed there or refused.
     pub(crate) async fn look(&self) -> Result<(), KeyError> {
+        in_time(PATIENCE, self.look_once()).await
+    }
+
+    async fn look_once(&self) -> Result<(), KeyError> {
         let _one_at_a_time = self.looking.lock().await;
         let now = Instant::now();
         let before = self.known.borrow().clone();
@@ -283,6 +351,11 @@ impl Keys {
         Ok(())
     }
 
+    /// The time by which keys are changed.
+    pub(crate) async fn time(&self) -> Result<OffsetDateTime, KeyError> {
+        in_time(PATIENCE, agreed_time(&self.log, &self.policy)).await
+    }
+
     /// Has what is due now done soon.
     pub(crate) fn wake(&self) {
         self.wake.notify_one();
@@ -292,6 +365,7 @@ impl Keys {
         &self,
         last_expiry: &mut BTreeMap<SigningKeyId, OffsetDateTime>,
     ) -> Result<(), KeyError> {
+        let now = self.time().await?;
         self.look().await?;
         let recorded = self.known.borrow().recorded.clone();
         let silent =
@@ -303,13 +377,14 @@ impl Keys {
         for key in retiring {
             if let Entry::Vacant(unknown) = last_expiry.entry(key.made.id) {
                 let skew = self.policy.clock_skew;
-                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew).await?;
+                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew, now).await?;
                 let retired = key.retired.unwrap_or(key.created);
                 unknown.insert(last.map_or(retired, |last| last.max(retired)));
             }
         }
         last_expiry.retain(|id, _| recorded.ring.get(*id).is_some());
-        let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, last_expiry);
+        let times = (now, &*last_expiry);
+        let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, times);
         if due.await? {
             self.look().await?;
             let recorded = self.known.borrow().recorded.clone();
@@ -380,6 +455,29 @@ impl KeySet {
     }
 }
 
+/// The database's time, if ours is the same, as far as clocks may differ.
+async fn agreed_time(log: &EventLog, policy: &Policy) -> Result<OffsetDateTime, KeyError> {
+    let before = clock::now();
+    let now = log.now().await?;
+    let after = clock::now();
+    // However long it took until the database was asked, or its answer came.
+    let off = (before - now).max(now - after);
+    let skew = policy.clock_skew;
+    if off > skew {
+        let [off, skew] = [off, skew].map(time::Duration::whole_seconds);
+        return Err(KeyError::Clock { off, skew });
+    }
+    Ok(now)
+}
+
+async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, KeyError>>,
+) -> Result<T, KeyError> {
+    let late = |_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    timeout(patience, work).await.map_err(late)?
+}
+
 fn job_keys(recorded: &Recorded, policy: &Policy) -> Result<JwkSet, KeyError> {
     let now = clock::now();
     // Those of other algorithms sign for clouds only.
@@ -404,7 +502,7 @@ async fn do_what_is_due(
     vault: &Vault,
     policy: &Policy,
     recorded: &Recorded,
-    last_expiry: &BTreeMap<SigningKeyId, OffsetDateTime>,
+    (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
 ) -> Result<bool, KeyError> {
     let (mut events, mut unused) = (vec![], vec![]);
     let mut all = recorded.ring.clone();
@@ -417,7 +515,7 @@ async fn do_what_is_due(
         };
         unused.extend(fresh.iter().map(|fresh| fresh.kid.clone()));
         let command = Command::Advance {
-            now: clock::now(),
+            now,
             policy: *policy,
             unread: recorded.ring.is_unread(),
             others: all.published() - ring.published(),
@@ -431,7 +529,8 @@ async fn do_what_is_due(
     if events.is_empty() {
         return Ok(false);
     }
-    let (streams, guards) = recorded.changes(&events, policy);
+    let (streams, mut guards) = recorded.changes(&events);
+    guards.extend(recorded.forgets(now, policy));
     let append = Append {
         command: None,
         streams,
@@ -461,3 +560,6 @@ async fn do_what_is_due(
 fn wire_name(event: &crate::domain::signing_key::Event) -> &'static str {
     crate::wire::signing_key::write(event).event_type()
 }
+
+#[cfg(test)]
+mod tests;

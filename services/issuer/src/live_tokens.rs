@@ -20,8 +20,8 @@ pub(crate) async fn last_expiry(
     log: &EventLog,
     kid: &str,
     clock_skew: Duration,
+    now: OffsetDateTime,
 ) -> Result<Option<OffsetDateTime>, LogError> {
-    let now = clock::now();
     let mut after = first_alive(log, now - clock_skew).await?;
     let mut last = None;
     for _ in 0..PAGES {

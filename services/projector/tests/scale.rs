@@ -133,6 +133,7 @@ fn request<T>(message: T, caller: &str, place: Option<&Place>) -> Request<T> {
             principal: principal.parse::<Principal>().expect("a principal"),
             administrator: caller == "admin",
             event_reader: false,
+            leans_on: None,
         },
         place: place.cloned(),
         refusal: None,

@@ -53,6 +53,7 @@ async fn an_issuer_whose_url_has_a_path_serves_there_and_at_the_root() {
             for method in [Method::GET, Method::HEAD] {
                 let known = ask(base, method, &etag).await;
                 assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+                assert!(!known.headers().contains_key(CONTENT_LENGTH));
                 assert_eq!(known.headers()[ETAG], etag);
                 assert_eq!(known.headers()[CACHE_CONTROL], "public, max-age=300");
             }

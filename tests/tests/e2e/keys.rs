@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use bed::{eventually, unique_id};
+use e2e::foreign::trusting;
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::relying_party::CachingParty;
-use e2e::user::{OpenedJob, User, aws_identity, job};
+use e2e::user::{self, OpenedJob, User, aws_identity, job};
 use e2e::world::{KeyTimes, Setup};
 use e2e::{Service, World, relying_party};
 use jsonwebtoken::Algorithm;
@@ -390,6 +391,58 @@ async fn no_token_is_signed_with_a_revoked_key_by_any_issuer() {
         let job = admin.opens_job(&web).await;
         let issued = eventually(async || other.asks_as(&job.token, &deployer).await).await;
         assert_ne!(kid(&issued.token), active.kid);
+    }
+}
+
+/// Whatever the other issuer, which may not have looked yet, knows of the keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let account = trusting("acme/ci", &world.issuer_url(), &deployer);
+    let made = admin.asks(account).await.expect("made");
+    let account = made.service_account.expect("the service account").id;
+    let sibling = world.runs_another_issuer().await;
+    let other = sibling.for_user(&admin);
+    for _ in 0..5 {
+        let (active, _) = both(&admin).await;
+        let job = eventually(async || {
+            let job = admin.opens_job(&web).await;
+            let known = other.asks_as(&job.token, &deployer).await;
+            known.map(|issued| (issued.token, other.with_token(&job.token)))
+        });
+        let (credential, job) = job.await;
+        let repeated = issuer::HeartbeatJobRequest {
+            request_id: unique_id().to_string(),
+            ..Default::default()
+        };
+        job.asks(repeated.clone()).await.expect("alive");
+        let revoked = admin.in_a_hurry().asks(revocation(&active.id)).await;
+        let consistency_token = revoked.expect("revoked").consistency_token;
+        let all = issuer::IssueCredentialsRequest { consistency_token };
+        let exchange = issuer::ExchangeTokenRequest {
+            service_account_id: account.clone(),
+            subject_token: credential,
+            ..Default::default()
+        };
+        let unknown = deployer.replacen("mi_0", "mi_1", 1);
+        let refusals = tokio::join!(
+            async { job.asks(user::credential(&deployer)).await.map(drop) },
+            async { job.asks(user::credential(&unknown)).await.map(drop) },
+            async { job.asks(all).await.map(drop) },
+            async {
+                job.asks(issuer::HeartbeatJobRequest::default())
+                    .await
+                    .map(drop)
+            },
+            async { job.asks(repeated).await.map(drop) },
+            async { other.asks(exchange).await.map(drop) },
+        );
+        let (one, none, each, alive, again, exchanged) = refusals;
+        for outcome in [one, none, each, alive, again, exchanged] {
+            refused(outcome, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
+        }
     }
 }
 

@@ -57,6 +57,7 @@ impl IdentityRpc {
             administrator: self.administrators.contains(&requested.by),
             principal: requested.by.clone(),
             event_reader: false,
+            leans_on: None,
         };
         let place = locate(&self.hierarchy, workspace.into(), &caller).await?;
         let undecided = self.initially_requested(workspace).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use edge::authentication::AuthenticationError;
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
 use edge::{clock, request, status};
@@ -461,7 +462,8 @@ impl IssuerRpc {
                 actor: call.caller.principal.to_string(),
                 traceparent: request::traceparent(metadata),
             };
-            let append = audit(job, &granted, &revision, metadata);
+            let mut append = audit(job, &granted, &revision, metadata);
+            append.guards.extend(call.caller.leans_on.clone());
             shared.commands.log().append(append).await.map(Some)
         };
         let sign = async {
@@ -475,6 +477,9 @@ impl IssuerRpc {
         let (appended, credentials) = join!(append, sign);
         let appended = match appended {
             Ok(appended) => appended,
+            Err(error) if call.caller.is_disowned(&error) => {
+                return Err(AuthenticationError::KeyUnknown.into());
+            }
             Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
                 return Ok(None);
             }

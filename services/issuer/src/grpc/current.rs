@@ -81,7 +81,12 @@ impl IssuerRpc {
                 .map(|at| since.min(at))
                 .ok_or_else(|| self.stale(log, current))?;
         }
-        Ok(since)
+        // Whose tokens are of a key that was revoked, too.
+        let looked = self.shared.keys.looked();
+        if !self.is_within_bound(looked) {
+            return Err(self.stale("its signing keys", Some(looked)));
+        }
+        Ok(since.min(looked))
     }
 
     /// To record it may have taken long. Then the record says of tokens that they were issued, and nobody has them.

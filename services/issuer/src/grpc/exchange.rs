@@ -138,6 +138,7 @@ impl IssuerRpc {
             if verified.issuer == self.shared.issuer {
                 account.guards.extend(self.still_granted(&verified).await?);
             }
+            account.guards.extend(verified.leans_on.clone());
             let exchanged = self
                 .sign_and_record(&asked, account, &verified, &grant)
                 .await?;
@@ -222,6 +223,7 @@ impl IssuerRpc {
             principal: Principal::Job(job),
             administrator: false,
             event_reader: false,
+            leans_on: None,
         };
         let ground = self.look_up(job, &caller, &identity.to_string()).await;
         let granted = ground.and_then(|ground| {

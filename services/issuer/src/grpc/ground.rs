@@ -195,6 +195,7 @@ impl IssuerRpc {
             principal: principal.clone(),
             administrator: self.shared.administrators.contains(principal),
             event_reader: false,
+            leans_on: None,
         };
         authorization::locate(view.hierarchy, id, &principal).await
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use edge::authentication::AuthenticationError;
 use edge::layer::Call;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Append, Expected, Metadata};
@@ -179,7 +180,7 @@ impl IssuerRpc {
             command: None,
             streams: stream.into_iter().collect(),
             shared: vec![],
-            guards: vec![],
+            guards: call.caller.leans_on.iter().cloned().collect(),
             metadata: Metadata {
                 actor: call.caller.principal.to_string(),
                 traceparent: request::traceparent(metadata),
@@ -187,6 +188,9 @@ impl IssuerRpc {
         };
         let log = self.shared.commands.log();
         log.append(append).await.map_err(|error| {
+            if call.caller.is_disowned(&error) {
+                return AuthenticationError::KeyUnknown.into();
+            }
             let message = "the refusal could not be recorded, so it is not answered; try again";
             status::logged(&error, status::unavailable("LOG_UNAVAILABLE", message))
         })?;

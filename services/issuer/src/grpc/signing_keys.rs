@@ -45,6 +45,7 @@ impl From<KeyError> for Status {
             KeyError::Log(error) => status::log(error),
             KeyError::Database(error) => status::database(error),
             KeyError::Rejected(rejection) => (*rejection).into(),
+            KeyError::Clock { .. } => status::unavailable("CLOCK_OFF", &error.to_string()),
             KeyError::Append(_) => status::logged(
                 &error,
                 status::unavailable("LOG_UNAVAILABLE", "the log can't be written; try again"),
@@ -233,7 +234,8 @@ impl IssuerRpc {
     ) -> Result<Decision<pb::RotateSigningKeyResponse>, Status> {
         let recorded = ring::load(self.shared.commands.log()).await?;
         let ring = recorded.ring.only(algorithm);
-        let events = decide(&ring, Command::Rotate { now: clock::now() })?;
+        let now = self.shared.keys.time().await?;
+        let events = decide(&ring, Command::Rotate { now })?;
         let (streams, guards, ring) = self.changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
             signing_key: ring.only(algorithm).active().map(message),
@@ -323,7 +325,7 @@ impl IssuerRpc {
         if events.is_empty() {
             return (vec![], vec![], ring);
         }
-        let (streams, guards) = recorded.changes(events, self.shared.keys.policy());
+        let (streams, guards) = recorded.changes(events);
         (streams, guards, ring)
     }
 

@@ -1,9 +1,11 @@
 //! The keys in the log. Every change of any key counts one fact up, which every change expects as it was read: of two
 //! issuers that do what is due, one is refused, and looks again.
 
-use edge::{aggregate, clock};
-use eventlog::{EventLog, Expected, Guard, StreamAppend, StreamId};
+use edge::aggregate;
+use edge::authentication::revoked_key;
+use eventlog::{EventLog, Expected, Guard, RecordedEvent, StreamAppend, StreamId};
 use model::{SigningAlgorithm, SigningKeyId};
+use time::OffsetDateTime;
 
 use super::KeyError;
 use crate::domain::signing_key::{Event, Key, KeyRing, Policy, evolve};
@@ -49,12 +51,12 @@ pub(super) async fn revision(log: &EventLog) -> Result<Option<String>, KeyError>
 pub(crate) async fn load(log: &EventLog) -> Result<Recorded, KeyError> {
     loop {
         let before = revision(log).await?;
-        let mut ring = KeyRing::default();
-        for key in log.fact_keys(KEYS).await? {
-            let id = key.trim_start_matches(KEYS);
-            read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
-        }
-        // Read one after the other, they are of one moment only if nothing has changed.
+        let keys = log.fact_keys(KEYS).await?;
+        let ids = keys.iter().map(|key| key.trim_start_matches(KEYS));
+        let streams: Vec<_> = ids.map(|id| StreamId::new("signing_key", id)).collect();
+        // Rotated fast, there are hundreds: none is worth a query of its own.
+        let ring = read(log.streams(&streams).await?)?;
+        // Read one after the other, both are of one moment only if nothing has changed.
         if revision(log).await? == before {
             let revision = before;
             return Ok(Recorded { ring, revision });
@@ -64,27 +66,22 @@ pub(crate) async fn load(log: &EventLog) -> Result<Recorded, KeyError> {
 
 /// Reads one key, whatever has become of it; none, if there never was one.
 pub(crate) async fn load_one(log: &EventLog, id: SigningKeyId) -> Result<KeyRing, KeyError> {
-    let mut ring = KeyRing::default();
-    read_into(&mut ring, log, &StreamId::new("signing_key", id)).await?;
-    Ok(ring)
+    read(log.stream(&StreamId::new("signing_key", id)).await?)
 }
 
-async fn read_into(ring: &mut KeyRing, log: &EventLog, stream: &StreamId) -> Result<(), KeyError> {
-    for recorded in log.stream(stream).await? {
+fn read(events: Vec<RecordedEvent>) -> Result<KeyRing, KeyError> {
+    let mut ring = KeyRing::default();
+    for recorded in events {
         if let Some(event) = wire::signing_key::read(&recorded)? {
-            evolve(ring, &event);
+            evolve(&mut ring, &event);
         }
     }
-    Ok(())
+    Ok(ring)
 }
 
 impl Recorded {
     /// What to append for the events, and the guards that go with it.
-    pub(crate) fn changes(
-        &self,
-        events: &[Event],
-        policy: &Policy,
-    ) -> (Vec<StreamAppend>, Vec<Guard>) {
+    pub(crate) fn changes(&self, events: &[Event]) -> (Vec<StreamAppend>, Vec<Guard>) {
         let mut ring = self.ring.clone();
         let mut guards = vec![Guard::Expect {
             key: REVISION.to_owned(),
@@ -100,15 +97,16 @@ impl Recorded {
                         set(active_key(made.algorithm), Some(made.kid.clone()));
                     }
                 }
+                Event::Revoked { id, .. } => {
+                    if let Some(Key { made, .. }) = ring.get(*id) {
+                        set(revoked_key(&made.kid), Some(String::new()));
+                    }
+                }
                 Event::Published { .. }
                 | Event::RotationRequested(..)
                 | Event::Retired(..)
-                | Event::Removed(..)
-                | Event::Revoked { .. } => {}
+                | Event::Removed(..) => {}
             }
-        }
-        for key in ring.keys().filter(|key| key.is_over(clock::now(), policy)) {
-            set(format!("{KEYS}{}", key.made.id), None);
         }
         let counted = self.revision.as_ref().map_or(Ok(0), |text| text.parse());
         let next = counted.unwrap_or(0_u64) + 1;
@@ -123,5 +121,19 @@ impl Recorded {
             )
         });
         (streams.collect(), guards)
+    }
+
+    /// What takes the facts away of keys of which nothing will ever be asked again.
+    pub(super) fn forgets(&self, now: OffsetDateTime, policy: &Policy) -> Vec<Guard> {
+        let over = self.ring.keys().filter(|key| key.is_over(now, policy));
+        let facts =
+            over.flat_map(|key| [format!("{KEYS}{}", key.made.id), revoked_key(&key.made.kid)]);
+        let value = None;
+        facts
+            .map(|key| Guard::Set {
+                key,
+                value: value.clone(),
+            })
+            .collect()
     }
 }

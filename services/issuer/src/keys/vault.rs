@@ -68,8 +68,9 @@ impl Vault {
         Ok(())
     }
 
-    /// Seals with the first key-encryption key what another one has sealed.
-    pub(super) async fn reseal(&self) -> Result<(), KeyError> {
+    /// Seals with the first key-encryption key what another one has sealed. Answers whether that was nothing.
+    pub(super) async fn reseal(&self) -> Result<bool, KeyError> {
+        let mut nothing = true;
         let rows = sqlx::query!("SELECT kid, sealed FROM signing_keys")
             .fetch_all(&self.pool)
             .await?;
@@ -78,6 +79,7 @@ impl Vault {
             if opened.by_first {
                 continue;
             }
+            nothing = false;
             // Another issuer may do the same at this moment, or destroy it.
             sqlx::query!(
                 "UPDATE signing_keys SET sealed = $2 WHERE kid = $1 AND sealed = $3",
@@ -92,7 +94,7 @@ impl Vault {
                 "signing key sealed with the first key-encryption key"
             );
         }
-        Ok(())
+        Ok(nothing)
     }
 
     fn seal(&self, kid: &str, plain: &[u8]) -> Result<Vec<u8>, KeyError> {

@@ -23,7 +23,7 @@ use tonic::Status;
 pub use self::issuer::{InvalidIssuer, Issuer};
 pub use self::networks::{InvalidNetwork, Networks};
 pub use self::outbound::ClientError;
-pub use self::own::{OwnKeys, service_audience};
+pub use self::own::{OwnKeys, revoked_key, service_audience};
 pub use self::trusted::{TrustedIssuers, Verified};
 
 use self::keys::{Candidate, NoKey, Wanted};
@@ -273,6 +273,7 @@ impl Authenticator {
             administrator: self.trusted.administrators.contains(&principal),
             event_reader: self.trusted.event_readers.contains(&principal),
             principal,
+            leans_on: None,
         })
     }
 }

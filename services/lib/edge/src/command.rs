@@ -15,6 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 use uuid::Uuid;
 
+use crate::authentication::AuthenticationError;
+use crate::caller::Caller;
 use crate::consistency::{Visibility, response};
 use crate::layer::Call;
 use crate::violations::Violations;
@@ -215,7 +217,7 @@ impl Commands {
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<R>, Status>>,
     {
-        let carried = self.carried_out(identity).await;
+        let carried = self.carried_out(mutation, identity).await;
         if !matches!(carried, Ok(Some(_))) {
             mutation.call.allowed()?;
         }
@@ -229,7 +231,7 @@ impl Commands {
             return decided;
         }
         // The same request may have come through meanwhile, and be what stands in its own way.
-        match self.carried_out(identity).await {
+        match self.carried_out(mutation, identity).await {
             Ok(Some(carried)) => Ok(carried),
             Ok(None) => decided,
             Err(refusal) => decided.and(Err(refusal)),
@@ -239,6 +241,7 @@ impl Commands {
     /// Where the request's events stand and what was answered, if it was carried out before.
     async fn carried_out<R: Message + Default>(
         &self,
+        mutation: &Mutation<'_>,
         identity: Option<&(Uuid, Vec<u8>)>,
     ) -> Result<Option<(Option<Appended>, R)>, Status> {
         let Some((id, fingerprint)) = identity else {
@@ -247,11 +250,26 @@ impl Commands {
         let carried = self.log.carried_out(*id).await;
         match carried.map_err(|error| status::log(&error))? {
             Some(carried) if carried.fingerprint == *fingerprint => {
+                self.check_token(&mutation.call.caller).await?;
                 let reply = replayed(&carried.appended)?.unwrap_or_default();
                 Ok(Some((Some(carried.appended), reply)))
             }
             Some(_) => Err(reused()),
             None => Ok(None),
+        }
+    }
+
+    /// Where nothing is appended that would check it.
+    async fn check_token(&self, caller: &Caller) -> Result<(), Status> {
+        let Some(Guard::Expect { key, value }) = &caller.leans_on else {
+            return Ok(());
+        };
+        let facts = self.log.facts(std::slice::from_ref(key)).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        if facts.get(key) == value.as_deref() {
+            Ok(())
+        } else {
+            Err(AuthenticationError::KeyUnknown.into())
         }
     }
 
@@ -274,6 +292,8 @@ impl Commands {
             if decision.streams.is_empty() && identity.is_none() {
                 return Ok((None, decision.reply));
             }
+            let caller = &mutation.call.caller;
+            decision.guards.extend(caller.leans_on.clone());
             let append = Append {
                 command: identity.map(|(id, fingerprint)| Command {
                     id: *id,
@@ -284,7 +304,7 @@ impl Commands {
                 shared: vec![],
                 guards: decision.guards,
                 metadata: Metadata {
-                    actor: mutation.call.caller.principal.to_string(),
+                    actor: caller.principal.to_string(),
                     traceparent: request::traceparent(mutation.metadata),
                 },
             };
@@ -292,6 +312,9 @@ impl Commands {
                 Ok(appended) => {
                     let earlier = replayed(&appended)?;
                     return Ok((Some(appended), earlier.unwrap_or(decision.reply)));
+                }
+                Err(error) if caller.is_disowned(&error) => {
+                    return Err(AuthenticationError::KeyUnknown.into());
                 }
                 Err(error) => refusal(&error).map_or(Ok(()), Err)?,
             }

@@ -348,7 +348,8 @@ pub fn from<T>(
 fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
     environment.required(
         "THARSIS_ISSUER_URL",
-        "an https URL (http on a loopback address) without query, fragment and trailing slash, at most 600 characters",
+        "an https URL (http on a loopback address) as clients write it, without query, fragment and trailing slash, at most \
+         600 characters",
         parse_issuer_url,
     )
 }
@@ -365,7 +366,10 @@ fn parse_issuer_url(text: &str) -> Result<String, &'static str> {
     };
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]%!&()*+,;=".contains(&byte);
     let plain = !rest.is_empty() && !rest.ends_with('/') && rest.bytes().all(allowed);
-    if plain && text.len() <= 600 {
+    // Whoever fetches it asks for it as it is written here. A URL without a path is asked for with `/`.
+    let written = url.as_str();
+    let same = written == text || written.strip_suffix('/') == Some(text);
+    if plain && same && text.len() <= 600 {
         Ok(text.to_owned())
     } else {
         Err("not such a URL")
@@ -634,6 +638,11 @@ mod tests {
             "http://localhost.example.com",
             "http://127.0.0.1.example.com",
             "https://example.com:99999",
+            // Others would write it otherwise, or ask elsewhere.
+            "https:///example.com",
+            "https://example.com/a/../b",
+            "https://Example.com",
+            "https://example.com:443",
             &long,
         ] {
             assert!(parse_issuer_url(bad).is_err(), "{bad}");

@@ -122,6 +122,12 @@ impl EventLog {
         Ok(read_head(&self.pool).await?)
     }
 
+    /// The time, by the database's clock: that of its events.
+    pub async fn now(&self) -> Result<OffsetDateTime, LogError> {
+        let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#);
+        Ok(now.fetch_one(&self.pool).await?)
+    }
+
     /// The id of the event at a position, if there is one.
     pub async fn event_id(&self, position: u64) -> Result<Option<Uuid>, LogError> {
         let id = sqlx::query_scalar!(
@@ -166,6 +172,21 @@ impl EventLog {
             stream_id.as_str()
         );
         Ok(recorded_at.fetch_optional(&self.pool).await?)
+    }
+
+    /// All events of some streams, all of one moment, in order.
+    pub async fn streams(&self, stream_ids: &[StreamId]) -> Result<Vec<RecordedEvent>, LogError> {
+        let ids: Vec<&str> = stream_ids.iter().map(StreamId::as_str).collect();
+        let rows = sqlx::query_as!(
+            EventRow,
+            r#"SELECT position, stream_id, version, event_id, event_type, payload, recorded_at,
+                      metadata AS "metadata: Json<Metadata>"
+               FROM events WHERE stream_id = ANY($1) ORDER BY position"#,
+            &ids as &[&str]
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(RecordedEvent::from).collect())
     }
 
     fn stream_rows<'a>(

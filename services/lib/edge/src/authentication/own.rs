@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use eventlog::Guard;
 use jsonwebtoken::jwk::JwkSet;
 use model::Principal;
 use serde_json::Value;
@@ -27,6 +28,23 @@ pub(super) const SERVICE_ACCOUNT_TOKEN: &str = "sa+jwt";
 #[must_use]
 pub fn service_audience(issuer: &str) -> String {
     format!("{issuer}/services")
+}
+
+/// The key of the fact that there is of one of the issuer's signing keys, by its `kid`, once it is revoked: as long as
+/// somebody may show a token of it.
+#[must_use]
+pub fn revoked_key(kid: &str) -> String {
+    format!("signing-key/revoked/{kid}")
+}
+
+/// That the key of one of the issuer's tokens is not revoked.
+pub(super) fn not_revoked(header: &Header) -> Result<Guard, AuthenticationError> {
+    // All of them are named.
+    let kid = header.kid.as_deref();
+    let key = kid
+        .map(revoked_key)
+        .ok_or(AuthenticationError::KeyUnknown)?;
+    Ok(Guard::Expect { key, value: None })
 }
 
 /// The keys of the issuer in whose process this runs.
@@ -78,7 +96,7 @@ impl Own {
     /// job shows the same token with each request.
     pub(super) fn known(&self, token: &str) -> Option<Caller> {
         match &self.source {
-            Source::Here(keys) => keys.known(&token_digest(token)).map(caller),
+            Source::Here(keys) => keys.known(&token_digest(token)),
             Source::Published(_) => None,
         }
     }
@@ -106,26 +124,30 @@ impl Own {
             let principal = principal.ok_or(AuthenticationError::ClaimInvalid("sub"))?;
             Ok::<_, AuthenticationError>((principal, claims))
         };
-        let principal = match &self.source {
+        match &self.source {
             Source::Here(keys) => {
                 let set = keys.now();
                 let (principal, claims) = verify(&set.find(wanted)?)?;
+                let caller = caller(principal, Some(not_revoked(header)?));
                 if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
-                    keys.remember(&set, token_digest(token), &principal, expires);
+                    keys.remember(&set, token_digest(token), &caller, expires);
                 }
-                principal
+                Ok(caller)
             }
-            Source::Published(keys) => keys.verify(wanted, &self.issuer, verify).await?.0,
-        };
-        Ok(caller(principal))
+            Source::Published(keys) => {
+                let (principal, _) = keys.verify(wanted, &self.issuer, verify).await?;
+                Ok(caller(principal, None))
+            }
+        }
     }
 }
 
-fn caller(principal: Principal) -> Caller {
+fn caller(principal: Principal, leans_on: Option<Guard>) -> Caller {
     Caller {
         principal,
         administrator: false,
         event_reader: false,
+        leans_on,
     }
 }
 
@@ -148,7 +170,7 @@ struct Parsed {
     source: watch::Receiver<JwkSet>,
     keys: Arc<KeySet>,
     /// The tokens that verified with these keys, whose they are, and their `exp`.
-    verified: HashMap<TokenDigest, (Principal, i64)>,
+    verified: HashMap<TokenDigest, (Caller, i64)>,
 }
 
 impl LocalKeys {
@@ -166,10 +188,10 @@ impl LocalKeys {
     }
 
     /// Whose a token is that verified with the keys as they are now, and has not expired.
-    pub(super) fn known(&self, token: &TokenDigest) -> Option<Principal> {
+    pub(super) fn known(&self, token: &TokenDigest) -> Option<Caller> {
         let parsed = self.parsed();
-        let (principal, expires) = parsed.verified.get(token)?;
-        (clock::now().unix_timestamp() < *expires).then(|| principal.clone())
+        let (caller, expires) = parsed.verified.get(token)?;
+        (clock::now().unix_timestamp() < *expires).then(|| caller.clone())
     }
 
     /// If the keys are still those that the token verified with.
@@ -177,7 +199,7 @@ impl LocalKeys {
         &self,
         keys: &Arc<KeySet>,
         token: TokenDigest,
-        principal: &Principal,
+        caller: &Caller,
         expires: i64,
     ) {
         let mut parsed = self.parsed();
@@ -187,7 +209,7 @@ impl LocalKeys {
         if parsed.verified.len() >= REMEMBERED {
             parsed.verified.clear();
         }
-        parsed.verified.insert(token, (principal.clone(), expires));
+        parsed.verified.insert(token, (caller.clone(), expires));
     }
 
     /// As of now: with other keys nothing has been verified yet.

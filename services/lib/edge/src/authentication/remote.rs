@@ -14,9 +14,8 @@ use super::keys::{Candidate, KeySet, Wanted};
 use super::outbound::{GetError, Outbound, Turn, body};
 use crate::status::chain;
 
-/// What holds where an issuer gives its keys no `max-age`, and the most that it may give.
+/// What holds where an issuer gives its keys no `max-age`.
 const DEFAULT_AGE: Duration = Duration::from_mins(5);
-const MAX_AGE: Duration = Duration::from_hours(1);
 /// After a fetch that failed, doubled by each that does after it: what was down for a second is asked again soon, and what
 /// fails for long, seldom.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +27,8 @@ const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Bounds {
     /// The least `max-age`.
     min_age: Duration,
+    /// The most of it that is taken.
+    max_age: Duration,
     /// How long keys are used past their age while the issuer can't be reached.
     stale: Duration,
     /// Between two fetches, whatever tokens come.
@@ -40,6 +41,7 @@ impl Bounds {
     /// Of an issuer that others run.
     pub(super) const FOREIGN: Self = Self {
         min_age: Duration::from_mins(1),
+        max_age: Duration::from_hours(1),
         stale: Duration::from_hours(1),
         interval: Duration::from_secs(10),
         longest_pause: Duration::from_mins(1),
@@ -49,10 +51,11 @@ impl Bounds {
         longest_pause: Duration::from_secs(10),
         ..Self::FOREIGN
     };
-    /// Of the set's own. It gives no shorter age than it means, rotates its keys by it, and a key that it revokes is
-    /// never to be trusted for long.
+    /// Of the set's own. It gives no shorter age than it means, and one that suits clouds, which it does not want to ask
+    /// often; it answers us from memory, and a key that it revokes is never to be trusted for long.
     pub(super) const OWN: Self = Self {
         min_age: Duration::from_secs(1),
+        max_age: Duration::from_secs(5),
         stale: Duration::from_mins(3),
         interval: Duration::from_secs(1),
         longest_pause: Duration::from_secs(1),
@@ -426,7 +429,7 @@ impl Bounds {
         Lifetime {
             age: left
                 .map_or(DEFAULT_AGE, Duration::from_secs)
-                .clamp(self.min_age, MAX_AGE),
+                .clamp(self.min_age, self.max_age),
             stale: self.stale,
         }
     }
@@ -446,18 +449,19 @@ mod tests {
     fn ages_are_bounded() {
         for (value, age, foreign, own) in [
             ("max-age=1", "", 60, 1),
-            ("public, max-age=600", "", 600, 600),
-            ("MAX-AGE=\"600\"", "0", 600, 600),
-            ("max-age=9999999", "", 3_600, 3_600),
-            ("private", "", 300, 300),
+            ("public, max-age=600", "", 600, 5),
+            ("public, max-age=3", "", 60, 3),
+            ("MAX-AGE=\"600\"", "0", 600, 5),
+            ("max-age=9999999", "", 3_600, 5),
+            ("private", "", 300, 5),
             // What can't be read is stale (RFC 9111, 4.2.1).
             ("max-age=x", "", 60, 1),
             ("max-age=-1", "", 60, 1),
             // A cache between had them before.
-            ("max-age=600", "400", 200, 200),
+            ("max-age=600", "400", 200, 5),
             ("max-age=600", "601", 60, 1),
-            ("max-age=9999999", "400", 3_600, 3_600),
-            ("max-age=600", "soon", 600, 600),
+            ("max-age=9999999", "400", 3_600, 5),
+            ("max-age=600", "soon", 600, 5),
         ] {
             for (bounds, seconds) in [(Bounds::FOREIGN, foreign), (Bounds::OWN, own)] {
                 let expected = Lifetime {

@@ -22,6 +22,7 @@ use axum::response::IntoResponse as _;
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use eventlog::Guard;
 use futures::future::join_all;
 use http::HeaderValue;
 use jsonwebtoken::DecodingKey;
@@ -321,6 +322,7 @@ async fn the_configuration_makes_administrators_and_event_readers() {
             principal: user(subject),
             administrator,
             event_reader,
+            leans_on: None,
         };
         assert_eq!(caller(&authenticator, &token).await, Ok(expected));
     }
@@ -736,6 +738,7 @@ async fn jobs_call_with_their_tokens() {
         principal: Principal::Job(job),
         administrator: false,
         event_reader: false,
+        leans_on: revocation_of("j"),
     };
     assert_eq!(
         caller(&authenticator, &job_key.token(&header, &good)).await,
@@ -753,6 +756,12 @@ async fn jobs_call_with_their_tokens() {
             json!({"alg": "RS256", "kid": "j", "typ": "JWT"}),
             good.clone(),
             "TOKEN_TYPE_REFUSED",
+        ),
+        // Whether its key is revoked could not be asked.
+        (
+            json!({"alg": "RS256", "typ": "at+jwt"}),
+            good.clone(),
+            "TOKEN_KEY_UNKNOWN",
         ),
         (
             header.clone(),
@@ -823,7 +832,12 @@ fn what_was_verified_is_remembered_for_its_keys_and_until_it_expires() {
     let local = LocalKeys::new(receiver);
     let (now, token) = (clock::now().unix_timestamp(), [1; 32]);
     let first = local.now();
-    let job = Principal::user("dev/alice").expect("a principal");
+    let job = Caller {
+        principal: Principal::user("dev/alice").expect("a principal"),
+        administrator: false,
+        event_reader: false,
+        leans_on: None,
+    };
     assert_eq!(local.known(&token), None);
     local.remember(&first, token, &job, now + 600);
     assert_eq!(local.known(&token), Some(job.clone()));
@@ -840,6 +854,12 @@ fn what_was_verified_is_remembered_for_its_keys_and_until_it_expires() {
     );
     local.remember(&local.now(), token, &job, now + 600);
     assert_eq!(local.known(&token), Some(job.clone()));
+}
+
+/// What goes with all that is asked for with a token of this key.
+fn revocation_of(kid: &str) -> Option<Guard> {
+    let key = revoked_key(kid);
+    Some(Guard::Expect { key, value: None })
 }
 
 /// A key set of these.
@@ -875,13 +895,14 @@ async fn service_accounts_call_every_service_and_jobs_only_the_issuer() {
         "sub",
         id.to_string(),
     );
-    for authenticator in [&elsewhere, &here] {
+    for (authenticator, leans_on) in [(&elsewhere, None), (&here, revocation_of("o"))] {
         for typ in ["sa+jwt", "SA+JWT", "application/sa+jwt"] {
             let called = caller(authenticator, &own_key.token(&header(typ), &good)).await;
             let expected = Caller {
                 principal: Principal::ServiceAccount(id),
                 administrator: false,
                 event_reader: false,
+                leans_on: leans_on.clone(),
             };
             assert_eq!(called, Ok(expected), "{typ}");
         }

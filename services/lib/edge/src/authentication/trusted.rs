@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use eventlog::Guard;
 use model::trust::{self, TrustPolicy};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -12,7 +13,7 @@ use super::AuthenticationError;
 use super::keys::{Candidate, Wanted};
 use super::networks::Networks;
 use super::outbound::{ClientError, Outbound};
-use super::own::{LocalKeys, OwnKeys};
+use super::own::{LocalKeys, OwnKeys, not_revoked};
 use super::remote::{Bounds, RemoteKeys};
 use super::token::{self, ACCESS_TOKEN, Claims, Header, MAX_TOKEN};
 
@@ -53,6 +54,8 @@ pub struct Verified {
     pub expires: OffsetDateTime,
     /// All that it says in texts, numbers and truth values.
     pub claims: trust::Claims,
+    /// Of a token of our own: that its key is not revoked.
+    pub leans_on: Option<Guard>,
 }
 
 impl TrustedIssuers {
@@ -106,7 +109,9 @@ impl TrustedIssuers {
             read(&header, &claims, key)
         };
         if issuer == self.own {
-            verify(&self.own_keys.now().find(wanted)?)
+            let mut verified = verify(&self.own_keys.now().find(wanted)?)?;
+            verified.leans_on = Some(not_revoked(&header)?);
+            Ok(verified)
         } else {
             self.keys_of(&issuer).verify(wanted, of, verify).await
         }
@@ -175,6 +180,7 @@ fn read(
             .filter_map(|(name, value)| Some((name.clone(), plain(value)?)))
             .filter(|(_, said)| trust::is_plain(said))
             .collect(),
+        leans_on: None,
     })
 }
 

@@ -1,0 +1,200 @@
+//! The keys of issuers that share a database, of which each may be on its own way to it.
+
+use std::sync::Arc;
+
+use bed::{Database, eventually};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use time::Duration as Span;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// Keys that live fast.
+const FAST: Policy = Policy {
+    max_age: Span::SECOND,
+    clock_skew: Span::SECOND,
+    rotation: Span::SECOND,
+};
+
+fn sealer(keys: &str) -> Sealer {
+    Sealer::from_text(keys).expect("key-encryption keys")
+}
+
+/// 32 bytes in base64, and others.
+const FIRST: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+const SECOND: &str = "//79/Pv6+fj39vX08/Lx8O/u7ezr6uno5+bl5OPi4eA=";
+
+/// A database with the tables of the issuer.
+async fn database() -> Database {
+    let database = Database::create().await;
+    eventlog::migrate(database.pool(), Some(&crate::MIGRATIONS))
+        .await
+        .expect("tables");
+    database
+}
+
+async fn log(pool: &PgPool) -> EventLog {
+    let log = EventLog::open("issuer", pool.clone()).await;
+    log.expect("a log")
+}
+
+async fn opens(pool: &PgPool, policy: Policy) -> Keys {
+    let keys = Keys::open(&log(pool).await, sealer(FIRST), policy).await;
+    keys.expect("keys")
+}
+
+/// A way to the database on which nothing gets through any more, once told so, over the connections of then.
+struct Way {
+    freeze: Arc<Notify>,
+    pool: PgPool,
+}
+
+impl Way {
+    async fn to(database: &Database) -> Self {
+        let target: PgConnectOptions = database.url().parse().expect("the url is one");
+        let address = (target.get_host().to_owned(), target.get_port());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let freeze = Arc::<Notify>::default();
+        let frozen = Arc::clone(&freeze);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = TcpStream::connect(address.clone()).await;
+                let mut server = server.expect("the server is there");
+                let frozen = Arc::clone(&frozen);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        () = frozen.notified() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        let pool = PgPoolOptions::new()
+            .max_connections(3)
+            .connect_lazy_with(target.host("127.0.0.1").port(port));
+        Self { freeze, pool }
+    }
+}
+
+#[tokio::test]
+async fn what_another_process_still_seals_with_the_old_key_is_sealed_anew() {
+    let database = database().await;
+    let both = sealer(&format!("{SECOND},{FIRST}"));
+    let keys = Keys::open(&log(database.pool()).await, both, FAST).await;
+    let (keys, stop) = (keys.expect("keys"), CancellationToken::new());
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move { keys.run(Health::new(), stopped).await });
+    let old = Vault::new(database.pool().clone(), sealer(FIRST));
+    old.make(SigningAlgorithm::Es256).await.expect("made");
+    let new = Vault::new(database.pool().clone(), sealer(SECOND));
+    eventually(async || new.reseal().await).await;
+    stop.cancel();
+    running.await.expect("it ends");
+}
+
+/// How the clock of the database goes wrong.
+async fn sets_clock(database: &Database, wrong_by: &str) {
+    sqlx::query("UPDATE clock SET wrong_by = $1::text::interval")
+        .bind(wrong_by)
+        .execute(database.pool())
+        .await
+        .expect("the clock is set");
+}
+
+/// Has new connections to a database find a clock that can be set.
+async fn gives_clock(database: &Database) {
+    sqlx::raw_sql(
+        "CREATE TABLE clock AS SELECT interval '0' AS wrong_by;
+         CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+             AS 'SELECT pg_catalog.clock_timestamp() + wrong_by FROM public.clock';
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
+         END $$",
+    )
+    .execute(database.pool())
+    .await
+    .expect("a clock");
+}
+
+#[tokio::test]
+async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
+    let database = database().await;
+    gives_clock(&database).await;
+    let pool = database.another_pool(4);
+    let keys = opens(&pool, FAST).await;
+    let first = keys.active().kid().to_owned();
+    // Ours is fast, or the database's slow.
+    sets_clock(&database, "-1 hour").await;
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let running = tokio::spawn({
+        let (keys, health, stop) = (keys.clone(), health.clone(), stop.clone());
+        async move { keys.run(health, stop).await }
+    });
+    let told = async || health.wrong().await.contains_key(CLOCK);
+    eventually(async || told().await.then_some(()).ok_or("it says that all is well")).await;
+    // By our clock the next key would sign.
+    let due = clock::now() + FAST.max_age + FAST.clock_skew + FAST.rotation;
+    eventually(async || (clock::now() > due).then_some(()).ok_or("not yet")).await;
+    let refused = keys.advance(&mut BTreeMap::new()).await;
+    assert!(
+        matches!(refused, Err(KeyError::Clock { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(keys.active().kid(), first);
+    let begun = Keys::open(&log(&pool).await, sealer(FIRST), FAST).await;
+    assert!(matches!(begun.err(), Some(KeyError::Clock { .. })));
+    sets_clock(&database, "0").await;
+    eventually(async || {
+        let rotated = keys.active().kid() != first;
+        (rotated && !told().await)
+            .then_some(())
+            .ok_or("it stands still")
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn a_query_that_never_answers_blinds_for_a_moment_and_that_is_told() {
+    let database = database().await;
+    let way = Way::to(&database).await;
+    let (keys, other) = (
+        opens(&way.pool, FAST).await,
+        opens(database.pool(), FAST).await,
+    );
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let running = tokio::spawn({
+        let (keys, health, stop) = (keys.clone(), health.clone(), stop.clone());
+        async move { keys.run(health, stop).await }
+    });
+    way.freeze.notify_waiters();
+    eventually(async || {
+        let wrong = health.wrong().await;
+        let told = wrong.contains_key(CONDITION);
+        told.then_some(()).ok_or("it says that all is well")
+    })
+    .await;
+    // Over new connections all gets through, and what the other one has done meanwhile is seen.
+    let (health_of_other, stop_other) = (Health::new(), stop.clone());
+    let others = tokio::spawn({
+        let other = other.clone();
+        async move { other.run(health_of_other, stop_other).await }
+    });
+    let first = other.active().kid().to_owned();
+    eventually(async || {
+        let rotated = keys.active().kid() != first;
+        let told = health.wrong().await.contains_key(CONDITION);
+        (rotated && !told)
+            .then_some(())
+            .ok_or("it does not see what happens")
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("it ends");
+    others.await.expect("it ends");
+}
