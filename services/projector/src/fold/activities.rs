@@ -21,7 +21,7 @@ static CONTRACT: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
 
 #[derive(Debug, thiserror::Error)]
-enum Malformed {
+pub(super) enum Malformed {
     #[error("the contract does not have the event's type")]
     Unknown,
     #[error("malformed payload")]
@@ -109,7 +109,7 @@ pub(super) async fn apply(
     Ok(rows.write(connection).await?)
 }
 
-fn decode(event: &RecordedEvent) -> Result<DynamicMessage, Malformed> {
+pub(super) fn decode(event: &RecordedEvent) -> Result<DynamicMessage, Malformed> {
     let descriptor = CONTRACT
         .as_ref()
         .and_then(|contract| contract.get_message_by_name(&event.event_type));
