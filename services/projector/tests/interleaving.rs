@@ -981,3 +981,20 @@ async fn a_nul_in_a_log_is_left_out() {
         [(group_id, "a\tb".to_owned()), (account, String::new())]
     );
 }
+
+#[tokio::test]
+async fn what_changes_in_a_service_account_happened_in_its_group() {
+    let deeds = [
+        Deed::MakeGroup(0, 0),
+        Deed::MakeServiceAccount(0, 0),
+        Deed::UpdateServiceAccount(0),
+        Deed::DeleteServiceAccount(0),
+    ];
+    let history = History::of(&deeds);
+    let (group, account) = ("grp_1".to_owned(), "sa_2".to_owned());
+    let happened = after(
+        &history,
+        "SELECT resource_id, place_id FROM activities WHERE resource_id = 'sa_2'",
+    );
+    assert_eq!(happened.await, vec![(account, group); 3]);
+}
