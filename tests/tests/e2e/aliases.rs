@@ -687,3 +687,48 @@ async fn nobody_gets_it_while_its_source_is_deleted() {
     }
     assert_eq!(assigned + deleted, 24);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_its_source_does_not_tell_where_hidden_things_are() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, carol) = (&scene.admin, world.user("carol"));
+    admin.grants(&carol, Role::Owner, "trn:group:lender").await;
+    let refusal = refused(
+        carol.asks(delete(&scene.source.id)).await,
+        Code::FailedPrecondition,
+        "MANAGED_IDENTITY_ASSIGNED",
+    );
+    let (web, alias) = (&scene.web.id, &scene.alias.id);
+    assert_eq!(
+        obstacles(&refusal),
+        [("ASSIGNED".to_owned(), web.to_owned())]
+    );
+    let named = format!("{web} (through the alias {alias})");
+    assert!(refusal.message().ends_with(&named), "{refusal:?}");
+    let ids_only = scene.ending().map(|ending| EndingAssignment {
+        workspace_path: String::new(),
+        ..ending
+    });
+    let tried = carol.asks(identity::DeleteManagedIdentityRequest {
+        force: true,
+        validate_only: true,
+        ..delete(&scene.source.id)
+    });
+    assert_eq!(tried.await.expect("valid").ending_assignments, ids_only);
+    eventually(async || {
+        let tried = carol.asks(namespace::DeleteGroupRequest {
+            id: "trn:group:lender".to_owned(),
+            force: true,
+            validate_only: true,
+            ..Default::default()
+        });
+        let ending = tried.await.expect("valid").ending_assignments;
+        if ending == ids_only {
+            Ok(())
+        } else {
+            Err(format!("{ending:?}"))
+        }
+    })
+    .await;
+}
