@@ -9,6 +9,7 @@ use futures::future::join;
 use proto::access::v1::Role;
 use proto::directory::v1 as directory;
 use proto::identity::v1 as identity;
+use proto::identity::v1::setup_instructions::Cloud;
 use proto::identity::v1::{EndingAssignment, ManagedIdentity};
 use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
@@ -731,4 +732,42 @@ async fn the_end_of_its_source_does_not_tell_where_hidden_things_are() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_account_of_its_source_is_only_those_learn_who_may() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, bob) = (&scene.admin, world.user("bob"));
+    let account = admin.creates_service_account("lender/ci").await;
+    admin.creates_group("lender/team").await;
+    let stands_for = |account: &identity::ServiceAccount| {
+        identity::configuration::Type::Tharsis(identity::TharsisConfiguration {
+            service_account_id: account.id.clone(),
+        })
+    };
+    let source = admin
+        .registers("lender/team/as-ci", stands_for(&account))
+        .await;
+    let alias = admin.creates_alias("borrower/as-ci", &source.id).await;
+    for place in ["trn:group:borrower", "trn:group:lender/team"] {
+        admin.grants(&bob, Role::Viewer, place).await;
+    }
+    let told = async |user: &User, id: &str| {
+        let said = setup(user, id).await.expect("instructions");
+        let Some(Cloud::Tharsis(setup)) = said.cloud else {
+            panic!("instructions for a service account: {said:?}")
+        };
+        assert_eq!(setup.service_account_id, account.id);
+        assert_eq!(said.warnings, [""; 0]);
+        assert_eq!(
+            said.terraform.contains("\"lender\""),
+            !setup.service_account_trn.is_empty()
+        );
+        setup.service_account_trn
+    };
+    // What is inherited is known; what lies elsewhere is there all the same.
+    assert_eq!(told(&bob, &source.id).await, account.trn);
+    assert_eq!(told(&bob, &alias.id).await, "");
+    assert_eq!(told(admin, &alias.id).await, account.trn);
 }
