@@ -550,3 +550,45 @@ async fn whom_a_rule_names_must_be_there_and_known() {
         .await;
     made.expect("who knows of it may name it");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_may_name_a_service_account_that_is_inherited() {
+    let world = World::start().await;
+    let (admin, carol) = (world.admin(), world.user("carol"));
+    for path in ["acme", "acme/team", "acme/other"] {
+        admin.creates_group(path).await;
+    }
+    let above = admin.creates_service_account("acme/ci").await;
+    let beside = admin.creates_service_account("acme/other/ci").await;
+    admin
+        .grants(&carol, Role::Owner, "trn:group:acme/team")
+        .await;
+    let rule = |identity: &str, account: &str| {
+        for_principal(identity, Kind::ServiceAccount(account.to_owned()))
+    };
+    let from_the_beginning = |name: &str, account: &str| {
+        let rule = rule("", account).access_rule.expect("a rule");
+        proto::identity::v1::CreateManagedIdentityRequest {
+            access_rules: vec![rule],
+            ..aws_identity(&format!("acme/team/{name}"))
+        }
+    };
+    let made = carol.asks(from_the_beginning("a", &above.id)).await;
+    let identity = made.expect("made").managed_identity.expect("the identity");
+    not_found(carol.asks(from_the_beginning("b", &beside.id)).await);
+    not_found(carol.asks(rule(&identity.id, &beside.trn)).await);
+    let made = carol.asks(rule(&identity.id, &above.trn)).await;
+    let made = made.expect("made").access_rule.expect("the rule");
+    let update = |account: &str| UpdateAccessRuleRequest {
+        access_rule: Some(AccessRule {
+            id: made.id.clone(),
+            ..rule("", account).access_rule.expect("a rule")
+        }),
+        update_mask: Some(FieldMask {
+            paths: vec!["eligible_principals".to_owned()],
+        }),
+        ..Default::default()
+    };
+    carol.asks(update(&above.id)).await.expect("updated");
+    not_found(carol.asks(update(&beside.id)).await);
+}

@@ -71,7 +71,7 @@ impl AccessRuleService for IdentityRpc {
             let place = self
                 .identity_place(&call, "access_rule.managed_identity_id")
                 .await?;
-            let (rule, known) = self.rule(&call, &asked).await?;
+            let (rule, known) = self.rule(&call, &place, &asked).await?;
             let command = Command::Create(id, rule);
             let (decision, rule) = self.decide_rule(&place, id, "", command).await?;
             Ok(decision.guarded(known).map(pb::CreateAccessRuleResponse {
@@ -138,7 +138,7 @@ impl AccessRuleService for IdentityRpc {
             let place = self.rule_place(&call).await?;
             let (condition, known) = match &asked {
                 Some(asked) => {
-                    let (condition, known) = self.condition(&call, asked).await?;
+                    let (condition, known) = self.condition(&call, &place, asked).await?;
                     (Some(condition), known)
                 }
                 None => (None, vec![]),
@@ -244,21 +244,23 @@ impl IdentityRpc {
         above(&place.ok_or(Rejection::Missing)?)
     }
 
-    /// The rule that a request gives, and what must hold for whom it names to be there.
+    /// The rule that a request gives an identity in, or of, this place, and what must hold for whom it names to be there.
     pub(super) async fn rule(
         &self,
         call: &Call,
+        place: &Place,
         asked: &wire::Asked,
     ) -> Result<(AccessRule, Vec<Guard>), Status> {
-        let (condition, guards) = self.condition(call, &asked.condition).await?;
+        let (condition, guards) = self.condition(call, place, &asked.condition).await?;
         let stages = asked.stages.clone();
         Ok((AccessRule { stages, condition }, guards))
     }
 
-    /// The condition that a request gives, and what must hold for whom it names to be there.
+    /// The same of a condition.
     async fn condition(
         &self,
         call: &Call,
+        place: &Place,
         asked: &AskedCondition,
     ) -> Result<(Condition, Vec<Guard>), Status> {
         let eligible = match asked {
@@ -270,7 +272,7 @@ impl IdentityRpc {
         let (mut principals, mut guards) = (BTreeSet::new(), Vec::new());
         for holder in eligible {
             let known = holder.find(&self.hierarchy, &call.caller).await?;
-            if known.is_hidden() {
+            if known.is_hidden() && !known.is_inherited_by(place) {
                 return Err(status::not_found(&known.named));
             }
             guards.extend(known.guards());

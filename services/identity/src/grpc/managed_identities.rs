@@ -279,7 +279,7 @@ impl IdentityRpc {
         reply.etag = etag(events.len() as u64);
         let mut rules = Vec::new();
         for (id, asked) in asked {
-            let (rule, known) = self.rule(call, asked).await?;
+            let (rule, known) = self.rule(call, &group, asked).await?;
             rules.push((*id, rule));
             guards.extend(known);
         }

@@ -98,6 +98,13 @@ impl Known {
             .unwrap_or_default()
     }
 
+    /// Whether it is a service account of a group in which a place is, and so inherited there.
+    #[must_use]
+    pub fn is_inherited_by(&self, place: &Place) -> bool {
+        let group = self.place.as_ref().and_then(Place::parent);
+        group.is_some_and(|group| place.is_within(group))
+    }
+
     /// Whether it is a service account of a group in which the caller has no role: one that it may not know of.
     #[must_use]
     pub fn is_hidden(&self) -> bool {
