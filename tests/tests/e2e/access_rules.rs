@@ -1,5 +1,7 @@
 //! Access rules: who makes them, and which jobs they let have an identity's credentials.
 
+use std::time::Duration;
+
 use bed::unique_id;
 use e2e::refusal::{invalid, not_found, obstacles, refused};
 use e2e::user::{
@@ -591,4 +593,26 @@ async fn a_rule_may_name_a_service_account_that_is_inherited() {
     };
     carol.asks(update(&above.id)).await.expect("updated");
     not_found(carol.asks(update(&beside.id)).await);
+}
+
+/// Each of them is looked up, but no more than once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_rules_for_as_many_as_there_may_be_are_made_in_time() {
+    let world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = admin.creates_service_account("acme/ci").await;
+    let named = Principal {
+        kind: Some(Kind::ServiceAccount(account.id)),
+    };
+    let mut rule = access_rule("", &[]).access_rule.expect("a rule");
+    rule.condition = Some(Condition::EligiblePrincipals(EligiblePrincipals {
+        principals: vec![named; 100],
+    }));
+    let request = proto::identity::v1::CreateManagedIdentityRequest {
+        access_rules: vec![rule; 100],
+        ..aws_identity("acme/deployer")
+    };
+    let hasty = admin.within(Duration::from_secs(8));
+    hasty.asks(request).await.expect("made");
 }

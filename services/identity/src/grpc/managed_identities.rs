@@ -277,9 +277,9 @@ impl IdentityRpc {
         guards.extend(changes(&events)?);
         let mut reply = wire::message(&group.path(), &identity);
         reply.etag = etag(events.len() as u64);
-        let mut rules = Vec::new();
+        let (mut rules, mut named) = (Vec::new(), access_rules::Named::new());
         for (id, asked) in asked {
-            let (rule, known) = self.rule(call, &group, asked).await?;
+            let (rule, known) = self.rule(call, &group, asked, &mut named).await?;
             rules.push((*id, rule));
             guards.extend(known);
         }

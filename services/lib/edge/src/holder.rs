@@ -12,7 +12,7 @@ use crate::status;
 use crate::violations::Violations;
 
 /// Whom a request names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A user. Whether there is such a one, its issuer knows.
     User(Principal),
