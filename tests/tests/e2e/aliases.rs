@@ -1,6 +1,8 @@
 //! Aliases: another name of an identity in another group, which presents the data, the rules and the subject of its
 //! source.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bed::{eventually, unique_id};
 use e2e::refusal::{invalid, not_found, obstacles, refused};
 use e2e::user::{access_rule, alias, assignment, aws_identity, credential, limit_update};
@@ -732,6 +734,64 @@ async fn the_end_of_its_source_does_not_tell_where_hidden_things_are() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn page_tokens_say_no_more_than_the_rows() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, bob) = (&scene.admin, world.user("bob"));
+    admin.creates_group("third").await;
+    let second = admin.creates_alias("third/seen", &scene.source.id).await;
+    for place in ["trn:group:lender", "trn:group:third"] {
+        admin.grants(&bob, Role::Viewer, place).await;
+    }
+    let of_source = async |page_size, order_by: &str, page_token| {
+        let request = directory::ListManagedIdentityAliasesRequest {
+            managed_identity_id: scene.source.id.clone(),
+            page_size,
+            page_token,
+            order_by: order_by.to_owned(),
+            ..Default::default()
+        };
+        bob.asks(request).await
+    };
+    eventually(async || match of_source(0, "", String::new()).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(status.to_string()),
+    })
+    .await;
+    let says = |token: &str| {
+        let decoded = URL_SAFE_NO_PAD.decode(token).expect("a token");
+        String::from_utf8(decoded).expect("a text")
+    };
+    let (hidden, seen) = (&scene.alias, &second);
+    for (order_by, order) in [
+        ("", [seen, hidden]),
+        ("name desc", [hidden, seen]),
+        ("create_time", [hidden, seen]),
+    ] {
+        let first = of_source(1, order_by, String::new()).await.expect("a page");
+        let id = |page: &directory::ListManagedIdentityAliasesResponse| {
+            let identity = page.aliases[0].managed_identity.clone();
+            identity.expect("an identity").id
+        };
+        assert_eq!(id(&first), order[0].id);
+        let said = says(&first.next_page_token);
+        let parts: Vec<_> = said.split('\n').collect();
+        assert_eq!(parts[2], order[0].id);
+        assert_eq!(parts[1].is_empty(), order[0].id == hidden.id, "{said}");
+        // What the token names is looked up only among the aliases.
+        let other = said.replace(&order[0].id, &scene.source.id);
+        let rest = of_source(1, order_by, first.next_page_token).await;
+        let rest = rest.expect("a page");
+        assert_eq!(id(&rest), order[1].id);
+        assert_eq!(rest.next_page_token, "");
+        if parts[1].is_empty() {
+            let other = URL_SAFE_NO_PAD.encode(other);
+            invalid(of_source(1, order_by, other).await, &["page_token"]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
