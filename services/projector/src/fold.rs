@@ -10,8 +10,11 @@ mod places;
 mod service_accounts;
 mod teams;
 
-use edge::hierarchy;
+use std::borrow::Cow;
+
+use edge::{hierarchy, texts};
 use eventlog::{Fold, FoldError, RecordedEvent};
+use prost::Message as _;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -25,6 +28,7 @@ impl Fold for Directory {
         log: &'static str,
         events: &[RecordedEvent],
     ) -> Result<(), FoldError> {
+        let events = &*writable(events);
         let mut facts = hierarchy::changes(log, events)?;
         // Nothing is decided here: facts serve only to know who may see what.
         facts.retain(|(key, _)| hierarchy::is_of_the_hierarchy(key));
@@ -46,6 +50,33 @@ impl Fold for Directory {
         }
         Ok(eventlog::write_facts(connection, log, &facts).await?)
     }
+}
+
+/// The events without what PostgreSQL keeps in no text. One that holds it is in its log for ever, and must not halt us.
+fn writable(events: &[RecordedEvent]) -> Cow<'_, [RecordedEvent]> {
+    let stripped = |event: &RecordedEvent| {
+        // Texts are encoded as they are, and few events hold any such byte.
+        if !event.payload.contains(&0) {
+            return None;
+        }
+        // What can't be decoded is refused where it is applied.
+        let mut message = activities::decode(event).ok()?;
+        if texts::with_nul(&message).is_empty() {
+            return None;
+        }
+        texts::strip_nul(&mut message);
+        Some(RecordedEvent {
+            payload: message.encode_to_vec().into(),
+            ..event.clone()
+        })
+    };
+    let mut writable = Cow::Borrowed(events);
+    for (number, event) in events.iter().enumerate() {
+        if let Some(stripped) = stripped(event) {
+            writable.to_mut()[number] = stripped;
+        }
+    }
+    writable
 }
 
 /// When a row's aggregate was made and changed last, and where its stream stands.

@@ -163,11 +163,12 @@ pub fn moment(time: OffsetDateTime) -> String {
     (time.unix_timestamp_nanos() / NANOSECONDS).to_string()
 }
 
-/// The time in a page token.
+/// The time in a page token, if it is one that requests may have: PostgreSQL knows none before 4713 BC.
 #[must_use]
 pub fn time(text: &str) -> Option<OffsetDateTime> {
     let nanoseconds = text.parse::<i128>().ok()?.checked_mul(NANOSECONDS)?;
-    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanoseconds).ok()?;
+    (1..=9999).contains(&time.year()).then_some(time)
 }
 
 #[cfg(test)]
@@ -219,7 +220,11 @@ mod tests {
             let found = time(&micros.to_string()).expect("a time");
             assert_eq!(moment(found), micros.to_string());
         }
-        assert_eq!(time("x"), None);
+        // The years 0 and -7537.
+        for before in ["-62135596800000001", "-300000000000000000", "x"] {
+            assert_eq!(time(before), None, "{before}");
+        }
+        assert!(time("-62135596800000000").is_some());
         assert_eq!(time(&i128::MAX.to_string()), None);
     }
 }

@@ -935,3 +935,71 @@ fn the_order_of_the_logs_and_the_batches_make_no_difference() {
         panic!("{error}");
     }
 }
+
+/// The read models after all of a log, in batches of one event.
+async fn after(history: &History, query: &'static str) -> Vec<(String, String)> {
+    let database = Database::create().await;
+    eventlog::migrate(database.pool(), Some(&projector::MIGRATIONS))
+        .await
+        .expect("tables");
+    let mut connection = database.pool().acquire().await.expect("a connection");
+    for (log, events) in [
+        ("namespace", &history.namespace),
+        ("identity", &history.identity),
+    ] {
+        for event in events {
+            let event = std::slice::from_ref(event);
+            let applied = Directory.apply(&mut connection, log, event).await;
+            applied.expect("it applies");
+        }
+    }
+    let rows = sqlx::query_as(query).fetch_all(&mut *connection).await;
+    rows.expect("rows")
+}
+
+#[tokio::test]
+async fn a_nul_in_a_log_is_left_out() {
+    let mut history = History::default();
+    let group_id = history.id("grp");
+    let event = namespace::GroupCreated {
+        group_id: group_id.clone(),
+        parent_id: String::new(),
+        name: "acme".to_owned(),
+        description: "\0a\0\tb\0".to_owned(),
+    };
+    history.namespace("group", &group_id, event);
+    let account = history.id("sa");
+    let event = identity::ServiceAccountCreated {
+        service_account_id: account.clone(),
+        group_id: group_id.clone(),
+        name: "ci".to_owned(),
+        description: "\0".to_owned(),
+        trust_policies: vec![],
+    };
+    history.identity("service_account", &account, event);
+    let described = after(
+        &history,
+        "SELECT id, description FROM namespaces UNION ALL SELECT id, description FROM service_accounts",
+    );
+    assert_eq!(
+        described.await,
+        [(group_id, "a\tb".to_owned()), (account, String::new())]
+    );
+}
+
+#[tokio::test]
+async fn what_changes_in_a_service_account_happened_in_its_group() {
+    let deeds = [
+        Deed::MakeGroup(0, 0),
+        Deed::MakeServiceAccount(0, 0),
+        Deed::UpdateServiceAccount(0),
+        Deed::DeleteServiceAccount(0),
+    ];
+    let history = History::of(&deeds);
+    let (group, account) = ("grp_1".to_owned(), "sa_2".to_owned());
+    let happened = after(
+        &history,
+        "SELECT resource_id, place_id FROM activities WHERE resource_id = 'sa_2'",
+    );
+    assert_eq!(happened.await, vec![(account, group); 3]);
+}

@@ -1,5 +1,7 @@
 //! Access rules: who makes them, and which jobs they let have an identity's credentials.
 
+use std::time::Duration;
+
 use bed::unique_id;
 use e2e::refusal::{invalid, not_found, obstacles, refused};
 use e2e::user::{
@@ -549,4 +551,68 @@ async fn whom_a_rule_names_must_be_there_and_known() {
         .asks(for_principal(id, Kind::ServiceAccount(hidden.trn)))
         .await;
     made.expect("who knows of it may name it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_may_name_a_service_account_that_is_inherited() {
+    let world = World::start().await;
+    let (admin, carol) = (world.admin(), world.user("carol"));
+    for path in ["acme", "acme/team", "acme/other"] {
+        admin.creates_group(path).await;
+    }
+    let above = admin.creates_service_account("acme/ci").await;
+    let beside = admin.creates_service_account("acme/other/ci").await;
+    admin
+        .grants(&carol, Role::Owner, "trn:group:acme/team")
+        .await;
+    let rule = |identity: &str, account: &str| {
+        for_principal(identity, Kind::ServiceAccount(account.to_owned()))
+    };
+    let from_the_beginning = |name: &str, account: &str| {
+        let rule = rule("", account).access_rule.expect("a rule");
+        proto::identity::v1::CreateManagedIdentityRequest {
+            access_rules: vec![rule],
+            ..aws_identity(&format!("acme/team/{name}"))
+        }
+    };
+    let made = carol.asks(from_the_beginning("a", &above.id)).await;
+    let identity = made.expect("made").managed_identity.expect("the identity");
+    not_found(carol.asks(from_the_beginning("b", &beside.id)).await);
+    not_found(carol.asks(rule(&identity.id, &beside.trn)).await);
+    let made = carol.asks(rule(&identity.id, &above.trn)).await;
+    let made = made.expect("made").access_rule.expect("the rule");
+    let update = |account: &str| UpdateAccessRuleRequest {
+        access_rule: Some(AccessRule {
+            id: made.id.clone(),
+            ..rule("", account).access_rule.expect("a rule")
+        }),
+        update_mask: Some(FieldMask {
+            paths: vec!["eligible_principals".to_owned()],
+        }),
+        ..Default::default()
+    };
+    carol.asks(update(&above.id)).await.expect("updated");
+    not_found(carol.asks(update(&beside.id)).await);
+}
+
+/// Each of them is looked up, but no more than once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_rules_for_as_many_as_there_may_be_are_made_in_time() {
+    let world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = admin.creates_service_account("acme/ci").await;
+    let named = Principal {
+        kind: Some(Kind::ServiceAccount(account.id)),
+    };
+    let mut rule = access_rule("", &[]).access_rule.expect("a rule");
+    rule.condition = Some(Condition::EligiblePrincipals(EligiblePrincipals {
+        principals: vec![named; 100],
+    }));
+    let request = proto::identity::v1::CreateManagedIdentityRequest {
+        access_rules: vec![rule; 100],
+        ..aws_identity("acme/deployer")
+    };
+    let hasty = admin.within(Duration::from_secs(8));
+    hasty.asks(request).await.expect("made");
 }

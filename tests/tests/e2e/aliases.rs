@@ -1,6 +1,8 @@
 //! Aliases: another name of an identity in another group, which presents the data, the rules and the subject of its
 //! source.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bed::{eventually, unique_id};
 use e2e::refusal::{invalid, not_found, obstacles, refused};
 use e2e::user::{access_rule, alias, assignment, aws_identity, credential, limit_update};
@@ -9,6 +11,7 @@ use futures::future::join;
 use proto::access::v1::Role;
 use proto::directory::v1 as directory;
 use proto::identity::v1 as identity;
+use proto::identity::v1::setup_instructions::Cloud;
 use proto::identity::v1::{EndingAssignment, ManagedIdentity};
 use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
@@ -686,4 +689,145 @@ async fn nobody_gets_it_while_its_source_is_deleted() {
         }
     }
     assert_eq!(assigned + deleted, 24);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_its_source_does_not_tell_where_hidden_things_are() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, carol) = (&scene.admin, world.user("carol"));
+    admin.grants(&carol, Role::Owner, "trn:group:lender").await;
+    let refusal = refused(
+        carol.asks(delete(&scene.source.id)).await,
+        Code::FailedPrecondition,
+        "MANAGED_IDENTITY_ASSIGNED",
+    );
+    let (web, alias) = (&scene.web.id, &scene.alias.id);
+    assert_eq!(
+        obstacles(&refusal),
+        [("ASSIGNED".to_owned(), web.to_owned())]
+    );
+    let named = format!("{web} (through the alias {alias})");
+    assert!(refusal.message().ends_with(&named), "{refusal:?}");
+    let ids_only = scene.ending().map(|ending| EndingAssignment {
+        workspace_path: String::new(),
+        ..ending
+    });
+    let tried = carol.asks(identity::DeleteManagedIdentityRequest {
+        force: true,
+        validate_only: true,
+        ..delete(&scene.source.id)
+    });
+    assert_eq!(tried.await.expect("valid").ending_assignments, ids_only);
+    eventually(async || {
+        let tried = carol.asks(namespace::DeleteGroupRequest {
+            id: "trn:group:lender".to_owned(),
+            force: true,
+            validate_only: true,
+            ..Default::default()
+        });
+        let ending = tried.await.expect("valid").ending_assignments;
+        if ending == ids_only {
+            Ok(())
+        } else {
+            Err(format!("{ending:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn page_tokens_say_no_more_than_the_rows() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, bob) = (&scene.admin, world.user("bob"));
+    admin.creates_group("third").await;
+    let second = admin.creates_alias("third/seen", &scene.source.id).await;
+    for place in ["trn:group:lender", "trn:group:third"] {
+        admin.grants(&bob, Role::Viewer, place).await;
+    }
+    let of_source = async |page_size, order_by: &str, page_token| {
+        let request = directory::ListManagedIdentityAliasesRequest {
+            managed_identity_id: scene.source.id.clone(),
+            page_size,
+            page_token,
+            order_by: order_by.to_owned(),
+            ..Default::default()
+        };
+        bob.asks(request).await
+    };
+    eventually(async || match of_source(0, "", String::new()).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(status.to_string()),
+    })
+    .await;
+    let says = |token: &str| {
+        let decoded = URL_SAFE_NO_PAD.decode(token).expect("a token");
+        String::from_utf8(decoded).expect("a text")
+    };
+    let (hidden, seen) = (&scene.alias, &second);
+    for (order_by, order) in [
+        ("", [seen, hidden]),
+        ("name desc", [hidden, seen]),
+        ("create_time", [hidden, seen]),
+    ] {
+        let first = of_source(1, order_by, String::new()).await.expect("a page");
+        let id = |page: &directory::ListManagedIdentityAliasesResponse| {
+            let identity = page.aliases[0].managed_identity.clone();
+            identity.expect("an identity").id
+        };
+        assert_eq!(id(&first), order[0].id);
+        let said = says(&first.next_page_token);
+        let parts: Vec<_> = said.split('\n').collect();
+        assert_eq!(parts[2], order[0].id);
+        assert_eq!(parts[1].is_empty(), order[0].id == hidden.id, "{said}");
+        // What the token names is looked up only among the aliases.
+        let other = said.replace(&order[0].id, &scene.source.id);
+        let rest = of_source(1, order_by, first.next_page_token).await;
+        let rest = rest.expect("a page");
+        assert_eq!(id(&rest), order[1].id);
+        assert_eq!(rest.next_page_token, "");
+        if parts[1].is_empty() {
+            let other = URL_SAFE_NO_PAD.encode(other);
+            invalid(of_source(1, order_by, other).await, &["page_token"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_account_of_its_source_is_only_those_learn_who_may() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, bob) = (&scene.admin, world.user("bob"));
+    let account = admin.creates_service_account("lender/ci").await;
+    admin.creates_group("lender/team").await;
+    let stands_for = |account: &identity::ServiceAccount| {
+        identity::configuration::Type::Tharsis(identity::TharsisConfiguration {
+            service_account_id: account.id.clone(),
+        })
+    };
+    let source = admin
+        .registers("lender/team/as-ci", stands_for(&account))
+        .await;
+    let alias = admin.creates_alias("borrower/as-ci", &source.id).await;
+    for place in ["trn:group:borrower", "trn:group:lender/team"] {
+        admin.grants(&bob, Role::Viewer, place).await;
+    }
+    let told = async |user: &User, id: &str| {
+        let said = setup(user, id).await.expect("instructions");
+        let Some(Cloud::Tharsis(setup)) = said.cloud else {
+            panic!("instructions for a service account: {said:?}")
+        };
+        assert_eq!(setup.service_account_id, account.id);
+        assert_eq!(said.warnings, [""; 0]);
+        assert_eq!(
+            said.terraform.contains("\"lender\""),
+            !setup.service_account_trn.is_empty()
+        );
+        setup.service_account_trn
+    };
+    // What is inherited is known; what lies elsewhere is there all the same.
+    assert_eq!(told(&bob, &source.id).await, account.trn);
+    assert_eq!(told(&bob, &alias.id).await, "");
+    assert_eq!(told(admin, &alias.id).await, account.trn);
 }

@@ -1,6 +1,6 @@
 //! Which workspace has which identity.
 
-use e2e::refusal::{not_found, obstacles, reason, refused};
+use e2e::refusal::{invalid, not_found, obstacles, reason, refused};
 use e2e::user::{assignment, credential, unassignment};
 use e2e::{Service, User, World};
 use futures::future::join_all;
@@ -86,8 +86,43 @@ async fn a_workspace_has_what_it_inherits_and_one_of_a_type() {
     assert!(assigned(&bob, &web.id).await.is_empty());
     bob.assigns(&above.id, &web.id).await;
     assert_eq!(assigned(&bob, &web.id).await, ["above"]);
+    not_found(bob.asks(unassignment(&own.id, &web.id)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_hidden_is_answered_like_what_does_not_exist() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin(), world.user("bob"));
+    let hidden = admin.creates_group("hidden").await;
+    let api = admin.creates_workspace("hidden/api").await;
+    let identity = admin.creates_identity("hidden/deployer").await;
+    let account = admin.creates_service_account("hidden/ci").await;
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await.id;
+    admin.grants(&bob, Role::Deployer, &web).await;
+    for named in [&identity.trn, &identity.id, "trn:managed_identity:acme/no"] {
+        not_found(bob.asks(assignment(named, &web)).await);
+        not_found(bob.asks(unassignment(named, &web)).await);
+    }
+    for named in [
+        &hidden.trn,
+        &hidden.id,
+        &api.trn,
+        &api.id,
+        &account.trn,
+        &account.id,
+        "trn:group:no",
+        "trn:workspace:hidden/no",
+        "trn:service_account:hidden/no",
+    ] {
+        let field = ["managed_identity_id"];
+        invalid(bob.asks(assignment(named, &web)).await, &field);
+        invalid(bob.asks(unassignment(named, &web)).await, &field);
+    }
+    // Who sees it is told what is in the way.
+    admin.grants(&bob, Role::Viewer, &hidden.id).await;
     refused(
-        bob.asks(unassignment(&own.id, &web.id)).await,
+        bob.asks(unassignment(&identity.trn, &web)).await,
         Code::FailedPrecondition,
         "NOT_ASSIGNED",
     );

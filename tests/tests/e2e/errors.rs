@@ -1,9 +1,10 @@
 //! What is refused, and what the refusal says.
 
 use bed::unique_id;
-use e2e::refusal::{invalid, not_found, obstacles, refused};
+use e2e::refusal::{fields, invalid, not_found, obstacles, refused};
 use e2e::user::{
-    assignment, aws, aws_identity, credential, group, job, membership, unassignment, workspace,
+    assignment, aws, aws_identity, credential, group, job, membership, service_account,
+    unassignment, workspace,
 };
 use e2e::{Service, User, World};
 use futures::future::join_all;
@@ -589,4 +590,76 @@ async fn an_underscore_is_an_underscore() {
         .asks(get_identity("trn:managed_identity:axb/i_b"))
         .await
         .expect("it stays");
+}
+
+/// PostgreSQL keeps it in no text: recorded, it would be in the way of whoever follows the log for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_text_holds_a_nul() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let opened = admin.opens_job(&web.id).await;
+    let nul = || "a\0b".to_owned();
+
+    let mut request = group("acme/x");
+    request.group.get_or_insert_default().description = nul();
+    invalid(admin.asks(request).await, &["group.description"]);
+    let mut request = workspace("acme/x");
+    request.workspace.get_or_insert_default().description = nul();
+    invalid(admin.asks(request).await, &["workspace.description"]);
+    let update = namespace::UpdateWorkspaceRequest {
+        workspace: Some(namespace::Workspace {
+            description: nul(),
+            ..web.clone()
+        }),
+        ..Default::default()
+    };
+    invalid(admin.asks(update).await, &["workspace.description"]);
+    let mut request = aws_identity("acme/x");
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted.description = nul();
+    invalid(admin.asks(request).await, &["managed_identity.description"]);
+    let mut request = service_account("acme/x");
+    let wanted = request.service_account.get_or_insert_default();
+    (wanted.description, wanted.trust_policies[0].audience) = (nul(), nul());
+    let refusal = admin.asks(request).await.expect_err("it is refused");
+    let mut wrong = fields(&refusal);
+    wrong.sort();
+    assert_eq!(
+        wrong,
+        [
+            "service_account.description",
+            "service_account.trust_policies[0].audience"
+        ]
+    );
+    invalid(
+        admin
+            .asks(membership("dev/a\0", Role::Viewer, &acme.id))
+            .await,
+        &["membership.principal.user"],
+    );
+    invalid(
+        admin.asks_as(&opened.token, "a\0").await,
+        &["managed_identity_id"],
+    );
+
+    // Nor is one found.
+    let identities = directory::ListManagedIdentitiesRequest {
+        group_id: acme.id.clone(),
+        name_contains: nul(),
+        ..Default::default()
+    };
+    invalid(admin.asks(identities).await, &["name_contains"]);
+    let credentials = directory::ListCredentialsRequest {
+        kid: nul(),
+        ..Default::default()
+    };
+    invalid(admin.asks(credentials).await, &["kid"]);
+    let activities = directory::ListActivitiesRequest {
+        event_type: nul(),
+        ..Default::default()
+    };
+    invalid(admin.asks(activities).await, &["event_type"]);
+    assert_eq!(admin.lists_children(&acme.id).await, ["web"]);
 }

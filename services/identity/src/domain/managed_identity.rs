@@ -149,9 +149,9 @@ pub enum Command {
 /// A workspace that has an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Having {
-    /// The path of the workspace.
+    /// The path of the workspace, or its id alone.
     pub workspace: String,
-    /// The path of the alias through which it has it, if it does.
+    /// The path of the alias through which it has it, or its id alone, if it does.
     pub through: Option<String>,
 }
 

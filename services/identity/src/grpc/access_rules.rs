@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use edge::aggregate::{self, Loaded};
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::Place;
+use edge::holder::Holder;
 use edge::layer::Call;
 use edge::request::{self, expected_version};
 use edge::status::PreconditionViolation;
@@ -12,7 +13,7 @@ use edge::violations::Violations;
 use edge::{aliases, clock, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
 use model::access_rule::{AccessRule, Condition};
-use model::{AccessRuleId, ManagedIdentityId};
+use model::{AccessRuleId, ManagedIdentityId, Principal};
 use proto::identity::v1 as pb;
 use proto::identity::v1::access_rule_service_server::AccessRuleService;
 use time::OffsetDateTime;
@@ -43,6 +44,9 @@ impl From<Rejection> for Status {
     }
 }
 
+/// Whom the rules of a request name: each is looked up once, in however many of them it comes.
+pub(super) type Named = HashMap<Holder, Principal>;
+
 /// An identity's rules, and when each was made and changed.
 #[derive(Clone, Debug, Default)]
 struct Rules {
@@ -71,7 +75,7 @@ impl AccessRuleService for IdentityRpc {
             let place = self
                 .identity_place(&call, "access_rule.managed_identity_id")
                 .await?;
-            let (rule, known) = self.rule(&call, &asked).await?;
+            let (rule, known) = self.rule(&call, &place, &asked, &mut Named::new()).await?;
             let command = Command::Create(id, rule);
             let (decision, rule) = self.decide_rule(&place, id, "", command).await?;
             Ok(decision.guarded(known).map(pb::CreateAccessRuleResponse {
@@ -138,7 +142,9 @@ impl AccessRuleService for IdentityRpc {
             let place = self.rule_place(&call).await?;
             let (condition, known) = match &asked {
                 Some(asked) => {
-                    let (condition, known) = self.condition(&call, asked).await?;
+                    let (condition, known) = self
+                        .condition(&call, &place, asked, &mut Named::new())
+                        .await?;
                     (Some(condition), known)
                 }
                 None => (None, vec![]),
@@ -244,22 +250,28 @@ impl IdentityRpc {
         above(&place.ok_or(Rejection::Missing)?)
     }
 
-    /// The rule that a request gives, and what must hold for whom it names to be there.
+    /// The rule that a request gives an identity in, or of, this place, and what must hold for whom it names to be there,
+    /// as far as they are not among those named before.
     pub(super) async fn rule(
         &self,
         call: &Call,
+        place: &Place,
         asked: &wire::Asked,
+        named: &mut Named,
     ) -> Result<(AccessRule, Vec<Guard>), Status> {
-        let (condition, guards) = self.condition(call, &asked.condition).await?;
+        let condition = self.condition(call, place, &asked.condition, named);
+        let (condition, guards) = condition.await?;
         let stages = asked.stages.clone();
         Ok((AccessRule { stages, condition }, guards))
     }
 
-    /// The condition that a request gives, and what must hold for whom it names to be there.
+    /// The same of a condition.
     async fn condition(
         &self,
         call: &Call,
+        place: &Place,
         asked: &AskedCondition,
+        named: &mut Named,
     ) -> Result<(Condition, Vec<Guard>), Status> {
         let eligible = match asked {
             AskedCondition::Eligible(eligible) => eligible,
@@ -269,12 +281,17 @@ impl IdentityRpc {
         };
         let (mut principals, mut guards) = (BTreeSet::new(), Vec::new());
         for holder in eligible {
+            if let Some(principal) = named.get(holder) {
+                principals.insert(principal.clone());
+                continue;
+            }
             let known = holder.find(&self.hierarchy, &call.caller).await?;
-            if known.is_hidden() {
+            if known.is_hidden() && !known.is_inherited_by(place) {
                 return Err(status::not_found(&known.named));
             }
             guards.extend(known.guards());
-            principals.insert(known.principal);
+            principals.insert(known.principal.clone());
+            named.insert(holder.clone(), known.principal);
         }
         Ok((Condition::EligiblePrincipals(principals), guards))
     }

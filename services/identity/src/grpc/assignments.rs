@@ -8,7 +8,7 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{aggregate, aliases, status};
 use eventlog::{Expected, Guard, StreamId};
-use model::{ManagedIdentityId, Reference, WorkspaceId};
+use model::{Kind, ManagedIdentityId, Reference, WorkspaceId};
 use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
@@ -144,16 +144,22 @@ impl IdentityRpc {
     ) -> Result<Decision<pb::UnassignManagedIdentityResponse>, Status> {
         let (workspace, place) = self.workspace(call).await?;
         let loaded = self.load_assignments(workspace).await?;
+        let missing = || status::not_found(named);
         // By id, one that is gone can still be taken away.
         let resolved = self
             .hierarchy
             .resolve(reference)
             .await
             .map_err(|error| status::database(&error))?;
-        let identity = resolved.ok_or_else(|| status::not_found(named))?;
-        let identity = ManagedIdentityId::try_from(identity).map_err(|_| {
-            Violations::of("managed_identity_id", "must name a managed identity").into_status()
-        })?;
+        let identity = resolved.ok_or_else(missing)?;
+        let identity = ManagedIdentityId::try_from(identity).map_err(|_| missing())?;
+        if !loaded.state.contains(&identity) {
+            // What the workspace neither has nor inherits, its deployer may not even know of.
+            let found = locate(&self.hierarchy, identity.into(), &call.caller).await?;
+            found
+                .filter(|found| found.role.is_some() || inherits(&place, found))
+                .ok_or_else(missing)?;
+        }
         let events = assignment::decide(
             &loaded.state,
             assignment::Command::Unassign {
@@ -318,9 +324,17 @@ fn stream(workspace: WorkspaceId) -> StreamId {
     StreamId::new("assignment", workspace)
 }
 
+/// What a request names, by what it says alone: whether something else of that name exists is not for everybody to know.
 fn reference(text: &str) -> Result<Reference, Status> {
-    text.parse()
-        .map_err(|error| Violations::of("managed_identity_id", error).into_status())
+    const FIELD: &str = "managed_identity_id";
+    let reference: Reference = text
+        .parse()
+        .map_err(|error| Violations::of(FIELD, error).into_status())?;
+    if reference.kind() == Kind::ManagedIdentity {
+        Ok(reference)
+    } else {
+        Err(Violations::of(FIELD, "must name a managed identity").into_status())
+    }
 }
 
 fn identity_id(place: &Place) -> Result<ManagedIdentityId, Status> {

@@ -59,6 +59,7 @@ impl IdentityRpc {
     }
 }
 
-fn is_within_reach(account: &Place, place: &Place) -> bool {
+/// Whether the account's group is above a place, or is that itself.
+pub(super) fn is_within_reach(account: &Place, place: &Place) -> bool {
     account.parent().is_some_and(|group| place.is_within(group))
 }

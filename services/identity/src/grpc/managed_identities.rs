@@ -277,9 +277,9 @@ impl IdentityRpc {
         guards.extend(changes(&events)?);
         let mut reply = wire::message(&group.path(), &identity);
         reply.etag = etag(events.len() as u64);
-        let mut rules = Vec::new();
+        let (mut rules, mut named) = (Vec::new(), access_rules::Named::new());
         for (id, asked) in asked {
-            let (rule, known) = self.rule(call, asked).await?;
+            let (rule, known) = self.rule(call, &group, asked, &mut named).await?;
             rules.push((*id, rule));
             guards.extend(known);
         }
@@ -486,7 +486,9 @@ impl IdentityRpc {
         alias: Option<ManagedIdentityId>,
     ) -> Result<Vec<Having>, Status> {
         let through = match alias {
-            Some(alias) => self.way_up(alias.into()).await?.map(|place| place.path()),
+            Some(alias) => locate(&self.hierarchy, alias.into(), &call.caller)
+                .await?
+                .map(|place| place.shown()),
             None => None,
         };
         let prefix = assigned_to_prefix(id);
@@ -504,7 +506,7 @@ impl IdentityRpc {
             };
             if let Some(place) = locate(&self.hierarchy, workspace, &call.caller).await? {
                 having.push(Having {
-                    workspace: place.path(),
+                    workspace: place.shown(),
                     through: through.clone(),
                 });
             }

@@ -166,7 +166,7 @@ impl IdentityRpc {
             max: MAX_IN_NAMESPACE,
         });
         guards.extend(changes(&events)?);
-        let hidden = self.hidden(&place, &mask.content).await?;
+        let hidden = self.hidden(call, &place, &mask.content).await?;
         let streams = aggregate::append(stream(id), Expected::Version(0), encoded(events));
         Ok(Decision {
             streams: streams.into_iter().collect(),
@@ -238,7 +238,12 @@ impl IdentityRpc {
     }
 
     /// The assignments in a place and below it of what a mask there would hide.
-    async fn hidden(&self, place: &Place, mask: &model::Mask) -> Result<Ending, Status> {
+    async fn hidden(
+        &self,
+        call: &Call,
+        place: &Place,
+        mask: &model::Mask,
+    ) -> Result<Ending, Status> {
         let log = self.commands.log();
         let assignments = Assignments::below(log, &self.hierarchy, place.id()).await?;
         let identities = assignments.identities.iter();
@@ -247,7 +252,9 @@ impl IdentityRpc {
         });
         let hidden: BTreeSet<_> = hidden.map(|identity| identity.id).collect();
         let ends = |_, identity| hidden.contains(&identity);
-        assignments.ending(&self.hierarchy, ends).await
+        assignments
+            .ending(&self.hierarchy, &call.caller, ends)
+            .await
     }
 
     /// The nearest mask that hides an identity in a place, and what must still hold for that.

@@ -124,7 +124,7 @@ impl IdentityRpc {
         Ok((id, place))
     }
 
-    /// The paths of workspaces that have the identity and would not inherit it from a group, a few of them; and that no
+    /// Workspaces that have the identity and would not inherit it from a group, a few of them; and that no
     /// other workspace has it when the append is made.
     async fn losing(
         &self,
@@ -147,7 +147,7 @@ impl IdentityRpc {
             paths.extend(
                 place
                     .filter(|place| !place.is_within(group.id()))
-                    .map(|place| place.path()),
+                    .map(|place| place.shown()),
             );
             if paths.len() == NAMED {
                 break;

@@ -25,7 +25,9 @@ impl IdentityRpc {
         let aliases = aliases::of(self.commands.log(), id).await?;
         let identities: Vec<_> = [id].into_iter().chain(aliases).collect();
         let assignments = self.assignments_of(&identities).await?;
-        assignments.ending(&self.hierarchy, |_, _| true).await
+        assignments
+            .ending(&self.hierarchy, &call.caller, |_, _| true)
+            .await
     }
 
     /// By its move to another group: all of them inherit it from there too, but a mask may lie between.
@@ -54,7 +56,9 @@ impl IdentityRpc {
             }
         }
         let ends = |workspace, _| lost.contains(&workspace);
-        assignments.ending(&self.hierarchy, ends).await
+        assignments
+            .ending(&self.hierarchy, &call.caller, ends)
+            .await
     }
 
     /// By its move to another group.

@@ -7,6 +7,7 @@ use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::IdentityRpc;
+use super::configuration::is_within_reach;
 use crate::domain::managed_identity::{Configuration, Rejection, State};
 use crate::domain::setup;
 use crate::setup::instructions;
@@ -19,7 +20,8 @@ impl IdentityRpc {
         request: Request<pb::GetSetupInstructionsRequest>,
     ) -> Result<Response<pb::GetSetupInstructionsResponse>, Status> {
         let call = Call::of(&request)?;
-        let (_, loaded) = self.load("id", call.place()?).await?;
+        let place = call.place()?;
+        let (_, loaded) = self.load("id", place).await?;
         // The cloud sees no alias: its tokens are its source's.
         let identity = match &loaded.state {
             State::Live(identity) => identity,
@@ -27,9 +29,13 @@ impl IdentityRpc {
             State::Absent | State::Deleted => return Err(Rejection::Missing.into()),
         };
         let account = self.account(&call, &identity.configuration).await?;
-        let mut instructions = instructions(&self.issuer_url, identity, account.as_ref())?;
+        let gone =
+            matches!(identity.configuration, Configuration::Tharsis { .. }) && account.is_none();
+        // What an alias's source stands for lies elsewhere; whoever sees the alias may not know where.
+        let shown = account.filter(|it| it.role.is_some() || is_within_reach(it, place));
+        let mut instructions = instructions(&self.issuer_url, identity, shown.as_ref())?;
         instructions.warnings = self.warnings(&identity.configuration);
-        if matches!(identity.configuration, Configuration::Tharsis { .. }) && account.is_none() {
+        if gone {
             instructions.warnings.push(ACCOUNT_GONE.to_owned());
         }
         Ok(Response::new(pb::GetSetupInstructionsResponse {

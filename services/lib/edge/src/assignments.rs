@@ -8,6 +8,8 @@ use model::{ManagedIdentityId, ResourceId, WorkspaceId};
 use proto::identity::v1 as pb;
 use tonic::Status;
 
+use crate::authorization::locate;
+use crate::caller::Caller;
 use crate::hierarchy::{
     ASSIGNMENTS, Hierarchy, IDENTITY_NAMES, IDENTITY_TYPE, Place, identity_type_key,
 };
@@ -148,10 +150,11 @@ impl Assignments {
         &self.pairs
     }
 
-    /// Those that end, as an answer tells of them.
+    /// Those that end, as an answer tells the caller of them: an alias takes its assignments along wherever they are.
     pub async fn ending(
         &self,
         hierarchy: &Hierarchy,
+        caller: &Caller,
         ends: impl Fn(WorkspaceId, ManagedIdentityId) -> bool + Send,
     ) -> Result<Ending, Status> {
         let pairs = self.pairs.iter();
@@ -159,11 +162,11 @@ impl Assignments {
         let ending: Vec<_> = pairs.collect();
         let mut assignments = Vec::new();
         for (workspace, identity) in ending.iter().take(NAMED) {
-            let place = hierarchy.way_up((*workspace).into()).await;
-            let place = place.map_err(|error| status::database(&error))?;
+            let place = locate(hierarchy, (*workspace).into(), caller).await?;
+            let seen = place.filter(|place| place.role.is_some());
             assignments.push(pb::EndingAssignment {
                 workspace_id: workspace.to_string(),
-                workspace_path: place.map(|place| place.path()).unwrap_or_default(),
+                workspace_path: seen.map(|place| place.path()).unwrap_or_default(),
                 managed_identity_id: identity.to_string(),
             });
         }

@@ -621,6 +621,16 @@ impl Place {
         names.join("/")
     }
 
+    /// What the principal may know of it: its path, or without a role here its id alone.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        if self.role.is_some() {
+            self.path()
+        } else {
+            self.id().to_string()
+        }
+    }
+
     /// The name that people give it.
     #[must_use]
     pub fn trn(&self) -> String {

@@ -12,7 +12,7 @@ use crate::status;
 use crate::violations::Violations;
 
 /// Whom a request names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A user. Whether there is such a one, its issuer knows.
     User(Principal),
@@ -96,6 +96,13 @@ impl Known {
             .as_ref()
             .map(Place::existence)
             .unwrap_or_default()
+    }
+
+    /// Whether it is a service account of a group in which a place is, and so inherited there.
+    #[must_use]
+    pub fn is_inherited_by(&self, place: &Place) -> bool {
+        let group = self.place.as_ref().and_then(Place::parent);
+        group.is_some_and(|group| place.is_within(group))
     }
 
     /// Whether it is a service account of a group in which the caller has no role: one that it may not know of.

@@ -26,7 +26,7 @@ use crate::consistency::{self, DEFAULT_WAIT, Positions};
 use crate::hierarchy::{Hierarchy, Place};
 use crate::rate::{PeerRates, Rates};
 use crate::violations::Violations;
-use crate::{command, rpc, status};
+use crate::{command, rpc, status, texts};
 
 /// Bytes of a request.
 const MAX_REQUEST: usize = 1 << 20;
@@ -227,8 +227,10 @@ impl Gate {
                 )
             })?
             .to_bytes();
-        let message = DynamicMessage::decode(rule.input.clone(), unframed(&body)?)
+        let encoded = unframed(&body)?;
+        let message = DynamicMessage::decode(rule.input.clone(), encoded.clone())
             .map_err(|_| Status::invalid_argument("the request is not a message of its type"))?;
+        writable(&message, &encoded)?;
         if rule.input.get_field_by_name(TOKEN_FIELD).is_some() {
             self.reach(&field(&message, TOKEN_FIELD), patience).await?;
         }
@@ -282,6 +284,20 @@ impl Gate {
 
 fn whole(parts: Parts, body: Bytes) -> http::Request<Body> {
     http::Request::from_parts(parts, Body::new(Full::new(body)))
+}
+
+/// Refuses texts that PostgreSQL does not keep, whatever field they are in: those that are recorded would be in the log
+/// for ever, and those that are asked for are nowhere.
+fn writable(message: &DynamicMessage, encoded: &[u8]) -> Result<(), Violations> {
+    // Texts are encoded as they are, and few messages hold any such byte.
+    if !encoded.contains(&0) {
+        return Ok(());
+    }
+    let mut violations = Violations::default();
+    for field in texts::with_nul(message) {
+        violations.add(&field, "must not hold the character U+0000");
+    }
+    violations.finish(|| Some(()))
 }
 
 /// The message in the frame of a unary request

@@ -34,6 +34,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;
+pub mod texts;
 pub mod trust;
 pub mod violations;
 

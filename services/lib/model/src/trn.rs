@@ -7,7 +7,7 @@ use crate::id::{InvalidId, Kind, ResourceId};
 use crate::name::Name;
 
 /// A resource by its type and path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Trn {
     /// The type of the resource.
     pub kind: Kind,
@@ -18,7 +18,7 @@ pub struct Trn {
 }
 
 /// The last part of a TRN's path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Last {
     /// Of a group, workspace, managed identity, service account or team.
     Name(Name),
@@ -27,7 +27,7 @@ pub enum Last {
 }
 
 /// How a request names a resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// By id.
     Id(ResourceId),

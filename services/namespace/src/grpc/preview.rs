@@ -32,7 +32,9 @@ impl NamespaceRpc {
             }
         }
         let ends = |_, identity| lost.contains(&identity);
-        assignments.ending(&self.hierarchy, ends).await
+        assignments
+            .ending(&self.hierarchy, &call.caller, ends)
+            .await
     }
 
     /// What comes to be inherited by a move, which no mask within what is moved hides.
@@ -71,6 +73,8 @@ impl NamespaceRpc {
         }
         let log = self.commands.log();
         let assignments = Assignments::hanging_on(log, &self.hierarchy, place.id()).await?;
-        assignments.ending(&self.hierarchy, |_, _| true).await
+        assignments
+            .ending(&self.hierarchy, &call.caller, |_, _| true)
+            .await
     }
 }

@@ -15,13 +15,14 @@ use crate::activity;
 /// The fields that name the group or workspace in which something happened, the nearest first.
 const PLACES: [&str; 4] = ["workspace_id", "namespace_id", "group_id", "new_group_id"];
 const IDENTITY: &str = "managed_identity_id";
+const ACCOUNT: &str = "service_account_id";
 const SOURCE: &str = "source_id";
 
 static CONTRACT: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(proto::DESCRIPTORS).ok());
 
 #[derive(Debug, thiserror::Error)]
-enum Malformed {
+pub(super) enum Malformed {
     #[error("the contract does not have the event's type")]
     Unknown,
     #[error("malformed payload")]
@@ -75,7 +76,7 @@ pub(super) async fn apply(
         let identity = text(IDENTITY).filter(|identity| *identity != resource);
         // An alias is about its source too.
         let identity = identity.or_else(|| text(SOURCE));
-        let thing = owned(log).and_then(text);
+        let thing = owned(log).iter().find_map(|field| text(field));
         match (thing, &place) {
             (Some(thing), Some(place)) if thing == resource => {
                 known.insert(thing, place.clone());
@@ -109,7 +110,7 @@ pub(super) async fn apply(
     Ok(rows.write(connection).await?)
 }
 
-fn decode(event: &RecordedEvent) -> Result<DynamicMessage, Malformed> {
+pub(super) fn decode(event: &RecordedEvent) -> Result<DynamicMessage, Malformed> {
     let descriptor = CONTRACT
         .as_ref()
         .and_then(|contract| contract.get_message_by_name(&event.event_type));
@@ -117,17 +118,17 @@ fn decode(event: &RecordedEvent) -> Result<DynamicMessage, Malformed> {
     Ok(DynamicMessage::decode(descriptor, event.payload.clone())?)
 }
 
-/// The field that names a thing of the log itself: only of such a thing it is known, whichever log comes first, where it
+/// The fields that name a thing of the log itself: only of such a thing it is known, whichever log comes first, where it
 /// is.
-fn owned(log: &str) -> Option<&'static str> {
+fn owned(log: &str) -> &'static [&'static str] {
     match log {
-        "identity" => Some(IDENTITY),
-        "issuer" => Some("job_id"),
-        _ => None,
+        "identity" => &[IDENTITY, ACCOUNT],
+        "issuer" => &["job_id"],
+        _ => &[],
     }
 }
 
-/// Where identities and jobs of earlier batches are; of what is gone, where it was last.
+/// Where identities, service accounts and jobs of earlier batches are; of what is gone, where it was last.
 async fn places(
     connection: &mut PgConnection,
     ids: &[String],
@@ -136,6 +137,7 @@ async fn places(
         r#"SELECT id AS "id!", place AS "place!" FROM (
                SELECT id, coalesce(
                    (SELECT group_id FROM managed_identities WHERE managed_identities.id = asked.id),
+                   (SELECT group_id FROM service_accounts WHERE service_accounts.id = asked.id),
                    (SELECT workspace_id FROM jobs WHERE jobs.id = asked.id),
                    (SELECT place_id FROM activities WHERE resource_id = asked.id AND place_id <> ''
                     ORDER BY at DESC, activities.id DESC LIMIT 1)

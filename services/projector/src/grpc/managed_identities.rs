@@ -88,6 +88,7 @@ pub(super) async fn of_workspace(
         order,
     );
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
+    let after = behind(pool, &page, order, &id).await?;
     let database = |error| status::database(&error);
     let nodes: Vec<String> = place.nodes.iter().map(|node| node.id.to_string()).collect();
     let list = OfWorkspace {
@@ -98,17 +99,20 @@ pub(super) async fn of_workspace(
         kind,
         name_contains: &name_contains,
         order,
-        after: keyed(&page, order)?,
+        after: after.as_ref().map(|(key, id)| (key.as_str(), id.as_str())),
         limit: page.limit(),
     };
     let rows = managed_identities::of_workspace(pool, &list).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row));
     let visible = if rows.iter().any(|found| found.row.distance < 0) {
         visible::to(pool, call).await.map_err(database)?
     } else {
         vec![]
     };
+    let next_page_token = page.cut(&mut rows, |found| {
+        let seen = found.row.distance >= 0 || is_seen(&found.path, found.gone, &visible);
+        key(order, &found.row, seen)
+    });
     let managed_identities = rows
         .into_iter()
         .map(|found| {
@@ -127,10 +131,35 @@ pub(super) async fn of_workspace(
     })
 }
 
-/// What a page token says of an identity.
-fn key(order: Order, row: &IdentityRow) -> Vec<String> {
-    let key = order.key(&row.name, row.created_at, row.updated_at);
+/// What a page token says of an identity: nothing but the id of one that the caller does not see.
+fn key(order: Order, row: &IdentityRow, seen: bool) -> Vec<String> {
+    let key = if seen {
+        order.key(&row.name, row.created_at, row.updated_at)
+    } else {
+        String::new()
+    };
     vec![key, row.id.clone()]
+}
+
+/// The sort key and id in a page token of what is assigned to a workspace, or of an identity's aliases. What the token
+/// does not say is looked up.
+async fn behind(
+    pool: &PgPool,
+    page: &Page,
+    order: Order,
+    of: &str,
+) -> Result<Option<(String, String)>, Status> {
+    if let Some([key, id]) = page.after.as_deref()
+        && key.is_empty()
+    {
+        let row = managed_identities::of(pool, of, id).await;
+        let row = row.map_err(|error| status::database(&error))?;
+        let row = row.ok_or_else(Page::wrong_token)?;
+        let key = order.key(&row.name, row.created_at, row.updated_at);
+        return Ok(Some((key, row.id)));
+    }
+    let after = keyed(page, order)?;
+    Ok(after.map(|(key, id)| (key.to_owned(), id.to_owned())))
 }
 
 /// The types that there are: the fields of a configuration.
@@ -227,6 +256,12 @@ fn out_of_reach(
     })
 }
 
+/// Whether a group at this path is there, and the caller may see it.
+fn is_seen(path: &str, gone: bool, visible: &[Range]) -> bool {
+    let seen = |range: &Range| range.from.as_str() <= path && path < range.to.as_str();
+    !gone && visible.iter().any(seen)
+}
+
 /// An identity and the path of its group, if the caller may see that; otherwise its id alone.
 fn as_seen(
     row: IdentityRow,
@@ -234,10 +269,7 @@ fn as_seen(
     gone: bool,
     visible: &[Range],
 ) -> Result<(String, identity::v1::ManagedIdentity), Status> {
-    let seen = visible
-        .iter()
-        .any(|range| range.from.as_str() <= path && path < range.to.as_str());
-    if seen && !gone {
+    if is_seen(path, gone, visible) {
         let path = path.trim_end_matches('/');
         return Ok((path.to_owned(), identity(path, row)?));
     }
@@ -260,12 +292,17 @@ pub(super) async fn aliases(
     let order = order.unwrap_or(Order::BY_NAME);
     let query = ("aliases", &id, order);
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let after = keyed(&page, order)?;
+    let after = behind(pool, &page, order, &id).await?;
+    let after = after.as_ref();
+    let after = after.map(|(key, id)| (key.as_str(), id.as_str()));
     let database = |error| status::database(&error);
     let visible = visible::to(pool, call).await.map_err(database)?;
     let rows = managed_identities::aliases(pool, &id, order, after, page.limit()).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row));
+    let next_page_token = page.cut(&mut rows, |found| {
+        let seen = is_seen(&found.path, found.gone, &visible);
+        key(order, &found.row, seen)
+    });
     let aliases = rows.into_iter().map(|AliasRow { row, path, gone }| {
         let (group_path, managed_identity) = as_seen(row, &path, gone, &visible)?;
         Ok(pb::DirectoryManagedIdentity {

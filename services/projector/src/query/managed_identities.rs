@@ -180,6 +180,22 @@ pub(crate) async fn by_ids(pool: &PgPool, ids: &[String]) -> sqlx::Result<Vec<Id
     .await
 }
 
+/// An identity that is assigned to a workspace, or is an alias of another one, at a distance of 0.
+pub(crate) async fn of(pool: &PgPool, of: &str, id: &str) -> sqlx::Result<Option<IdentityRow>> {
+    sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT {COLUMNS}, 0::bigint AS distance FROM managed_identities identity
+         WHERE id = $2 AND (
+             source_id = $1
+             OR EXISTS (SELECT FROM assignments WHERE workspace_id = $1 AND managed_identity_id = $2)
+         )"
+    )))
+    .bind(of)
+    .bind(id)
+    .persistent(false)
+    .fetch_optional(pool)
+    .await
+}
+
 /// An alias, and where it is.
 #[derive(FromRow)]
 pub(crate) struct AliasRow {
