@@ -139,6 +139,7 @@ impl IssuerRpc {
                 account.guards.extend(self.still_granted(&verified).await?);
             }
             account.guards.extend(verified.leans_on.clone());
+            self.note_reached().await?;
             let exchanged = self
                 .sign_and_record(&asked, account, &verified, &grant)
                 .await?;
