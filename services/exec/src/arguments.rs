@@ -54,6 +54,9 @@ Exit codes: that of the command; 128 and the signal's number, where a signal end
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) asking: Asking,
+    /// For ourselves: brings the group of this process to the front of the terminal.
+    #[arg(long, hide = true)]
+    pub(crate) to_the_front: bool,
     #[command(subcommand)]
     subcommand: Option<Printing>,
     /// The command to run, with its arguments.

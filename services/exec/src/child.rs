@@ -1,14 +1,20 @@
-//! The command.
+//! The command, and what it is told while it runs.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_current_process_group, kill_process,
+    kill_process_group, waitid,
+};
 use tokio::process::Command;
 
 use crate::environment::Environment;
 use crate::failure::{Failure, of_signal};
-use crate::signals::{Signals, in_front, is_of_the_terminal, pass_on};
+use crate::signals::Signals;
+use crate::terminal::Terminal;
 
 /// Runs it to its end, and answers with its exit code.
 pub(crate) async fn run(
@@ -26,23 +32,94 @@ pub(crate) async fn run(
     let mut wanted = Command::new(program);
     wanted.args(arguments);
     environment.apply(&mut wanted);
-    // Where the keys of a terminal send signals to all of our group, it stays in it, and in front. Elsewhere it is alone, so
-    // that a signal to our group does not reach it twice.
-    let in_our_group = in_front();
-    if !in_our_group {
-        wanted.process_group(0);
-    }
+    // So it hears what is sent to us once, from us, whether that was sent to us alone or to all of our group.
+    wanted.process_group(0);
+    let terminal = Terminal::open();
+    // Without one we stop and go on alone, as anybody would.
+    let of_a_job: &[Signal] = match &terminal {
+        Some(_) => &Signals::OF_A_JOB,
+        None => &[],
+    };
+    let mut of_a_job = Signals::listen(of_a_job)?;
     let mut child = wanted.spawn().map_err(not_run)?;
-    let id = child.id();
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let mut running = Running {
+        group: id
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| not_run(io::Error::other("it is gone")))?,
+        terminal,
+    };
     loop {
-        tokio::select! {
-            ended = child.wait() => return ended.map(code).map_err(not_run),
-            signal = signals.next() => {
-                if let Some(id) = id.filter(|_| !(in_our_group && is_of_the_terminal(signal))) {
-                    pass_on(signal, id);
+        let signal = tokio::select! {
+            ended = child.wait() => {
+                if let Some(terminal) = &mut running.terminal {
+                    terminal.take_back();
                 }
+                return ended.map(code).map_err(not_run);
+            }
+            signal = signals.next() => signal,
+            signal = of_a_job.next() => signal,
+        };
+        match signal {
+            Signal::CHILD => running.looks_after_it(),
+            signal => running.passes_on(signal),
+        }
+    }
+}
+
+/// The command while it is not reaped: until then its number is nobody else's.
+struct Running {
+    /// Its number is also that of its group.
+    group: Pid,
+    terminal: Option<Terminal>,
+}
+
+// It may have ended just now; then nobody misses what it is not told.
+impl Running {
+    fn passes_on(&self, signal: Signal) {
+        match (&self.terminal, signal) {
+            // Nobody would continue it.
+            (Some(terminal), Signal::TSTP) if !terminal.is_of_a_job() => return,
+            // A terminal sends these to all of a group, where each process takes care of itself.
+            (Some(_), Signal::HUP | Signal::INT | Signal::QUIT | Signal::TSTP | Signal::WINCH) => {
+                let _ = kill_process_group(self.group, signal);
+            }
+            _ => {
+                let _ = kill_process(self.group, signal);
             }
         }
+        // What is stopped would not hear that it should end.
+        if [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) {
+            self.goes_on();
+        }
+    }
+
+    /// If it has stopped: because it wants the terminal, which it gets, or else we stop with it, as one job.
+    fn looks_after_it(&mut self) {
+        let Some(terminal) = &mut self.terminal else {
+            return;
+        };
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        let stopped = waitid(WaitId::Pid(self.group), options).ok().flatten();
+        let Some(by) = stopped.and_then(|status| status.stopping_signal()) else {
+            return;
+        };
+        let wants_it = [Signal::TTIN, Signal::TTOU]
+            .map(Signal::as_raw)
+            .contains(&by);
+        if !(wants_it && terminal.lend(self.group)) {
+            if terminal.is_of_a_job() {
+                // It takes the terminal. We come back from this when the shell continues us.
+                let _ = kill_current_process_group(Signal::STOP);
+            } else if by != Signal::TSTP.as_raw() {
+                return;
+            }
+        }
+        self.goes_on();
+    }
+
+    fn goes_on(&self) {
+        let _ = kill_process_group(self.group, Signal::CONT);
     }
 }
 

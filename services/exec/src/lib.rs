@@ -13,6 +13,7 @@ mod issuer;
 mod provider;
 mod settings;
 mod signals;
+mod terminal;
 mod token;
 
 use std::ffi::OsString;
@@ -46,6 +47,9 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             });
         }
     };
+    if arguments.to_the_front {
+        return terminal::to_the_front().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let for_a_shell = arguments.print_exports();
     match carry_out(arguments).await {
         Ok(code) => ExitCode::from(code),
@@ -63,7 +67,7 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
     let asking = arguments.asking.clone();
     let action = arguments.action()?;
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(&Signals::ASKING)?;
     let settings = Settings::read(&|name| std::env::var(name).ok())?;
     let issuer = Issuer::at(&settings, asking.patience)?;
     // Whatever is under way is dropped, with what it has written, when a signal comes before the command runs.
