@@ -42,7 +42,8 @@ Exit codes: that of the command; 128 and the signal's number, where a signal end
 /// Runs a command with the credentials of its job's managed identities.
 ///
 /// Each identity's token lies in a file that only this user reads, in a folder that is gone when the command ends. It is
-/// renewed when two thirds of its life are over. Signals are passed on to the command.
+/// renewed when two thirds of its life are over. Signals are passed on to the command; if this is killed, the command is asked
+/// to end (SIGTERM; on Linux), and the files stay.
 #[derive(Debug, Parser)]
 #[command(
     name = "tharsis-exec",
@@ -54,6 +55,9 @@ Exit codes: that of the command; 128 and the signal's number, where a signal end
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) asking: Asking,
+    /// For ourselves: becomes the command, as the child of this process.
+    #[arg(long, hide = true)]
+    pub(crate) run_by: Option<i32>,
     /// For ourselves: brings the group of this process to the front of the terminal.
     #[arg(long, hide = true)]
     pub(crate) to_the_front: bool,

@@ -1,14 +1,20 @@
 //! The command, and what it is told while it runs.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::unix::process::CommandExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+#[cfg(target_os = "linux")]
+use std::path::Path;
 use std::process::ExitStatus;
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_current_process_group, kill_process,
     kill_process_group, waitid,
 };
+#[cfg(target_os = "linux")]
+use rustix::process::{getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
 use crate::environment::Environment;
@@ -29,7 +35,7 @@ pub(crate) async fn run(
         command: program.display().to_string(),
         source,
     };
-    let mut wanted = Command::new(program);
+    let mut wanted = outliving_us_not(program);
     wanted.args(arguments);
     environment.apply(&mut wanted);
     // So it hears what is sent to us once, from us, whether that was sent to us alone or to all of our group.
@@ -65,6 +71,52 @@ pub(crate) async fn run(
             signal => running.passes_on(signal),
         }
     }
+}
+
+/// It is asked to end when we are gone, also when we were killed, and so did not ask it: it would go on with nobody to see
+/// to it. The kernel does that for who asks for it himself, so this program does, and becomes the command.
+#[cfg(target_os = "linux")]
+fn outliving_us_not(program: &OsStr) -> Command {
+    // It is this program also where another was installed meanwhile.
+    const OURSELVES: &str = "/proc/self/exe";
+    if !Path::new(OURSELVES).exists() {
+        return Command::new(program);
+    }
+    let mut wanted = Command::new(OURSELVES);
+    let us = getpid().to_string();
+    wanted.args(["--run-by", &us, "--"]).arg(program);
+    wanted
+}
+
+#[cfg(not(target_os = "linux"))]
+fn outliving_us_not(program: &OsStr) -> Command {
+    Command::new(program)
+}
+
+/// Becomes the command, as that process's child. Comes back only if it can't.
+#[cfg(target_os = "linux")]
+pub(crate) fn become_it(command: &[OsString], parent: i32) -> Failure {
+    let Some((program, arguments)) = command.split_first() else {
+        return Failure::Usage(vec!["there is no command".to_owned()]);
+    };
+    let asked = set_parent_process_death_signal(Some(Signal::TERM));
+    // It may have gone before that.
+    if Pid::as_raw(getppid()) != parent {
+        return Failure::Interrupted(Signal::TERM.as_raw());
+    }
+    let source = match asked {
+        Ok(()) => std::process::Command::new(program).args(arguments).exec(),
+        Err(error) => error.into(),
+    };
+    Failure::NotRun {
+        command: program.display().to_string(),
+        source,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn become_it(_: &[OsString], _: i32) -> Failure {
+    Failure::Usage(vec!["--run-by is of Linux".to_owned()])
 }
 
 /// The command while it is not reaped: until then its number is nobody else's.

@@ -51,7 +51,13 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return terminal::to_the_front().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let for_a_shell = arguments.print_exports();
-    match carry_out(arguments).await {
+    let done = match arguments.run_by {
+        Some(parent) => arguments
+            .action()
+            .and_then(|action| become_it(action, parent)),
+        None => carry_out(arguments).await,
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             say(&failure.to_string());
@@ -61,6 +67,13 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::from(failure.code())
         }
+    }
+}
+
+fn become_it(action: Action, parent: i32) -> Result<u8, Failure> {
+    match action {
+        Action::Run(command) => Err(child::become_it(&command, parent)),
+        Action::Env | Action::Token(_) => Ok(failure::USAGE),
     }
 }
 

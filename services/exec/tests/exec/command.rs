@@ -224,6 +224,23 @@ async fn a_signal_before_the_command_runs_ends_it_all() {
     assert!(scene.folders().is_empty());
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_is_asked_to_end_when_we_are_killed() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let asked = folder.path().join("asked");
+    let tells = "trap 'touch \"$ASKED\"; exit' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut child = scene
+        .exec(&["--", "sh", "-c", tells])
+        .env("ASKED", &asked)
+        .spawn()
+        .expect("it starts");
+    writes(&mut child, "ready").await;
+    sends(&child, Signal::KILL);
+    eventually(async || asked.exists().then_some(()).ok_or("it was not asked")).await;
+}
+
 /// Asks for the end of what runs in a terminal of its own, as it is told; says how often the command was asked, and how it
 /// ended.
 const ASKS: &str = r#"
@@ -313,7 +330,7 @@ async fn a_signal_to_the_group_asks_once_also_behind_a_terminal() {
 
 /// Starts a script in the background of a shell, and brings it to the front: before it wants to read, or once it has
 /// stopped for that. Says what the command and the rest of the script read.
-const BRINGS_TO_THE_FRONT: &str = r##"
+const BRINGS_TO_THE_FRONT: &str = r#"
 import os, pty, re, sys, time
 when, go, program = sys.argv[1:]
 child, terminal = pty.fork()
@@ -347,7 +364,7 @@ until(r"then=too\.")
 types("exit")
 os.waitpid(child, 0)
 print("it was read")
-"##;
+"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_brought_to_the_front_reads_from_the_terminal() {
