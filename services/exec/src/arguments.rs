@@ -9,8 +9,9 @@ use crate::failure::Failure;
 
 const AFTER_HELP: &str = "\
 The command gets, by the type of each managed identity that its job's workspace has:
-  AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, and an AWS_CONFIG_FILE with a
-              profile of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says
+  AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, an AWS_CONFIG_FILE with a profile
+              of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says, and an
+              AWS_SHARED_CREDENTIALS_FILE: both without the credentials of the default profile
   Azure       ARM_USE_OIDC, ARM_CLIENT_ID, ARM_TENANT_ID, ARM_OIDC_TOKEN_FILE_PATH; AZURE_CLIENT_ID, AZURE_TENANT_ID,
               AZURE_FEDERATED_TOKEN_FILE
   Google      GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE (an external account)

@@ -154,7 +154,7 @@ async fn prepare(
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     let mut tokens = Vec::new();
     for identity in identities {
-        provider::withhold(&identity, &mut environment);
+        provider::withhold(&identity, settings, folder, &mut environment)?;
         match issuer.token(&identity.id, &identity.path).await {
             Ok(token) => tokens.push((identity, token)),
             Err(refused @ Failure::Refused { .. }) if asking.skip_refused => {

@@ -33,7 +33,12 @@ pub(crate) struct Place<'a> {
 
 /// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
 /// before the identity, and not as whom it would take without one that is refused.
-pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
+pub(crate) fn withhold(
+    identity: &Identity,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
     let credentials: &[&'static str] = match &identity.configuration {
         Some(Type::Aws(_)) => &aws::CREDENTIALS,
         Some(Type::Azure(_)) => &azure::CREDENTIALS,
@@ -45,6 +50,10 @@ pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
     for name in credentials {
         environment.unset(name);
     }
+    if let Some(Type::Aws(_)) = identity.configuration {
+        aws::withhold(identity, settings, folder, environment)?;
+    }
+    Ok(())
 }
 
 /// Writes the tokens, and what the clients have to know besides.
@@ -112,7 +121,7 @@ mod tests {
             configuration: Some(configuration),
         };
         let mut environment = Environment::default();
-        withhold(&identity, &mut environment);
+        withhold(&identity, settings, folder, &mut environment).expect("withheld");
         let tokens = [(identity, token())];
         provide(&tokens, "job_1", settings, folder, None, &mut environment).expect("provided");
         let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");

@@ -19,8 +19,9 @@ pub(crate) struct Settings {
     pub(crate) folder: Option<PathBuf>,
     pub(crate) google_sts: String,
     pub(crate) google_iam_credentials: String,
-    /// The one that AWS's clients would read without us, if it is there.
+    /// Those that AWS's clients would read without us, if they are there.
     pub(crate) aws_config_file: Option<PathBuf>,
+    pub(crate) aws_credentials_file: Option<PathBuf>,
 }
 
 /// The bearer token of the job, or the file that holds it.
@@ -82,10 +83,12 @@ impl Settings {
             GOOGLE_IAM_CREDENTIALS,
         );
         let home = given("HOME").map(PathBuf::from);
-        let aws_config_file = match given("AWS_CONFIG_FILE") {
+        let of_aws = |variable: &str, usual: &str| match given(variable) {
             Some(path) => Some(below_home(path, home.as_deref())),
-            None => home.map(|home| home.join(".aws/config")),
+            None => home.as_ref().map(|home| home.join(usual)),
         };
+        let aws_config_file = of_aws("AWS_CONFIG_FILE", ".aws/config");
+        let aws_credentials_file = of_aws("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         match (issuer, job_token) {
             (Some(issuer), Some(job_token)) if wrong.is_empty() => Ok(Self {
                 issuer,
@@ -94,6 +97,7 @@ impl Settings {
                 google_sts,
                 google_iam_credentials,
                 aws_config_file,
+                aws_credentials_file,
             }),
             _ => Err(Failure::Usage(wrong)),
         }

@@ -139,10 +139,18 @@ async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
 async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
     let scene = Scene::set().await;
     scene.admin.restricts(&scene.aws.id, &["dev/bob"]).await;
-    let tells = "echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
+    let home = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(home.path().join(".aws")).expect("made");
+    for file in ["config", "credentials"] {
+        let keys = "[default]\nregion = eu-west-1\naws_access_key_id = AKIDRUNNER\n";
+        std::fs::write(home.path().join(".aws").join(file), keys).expect("written");
+    }
+    let tells = "cat \"$AWS_CONFIG_FILE\" \"$AWS_SHARED_CREDENTIALS_FILE\"
+        echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
     let ran = eventually(async || {
         let mut exec = scene.exec(&["--skip-refused", "--", "sh", "-c", tells]);
         exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+            .env("HOME", home.path())
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", "of the runner");
         let ran = runs(exec).await;
         if ran.said.contains("going on without it") {
@@ -152,7 +160,9 @@ async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
         }
     })
     .await;
-    assert_eq!(ran.out, format!("  {CLIENT}\n"), "{}", ran.said);
+    let region = "[default]\nregion = eu-west-1\n";
+    let wanted = format!("{region}{region}  {CLIENT}\n");
+    assert_eq!(ran.out, wanted, "{}", ran.said);
 }
 
 /// Waits for what the command writes.
