@@ -102,7 +102,7 @@ enum Printing {
     /// Prints the environment as exports for a shell: eval "$(tharsis-exec env)".
     ///
     /// The files stay, and the tokens in them hold until they expire: nothing renews them but the same again, which
-    /// uses the same folder (`THARSIS_EXEC_FOLDER`). Where it fails, it prints `(exit CODE)`, so that eval fails too.
+    /// uses the same folder (`THARSIS_EXEC_FOLDER`). To be rid of them: `rm -r "$THARSIS_EXEC_FOLDER"`. Where it fails, it prints `(exit CODE)`, so that eval fails too.
     Env,
     /// Prints a token for one identity.
     Token {
