@@ -150,6 +150,10 @@ async fn prepare(
         return Err(Failure::NoIdentities);
     }
     let mut environment = Environment::default();
+    if let Some(before) = &settings.folder {
+        let lookup = |name: &str| std::env::var(name).ok();
+        provider::take_out_of(before, &lookup, &mut environment);
+    }
     environment.unset("THARSIS_JOB_TOKEN");
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     let mut tokens = Vec::new();
@@ -178,6 +182,7 @@ async fn print_exports(
         None => Folder::temporary()?,
     };
     let (mut environment, tokens) = prepare(issuer, asking, settings, &folder, None).await?;
+    folder.remove_the_rest()?;
     // The shell asks again, to renew.
     environment.keep("THARSIS_JOB_TOKEN");
     environment.keep("THARSIS_JOB_TOKEN_FILE");

@@ -6,6 +6,8 @@ mod google;
 mod kubernetes;
 mod tharsis;
 
+use std::path::Path;
+
 use proto::identity::v1::configuration::Type;
 
 use crate::endpoint::Endpoint;
@@ -54,6 +56,50 @@ pub(crate) fn withhold(
         aws::withhold(identity, settings, folder, environment)?;
     }
     Ok(())
+}
+
+/// Takes out what an earlier environment had from a folder, whatever identity that was for: it may be lost since.
+pub(crate) fn take_out_of(
+    folder: &Path,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    environment: &mut Environment,
+) {
+    let types: [(&str, &[&'static str], &[&'static str]); 5] = [
+        (
+            "AWS_CONFIG_FILE",
+            &aws::CREDENTIALS,
+            &[
+                "AWS_CONFIG_FILE",
+                "AWS_SHARED_CREDENTIALS_FILE",
+                "AWS_ROLE_SESSION_NAME",
+            ],
+        ),
+        (
+            "AZURE_FEDERATED_TOKEN_FILE",
+            &azure::CREDENTIALS,
+            &[
+                "ARM_USE_OIDC",
+                "ARM_CLIENT_ID",
+                "ARM_TENANT_ID",
+                "AZURE_CLIENT_ID",
+                "AZURE_TENANT_ID",
+            ],
+        ),
+        ("GOOGLE_APPLICATION_CREDENTIALS", &google::CREDENTIALS, &[]),
+        ("KUBE_TOKEN_FILE", &kubernetes::CREDENTIALS, &[]),
+        (
+            "THARSIS_SERVICE_ACCOUNT_TOKEN_FILE",
+            &tharsis::CREDENTIALS,
+            &[],
+        ),
+    ];
+    for (file, credentials, others) in types {
+        if lookup(file).is_some_and(|file| Path::new(&file).starts_with(folder)) {
+            for name in credentials.iter().chain(others) {
+                environment.unset(name);
+            }
+        }
+    }
 }
 
 /// Writes the tokens, and what the clients have to know besides.
