@@ -9,8 +9,9 @@ use crate::failure::Failure;
 
 const AFTER_HELP: &str = "\
 The command gets, by the type of each managed identity that its job's workspace has:
-  AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, and an AWS_CONFIG_FILE with a
-              profile of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says
+  AWS         AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE, AWS_ROLE_SESSION_NAME, an AWS_CONFIG_FILE with a profile
+              of the identity's path, behind what an AWS_CONFIG_FILE of before, or ~/.aws/config, says, and an
+              AWS_SHARED_CREDENTIALS_FILE: both without the credentials of the default profile
   Azure       ARM_USE_OIDC, ARM_CLIENT_ID, ARM_TENANT_ID, ARM_OIDC_TOKEN_FILE_PATH; AZURE_CLIENT_ID, AZURE_TENANT_ID,
               AZURE_FEDERATED_TOKEN_FILE
   Google      GOOGLE_APPLICATION_CREDENTIALS, CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE (an external account)
@@ -42,7 +43,8 @@ Exit codes: that of the command; 128 and the signal's number, where a signal end
 /// Runs a command with the credentials of its job's managed identities.
 ///
 /// Each identity's token lies in a file that only this user reads, in a folder that is gone when the command ends. It is
-/// renewed when two thirds of its life are over. Signals are passed on to the command.
+/// renewed when two thirds of its life are over. Signals are passed on to the command; if this is killed, the command is asked
+/// to end (SIGTERM; on Linux), and the files stay.
 #[derive(Debug, Parser)]
 #[command(
     name = "tharsis-exec",
@@ -54,6 +56,12 @@ Exit codes: that of the command; 128 and the signal's number, where a signal end
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) asking: Asking,
+    /// For ourselves: becomes the command, as the child of this process.
+    #[arg(long, hide = true)]
+    pub(crate) run_by: Option<i32>,
+    /// For ourselves: brings the group of this process to the front of the terminal.
+    #[arg(long, hide = true)]
+    pub(crate) to_the_front: bool,
     #[command(subcommand)]
     subcommand: Option<Printing>,
     /// The command to run, with its arguments.
@@ -94,7 +102,7 @@ enum Printing {
     /// Prints the environment as exports for a shell: eval "$(tharsis-exec env)".
     ///
     /// The files stay, and the tokens in them hold until they expire: nothing renews them but the same again, which
-    /// uses the same folder (`THARSIS_EXEC_FOLDER`). Where it fails, it prints `(exit CODE)`, so that eval fails too.
+    /// uses the same folder (`THARSIS_EXEC_FOLDER`). To be rid of them: `rm -r "$THARSIS_EXEC_FOLDER"`. Where it fails, it prints `(exit CODE)`, so that eval fails too.
     Env,
     /// Prints a token for one identity.
     Token {

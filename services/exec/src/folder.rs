@@ -1,5 +1,7 @@
 //! The private folder: only its owner looks in, and its files appear whole.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,6 +16,7 @@ use crate::failure::Failure;
 pub(crate) struct Folder {
     path: PathBuf,
     own: Option<TempDir>,
+    written: RefCell<BTreeSet<String>>,
 }
 
 impl Folder {
@@ -38,6 +41,7 @@ impl Folder {
         Ok(Self {
             path: made.path().to_owned(),
             own: Some(made),
+            written: RefCell::default(),
         })
     }
 
@@ -58,6 +62,7 @@ impl Folder {
         Ok(Some(Self {
             path: path.to_owned(),
             own: None,
+            written: RefCell::default(),
         }))
     }
 
@@ -79,9 +84,35 @@ impl Folder {
             draft.persist(&path).map_err(|error| error.error)
         });
         match written {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.written.borrow_mut().insert(name.to_owned());
+                Ok(())
+            }
             Err(source) => Err(Failure::file(&path.display().to_string(), source)),
         }
+    }
+
+    /// Removes the files of an earlier time, which were not written again; what somebody else laid there stays.
+    pub(crate) fn remove_the_rest(&self) -> Result<(), Failure> {
+        let is_ours = |name: &str| {
+            [".token", ".google.json"]
+                .iter()
+                .any(|end| name.ends_with(end))
+                || ["aws-config", "aws-credentials", "kubeconfig"].contains(&name)
+        };
+        let removed = fs::read_dir(&self.path).and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name();
+                let name = name.to_str().filter(|name| is_ours(name));
+                if name.is_some_and(|name| !self.written.borrow().contains(name)) {
+                    fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
+        });
+        let what = format!("an earlier token stays in {}", self.path.display());
+        removed.map_err(|source| Failure::file(&what, source))
     }
 
     /// Removes it, if nobody else has.
@@ -126,6 +157,24 @@ mod tests {
         let folder = Folder::temporary().expect("a folder");
         fs::remove_dir(folder.path()).expect("removed");
         folder.remove().expect("somebody else removed it");
+    }
+
+    #[test]
+    fn what_is_not_written_again_goes() {
+        let folder = Folder::temporary().expect("a folder");
+        for name in ["mi_1.token", "mi_2.token", "kubeconfig"] {
+            folder.write(name, "one").expect("written");
+        }
+        fs::write(folder.file("notes"), "not ours").expect("written");
+        let again = Folder::again(folder.path()).expect("it is ours");
+        let again = again.expect("it is there");
+        again.write("mi_2.token", "two").expect("written");
+        again.remove_the_rest().expect("removed");
+        let left = |name: &str| Path::new(&folder.file(name)).exists();
+        assert_eq!(
+            ["mi_1.token", "mi_2.token", "kubeconfig", "notes"].map(left),
+            [false, true, false, true]
+        );
     }
 
     #[test]

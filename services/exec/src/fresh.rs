@@ -71,8 +71,11 @@ async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
             ));
             told = text;
         }
-        if matches!(failure, Failure::JobOver(_) | Failure::JobTokenRefused(_)) {
-            return None;
+        match failure {
+            Failure::JobOver(_) => return None,
+            // A file may hold another one the next time.
+            Failure::JobTokenRefused(_) if issuer.knows_one_job_token() => return None,
+            _ => {}
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

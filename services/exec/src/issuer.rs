@@ -155,6 +155,11 @@ impl<'a> Issuer<'a> {
         Ok(request)
     }
 
+    /// Whether the job token stays what it is.
+    pub(crate) fn knows_one_job_token(&self) -> bool {
+        matches!(self.settings.job_token, JobToken::Given(_))
+    }
+
     fn bearer(&self) -> Result<MetadataValue<Ascii>, Failure> {
         let token = match &self.settings.job_token {
             JobToken::Given(token) => token.clone(),

@@ -13,6 +13,7 @@ mod issuer;
 mod provider;
 mod settings;
 mod signals;
+mod terminal;
 mod token;
 
 use std::ffi::OsString;
@@ -46,8 +47,17 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             });
         }
     };
+    if arguments.to_the_front {
+        return terminal::to_the_front().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let for_a_shell = arguments.print_exports();
-    match carry_out(arguments).await {
+    let done = match arguments.run_by {
+        Some(parent) => arguments
+            .action()
+            .and_then(|action| become_it(action, parent)),
+        None => carry_out(arguments).await,
+    };
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             say(&failure.to_string());
@@ -60,10 +70,17 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+fn become_it(action: Action, parent: i32) -> Result<u8, Failure> {
+    match action {
+        Action::Run(command) => Err(child::become_it(&command, parent)),
+        Action::Env | Action::Token(_) => Ok(failure::USAGE),
+    }
+}
+
 async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
     let asking = arguments.asking.clone();
     let action = arguments.action()?;
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::listen(&Signals::ASKING)?;
     let settings = Settings::read(&|name| std::env::var(name).ok())?;
     let issuer = Issuer::at(&settings, asking.patience)?;
     // Whatever is under way is dropped, with what it has written, when a signal comes before the command runs.
@@ -133,11 +150,15 @@ async fn prepare(
         return Err(Failure::NoIdentities);
     }
     let mut environment = Environment::default();
+    if let Some(before) = &settings.folder {
+        let lookup = |name: &str| std::env::var(name).ok();
+        provider::take_out_of(before, &lookup, &mut environment);
+    }
     environment.unset("THARSIS_JOB_TOKEN");
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     let mut tokens = Vec::new();
     for identity in identities {
-        provider::withhold(&identity, &mut environment);
+        provider::withhold(&identity, settings, folder, &mut environment)?;
         match issuer.token(&identity.id, &identity.path).await {
             Ok(token) => tokens.push((identity, token)),
             Err(refused @ Failure::Refused { .. }) if asking.skip_refused => {
@@ -161,6 +182,7 @@ async fn print_exports(
         None => Folder::temporary()?,
     };
     let (mut environment, tokens) = prepare(issuer, asking, settings, &folder, None).await?;
+    folder.remove_the_rest()?;
     // The shell asks again, to renew.
     environment.keep("THARSIS_JOB_TOKEN");
     environment.keep("THARSIS_JOB_TOKEN_FILE");

@@ -6,6 +6,8 @@ mod google;
 mod kubernetes;
 mod tharsis;
 
+use std::path::Path;
+
 use proto::identity::v1::configuration::Type;
 
 use crate::endpoint::Endpoint;
@@ -33,7 +35,12 @@ pub(crate) struct Place<'a> {
 
 /// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
 /// before the identity, and not as whom it would take without one that is refused.
-pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
+pub(crate) fn withhold(
+    identity: &Identity,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
     let credentials: &[&'static str] = match &identity.configuration {
         Some(Type::Aws(_)) => &aws::CREDENTIALS,
         Some(Type::Azure(_)) => &azure::CREDENTIALS,
@@ -44,6 +51,54 @@ pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
     };
     for name in credentials {
         environment.unset(name);
+    }
+    if let Some(Type::Aws(_)) = identity.configuration {
+        aws::withhold(identity, settings, folder, environment)?;
+    }
+    Ok(())
+}
+
+/// Takes out what an earlier environment had from a folder, whatever identity that was for: it may be lost since.
+pub(crate) fn take_out_of(
+    folder: &Path,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    environment: &mut Environment,
+) {
+    let types: [(&str, &[&'static str], &[&'static str]); 5] = [
+        (
+            "AWS_CONFIG_FILE",
+            &aws::CREDENTIALS,
+            &[
+                "AWS_CONFIG_FILE",
+                "AWS_SHARED_CREDENTIALS_FILE",
+                "AWS_ROLE_SESSION_NAME",
+            ],
+        ),
+        (
+            "AZURE_FEDERATED_TOKEN_FILE",
+            &azure::CREDENTIALS,
+            &[
+                "ARM_USE_OIDC",
+                "ARM_CLIENT_ID",
+                "ARM_TENANT_ID",
+                "AZURE_CLIENT_ID",
+                "AZURE_TENANT_ID",
+            ],
+        ),
+        ("GOOGLE_APPLICATION_CREDENTIALS", &google::CREDENTIALS, &[]),
+        ("KUBE_TOKEN_FILE", &kubernetes::CREDENTIALS, &[]),
+        (
+            "THARSIS_SERVICE_ACCOUNT_TOKEN_FILE",
+            &tharsis::CREDENTIALS,
+            &[],
+        ),
+    ];
+    for (file, credentials, others) in types {
+        if lookup(file).is_some_and(|file| Path::new(&file).starts_with(folder)) {
+            for name in credentials.iter().chain(others) {
+                environment.unset(name);
+            }
+        }
     }
 }
 
@@ -112,7 +167,7 @@ mod tests {
             configuration: Some(configuration),
         };
         let mut environment = Environment::default();
-        withhold(&identity, &mut environment);
+        withhold(&identity, settings, folder, &mut environment).expect("withheld");
         let tokens = [(identity, token())];
         provide(&tokens, "job_1", settings, folder, None, &mut environment).expect("provided");
         let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");

@@ -19,8 +19,9 @@ pub(crate) struct Settings {
     pub(crate) folder: Option<PathBuf>,
     pub(crate) google_sts: String,
     pub(crate) google_iam_credentials: String,
-    /// The one that AWS's clients would read without us, if it is there.
+    /// Those that AWS's clients would read without us, if they are there.
     pub(crate) aws_config_file: Option<PathBuf>,
+    pub(crate) aws_credentials_file: Option<PathBuf>,
 }
 
 /// The bearer token of the job, or the file that holds it.
@@ -82,18 +83,28 @@ impl Settings {
             GOOGLE_IAM_CREDENTIALS,
         );
         let home = given("HOME").map(PathBuf::from);
-        let aws_config_file = match given("AWS_CONFIG_FILE") {
-            Some(path) => Some(below_home(path, home.as_deref())),
-            None => home.map(|home| home.join(".aws/config")),
+        let folder = given("THARSIS_EXEC_FOLDER").map(PathBuf::from);
+        // Of ours, in a folder that was removed since.
+        let is_lost = |path: &Path| {
+            let folder = folder.as_deref();
+            folder.is_some_and(|folder| path.starts_with(folder)) && !path.exists()
         };
+        let of_aws = |variable: &str, usual: &str| {
+            let named = given(variable).map(|path| below_home(path, home.as_deref()));
+            let usual = || home.as_ref().map(|home| home.join(usual));
+            named.filter(|path| !is_lost(path)).or_else(usual)
+        };
+        let aws_config_file = of_aws("AWS_CONFIG_FILE", ".aws/config");
+        let aws_credentials_file = of_aws("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
         match (issuer, job_token) {
             (Some(issuer), Some(job_token)) if wrong.is_empty() => Ok(Self {
                 issuer,
                 job_token,
-                folder: given("THARSIS_EXEC_FOLDER").map(PathBuf::from),
+                folder,
                 google_sts,
                 google_iam_credentials,
                 aws_config_file,
+                aws_credentials_file,
             }),
             _ => Err(Failure::Usage(wrong)),
         }
@@ -164,6 +175,14 @@ mod tests {
                 Some("/home/alice/aws"),
             ),
             (&[home, ("AWS_CONFIG_FILE", "/etc/aws")], Some("/etc/aws")),
+            (
+                &[
+                    home,
+                    ("THARSIS_EXEC_FOLDER", "/gone"),
+                    ("AWS_CONFIG_FILE", "/gone/aws-config"),
+                ],
+                Some("/home/alice/.aws/config"),
+            ),
         ] {
             let job = [ISSUER, ("THARSIS_JOB_TOKEN", "hunter2")];
             let settings = read(&[&job, variables].concat()).expect("right");

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process};
+use rustix::process::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::failure::Failure;
@@ -12,7 +12,8 @@ use crate::failure::Failure;
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    const KINDS: [Signal; 6] = [
+    /// Those that ask whoever we are.
+    pub(crate) const ASKING: [Signal; 6] = [
         Signal::HUP,
         Signal::INT,
         Signal::QUIT,
@@ -20,14 +21,16 @@ impl Signals {
         Signal::USR1,
         Signal::USR2,
     ];
+    /// Those that matter as well once the command runs: that it stopped or should, and that the terminal's size is another.
+    pub(crate) const OF_A_JOB: [Signal; 3] = [Signal::CHILD, Signal::TSTP, Signal::WINCH];
 
     /// From here on they come here.
-    pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen = |kind: Signal| {
+    pub(crate) fn listen(kinds: &[Signal]) -> Result<Self, Failure> {
+        let listen = |kind: &Signal| {
             let heard = unix::signal(SignalKind::from_raw(kind.as_raw()));
-            heard.map(|heard| (kind, heard))
+            heard.map(|heard| (*kind, heard))
         };
-        let heard: Result<_, _> = Self::KINDS.into_iter().map(listen).collect();
+        let heard: Result<_, _> = kinds.iter().map(listen).collect();
         let heard = heard.map_err(|source| Failure::file("signals can't be heard", source))?;
         Ok(Self(heard))
     }
@@ -42,27 +45,4 @@ impl Signals {
         })
         .await
     }
-}
-
-/// Passes a signal on to a child, which is not reaped yet.
-pub(crate) fn pass_on(signal: Signal, child: u32) {
-    let child = i32::try_from(child).ok().and_then(Pid::from_raw);
-    if let Some(child) = child {
-        // It may have ended just now; then nobody misses it.
-        let _ = kill_process(child, signal);
-    }
-}
-
-/// Whether our process group is the one that the keys of a terminal send signals to.
-pub(crate) fn in_front() -> bool {
-    let terminal = std::fs::File::open("/dev/tty").ok();
-    let front = terminal.and_then(|terminal| rustix::termios::tcgetpgrp(terminal).ok());
-    front == Some(getpgrp())
-}
-
-/// Whether the keys of the terminal send this signal to all of our process group, the command included. A second
-/// interrupt makes Terraform give up at once: so it must not get two for one.
-pub(crate) fn is_of_the_terminal(signal: Signal) -> bool {
-    let by_keys = [Signal::INT, Signal::QUIT, Signal::HUP].contains(&signal);
-    by_keys && in_front()
 }

@@ -2,15 +2,19 @@
 //! (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-assume-role-credentials.html>).
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use proto::identity::v1::AwsConfiguration;
 
 use super::Place;
 use crate::environment::Environment;
 use crate::failure::Failure;
+use crate::folder::Folder;
+use crate::issuer::Identity;
+use crate::settings::Settings;
 
 /// Clients take keys, of either spelling, and a profile's role before a web identity.
-pub(super) const CREDENTIALS: [&str; 9] = [
+pub(super) const CREDENTIALS: [&str; 13] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ACCESS_KEY",
     "AWS_SECRET_ACCESS_KEY",
@@ -20,10 +24,14 @@ pub(super) const CREDENTIALS: [&str; 9] = [
     "AWS_DEFAULT_PROFILE",
     "AWS_ROLE_ARN",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
 
 /// Some clients take these of the default profile before a web identity of the environment.
-const OF_A_PROFILE: [&str; 11] = [
+const OF_A_PROFILE: [&str; 14] = [
     "aws_access_key_id",
     "aws_secret_access_key",
     "aws_session_token",
@@ -35,49 +43,78 @@ const OF_A_PROFILE: [&str; 11] = [
     "sso_session",
     "sso_account_id",
     "sso_role_name",
+    "sso_start_url",
+    "sso_region",
+    "login_session",
 ];
+
+/// The names of our files in the folder.
+pub(super) const CONFIG: &str = "aws-config";
+pub(super) const SHARED_CREDENTIALS: &str = "aws-credentials";
 
 /// What is below was written by us.
 const OURS: &str = "# Of tharsis-exec:";
+
+/// Has the clients read what the files of before say of other things than who they are.
+pub(super) fn withhold(
+    identity: &Identity,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
+    for (variable, before, name) in [
+        ("AWS_CONFIG_FILE", &settings.aws_config_file, CONFIG),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            &settings.aws_credentials_file,
+            SHARED_CREDENTIALS,
+        ),
+    ] {
+        let theirs = theirs(before.as_deref(), &identity.path)?;
+        folder.write(name, &theirs)?;
+        environment.set(variable, folder.file(name));
+    }
+    Ok(())
+}
 
 pub(super) fn provide(
     place: &Place<'_>,
     aws: &AwsConfiguration,
     environment: &mut Environment,
 ) -> Result<(), Failure> {
-    const CONFIG: &str = "aws-config";
-    place.folder.write(CONFIG, &config(place, aws)?)?;
+    let profile = place.identity.path.as_str();
+    let mut config = theirs(Some(Path::new(&place.folder.file(CONFIG))), profile)?;
+    if !config.is_empty() {
+        config.push('\n');
+    }
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        config,
+        "{OURS}\n[profile {profile}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}",
+        aws.role_arn, place.token_file, place.job
+    );
+    place.folder.write(CONFIG, &config)?;
     environment.set("AWS_ROLE_ARN", &aws.role_arn);
     environment.set("AWS_WEB_IDENTITY_TOKEN_FILE", &place.token_file);
     // CloudTrail shows it: so the job is found from what was done.
     environment.set("AWS_ROLE_SESSION_NAME", place.job);
-    environment.set("AWS_CONFIG_FILE", place.folder.file(CONFIG));
     Ok(())
 }
 
-/// What the file of before says, and the profile.
-fn config(place: &Place<'_>, aws: &AwsConfiguration) -> Result<String, Failure> {
-    let profile = place.identity.path.as_str();
-    let mut text = String::new();
-    // A client has no configuration either where the file is not there.
-    let before = place.settings.aws_config_file.as_deref();
-    if let Some(before) = before.filter(|path| path.exists()) {
-        let found = std::fs::read_to_string(before).map_err(|source| {
-            let what = format!("AWS's configuration in {}", before.display());
-            Failure::file(&what, source)
-        })?;
-        let theirs = still_good(&found, profile);
-        if !theirs.is_empty() {
-            text = format!("{theirs}\n\n");
-        }
+/// What is still good of a file of before; of one that is not there, nothing, as for the clients.
+fn theirs(before: Option<&Path>, ours: &str) -> Result<String, Failure> {
+    let Some(before) = before.filter(|path| path.exists()) else {
+        return Ok(String::new());
+    };
+    let found = std::fs::read_to_string(before).map_err(|source| {
+        let what = format!("AWS's configuration in {}", before.display());
+        Failure::file(&what, source)
+    })?;
+    let mut good = still_good(&found, ours);
+    if !good.is_empty() {
+        good.push('\n');
     }
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        text,
-        "{OURS}\n[profile {profile}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}",
-        aws.role_arn, place.token_file, place.job
-    );
-    Ok(text)
+    Ok(good)
 }
 
 /// The regions and endpoints of a file, and its profiles; not what we wrote there, nor a profile of our name, with which
@@ -88,8 +125,9 @@ fn still_good(file: &str, ours: &str) -> String {
     let mut kept = Vec::new();
     for line in theirs.lines() {
         profile = profile_of(line).unwrap_or(profile);
-        let key = line.split('=').next().unwrap_or_default().trim();
-        if profile != ours && !(profile == "default" && OF_A_PROFILE.contains(&key)) {
+        let key = line.split(['=', ':']).next().unwrap_or_default();
+        let key = key.trim().to_ascii_lowercase();
+        if profile != ours && !(profile == "default" && OF_A_PROFILE.contains(&key.as_str())) {
             kept.push(line);
         }
     }
@@ -110,6 +148,7 @@ mod tests {
     #[test]
     fn the_file_of_before_gives_no_credentials_in_place_of_ours() {
         let file = "[default]\nregion = eu-central-1\nrole_arn = arn:of:the:runner\ncredential_source = Environment\n\
+                    sso_start_url = https://runner\nSSO_REGION: eu-west-1\nlogin_session = of:the:runner\n\
                     s3 =\n  max_concurrent_requests = 20\n\n\
                     [profile \"acme/deployer\"]\nregion = eu-west-1\n\n\
                     [profile other]\nrole_arn = arn:of:another\n\n\

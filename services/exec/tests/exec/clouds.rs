@@ -13,6 +13,9 @@ const OF_THE_RUNNER: &str = "\
     [default]\nrole_arn = arn:aws:iam::123456789012:role/runner\ncredential_source = Ec2InstanceMetadata\n\
     [profile acme/deployer]\nregion = eu-west-1\n";
 
+const KEYS_OF_THE_RUNNER: &str =
+    "[default]\naws_access_key_id = AKIDRUNNER\naws_secret_access_key = hunter2\n";
+
 /// What the owners of the clouds' side would say of the scene's identities.
 fn trust(scene: &Scene) -> Trust {
     let identities = [&scene.aws, &scene.azure, &scene.google, &scene.kubernetes];
@@ -60,6 +63,7 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
     let of_the_runner = folder.path().join(".aws");
     std::fs::create_dir(&of_the_runner).expect("made");
     std::fs::write(of_the_runner.join("config"), OF_THE_RUNNER).expect("written");
+    std::fs::write(of_the_runner.join("credentials"), KEYS_OF_THE_RUNNER).expect("written");
     clouds.clouds.trust_only(trust(&scene));
     let outcomes = clients(&scene, &clouds, folder.path()).await;
     let assumed = format!(

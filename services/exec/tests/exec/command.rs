@@ -139,10 +139,18 @@ async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
 async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
     let scene = Scene::set().await;
     scene.admin.restricts(&scene.aws.id, &["dev/bob"]).await;
-    let tells = "echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
+    let home = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(home.path().join(".aws")).expect("made");
+    for file in ["config", "credentials"] {
+        let keys = "[default]\nregion = eu-west-1\naws_access_key_id = AKIDRUNNER\n";
+        std::fs::write(home.path().join(".aws").join(file), keys).expect("written");
+    }
+    let tells = "cat \"$AWS_CONFIG_FILE\" \"$AWS_SHARED_CREDENTIALS_FILE\"
+        echo \"${AWS_ACCESS_KEY_ID-} ${AWS_WEB_IDENTITY_TOKEN_FILE-} $ARM_CLIENT_ID\"";
     let ran = eventually(async || {
         let mut exec = scene.exec(&["--skip-refused", "--", "sh", "-c", tells]);
         exec.env("AWS_ACCESS_KEY_ID", "of the runner")
+            .env("HOME", home.path())
             .env("AWS_WEB_IDENTITY_TOKEN_FILE", "of the runner");
         let ran = runs(exec).await;
         if ran.said.contains("going on without it") {
@@ -152,7 +160,9 @@ async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
         }
     })
     .await;
-    assert_eq!(ran.out, format!("  {CLIENT}\n"), "{}", ran.said);
+    let region = "[default]\nregion = eu-west-1\n";
+    let wanted = format!("{region}{region}  {CLIENT}\n");
+    assert_eq!(ran.out, wanted, "{}", ran.said);
 }
 
 /// Waits for what the command writes.
@@ -224,16 +234,40 @@ async fn a_signal_before_the_command_runs_ends_it_all() {
     assert!(scene.folders().is_empty());
 }
 
-/// Presses Ctrl-C in a terminal of its own, and says how often the command was asked, and how it ended.
-const PRESSES: &str = r#"
-import os, pty, sys
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_is_asked_to_end_when_we_are_killed() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let asked = folder.path().join("asked");
+    let tells = "trap 'touch \"$ASKED\"; exit' TERM; echo ready; while :; do sleep 0.02; done";
+    let mut child = scene
+        .exec(&["--", "sh", "-c", tells])
+        .env("ASKED", &asked)
+        .spawn()
+        .expect("it starts");
+    writes(&mut child, "ready").await;
+    sends(&child, Signal::KILL);
+    eventually(async || asked.exists().then_some(()).ok_or("it was not asked")).await;
+}
+
+/// Asks for the end of what runs in a terminal of its own, as it is told; says how often the command was asked, and how it
+/// ended.
+const ASKS: &str = r#"
+import os, pty, signal, sys
 child, terminal = pty.fork()
 if child == 0:
-    os.execv(sys.argv[1], sys.argv[1:])
+    os.execv(sys.argv[3], sys.argv[3:])
 out = b""
 while b"ready" not in out:
     out += os.read(terminal, 1024)
-os.write(terminal, b"\x03")
+whom, how = sys.argv[1], getattr(signal, sys.argv[2])
+if whom == "key":
+    os.write(terminal, b"\x03")
+elif whom == "process":
+    os.kill(child, how)
+else:
+    os.killpg(child, how)
 try:
     while more := os.read(terminal, 1024):
         out += more
@@ -258,13 +292,20 @@ exit(3)
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_the_terminal_asks_once() {
+async fn at_a_terminal_a_key_and_whoever_else_ask_once() {
     let scene = Scene::set().await;
-    let mut python = scene.program("python3");
-    python.args(["-c", PRESSES, EXEC, "--", "python3", "-c", COUNTS]);
-    let ran = runs(python).await;
-    assert_eq!(ran.out, "['asked', '1'] 3\n", "{}", ran.said);
-    assert!(scene.folders().is_empty());
+    for (whom, how) in [
+        ("key", "SIGINT"),
+        ("process", "SIGINT"),
+        ("group", "SIGINT"),
+        ("group", "SIGTERM"),
+    ] {
+        let mut python = scene.program("python3");
+        python.args(["-c", ASKS, whom, how, EXEC, "--", "python3", "-c", COUNTS]);
+        let ran = runs(python).await;
+        assert_eq!(ran.out, "['asked', '1'] 3\n", "{whom} {how}: {}", ran.said);
+        assert!(scene.folders().is_empty());
+    }
 }
 
 /// In a terminal, but not in front there, asks the whole group to end.
@@ -295,4 +336,57 @@ async fn a_signal_to_the_group_asks_once_also_behind_a_terminal() {
     let wanted = "['asked', '1', 'ended', '3']\n";
     assert_eq!(ran.out, wanted, "{}", ran.said);
     assert!(scene.folders().is_empty());
+}
+
+/// Starts a script in the background of a shell, and brings it to the front: before it wants to read, or once it has
+/// stopped for that. Says what the command and the rest of the script read.
+const BRINGS_TO_THE_FRONT: &str = r#"
+import os, pty, re, sys, time
+when, go, program = sys.argv[1:]
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("bash", ["bash", "--norc", "-i"])
+out = ""
+def until(words):
+    global out
+    while not (found := re.search(words, out)):
+        out += os.read(terminal, 1024).decode()
+    return found
+def types(line):
+    os.write(terminal, line.encode() + b"\n")
+command = f"echo of=$PPID.; until [ -e {go} ]; do sleep 0.02; done; read x; echo got=$x."
+script = go + ".sh"
+with open(script, "w") as file:
+    print(f"{program} -- sh -c '{command}'\nread y; echo then=$y.", file=file)
+types(f"sh {script} &")
+ours = until(r"of=(\d+)\.")[1]
+if when == "stopped":
+    open(go, "w").close()
+    while " T " not in open(f"/proc/{ours}/stat").read():
+        time.sleep(0.02)
+types("fg")
+until(re.escape(f"sh {script}\r\n"))
+open(go, "w").close()
+types("yes")
+until(r"got=yes\.")
+types("too")
+until(r"then=too\.")
+types("exit")
+os.waitpid(child, 0)
+print("it was read")
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_brought_to_the_front_reads_from_the_terminal() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    for when in ["running", "stopped"] {
+        let go = folder.path().join(when);
+        let mut python = scene.program("python3");
+        python.args(["-c", BRINGS_TO_THE_FRONT, when]);
+        python.arg(go).arg(EXEC);
+        let ran = runs(python).await;
+        assert_eq!(ran.out, "it was read\n", "{when}: {}", ran.said);
+        assert!(scene.folders().is_empty(), "{when}");
+    }
 }

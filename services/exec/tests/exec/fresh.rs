@@ -10,7 +10,7 @@ use bed::eventually;
 use e2e::{Service, relying_party};
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncBufReadExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -122,6 +122,35 @@ async fn an_issuer_that_is_gone_without_a_word_is_connected_to_anew() {
     })
     .await;
     let held = read(&file);
+    changes(&file, &held).await;
+    std::fs::write(&end, "").expect("written");
+    assert_eq!(ended(child).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_token_that_was_refused_may_be_another_the_next_time() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (end, job_token) = (folder.path().join("end"), folder.path().join("job-token"));
+    std::fs::write(&job_token, &scene.job.token).expect("written");
+    let mut child = scene
+        .exec_as("")
+        .args(["--renew-after", "1", "--", "sh", "-c", WAITS])
+        .env("THARSIS_JOB_TOKEN_FILE", &job_token)
+        .env("THE_END", &end)
+        .spawn()
+        .expect("it starts");
+    let file = first(&scene).await;
+    std::fs::write(&job_token, "hunter2").expect("written");
+    let said = child.stderr.as_mut().expect("it is read");
+    let mut lines = BufReader::new(said).lines();
+    // Each of the five is refused.
+    for _ in 0..5 {
+        let line = lines.next_line().await.expect("read").expect("a line");
+        assert!(line.contains("does not take the job token"), "{line}");
+    }
+    let held = read(&file);
+    std::fs::write(&job_token, &scene.job.token).expect("written");
     changes(&file, &held).await;
     std::fs::write(&end, "").expect("written");
     assert_eq!(ended(child).await.code, Some(0));

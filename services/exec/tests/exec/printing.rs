@@ -1,9 +1,11 @@
 //! `tharsis-exec env` and `tharsis-exec token`.
 
+use bed::eventually;
 use e2e::clouds::example::ROLE;
 use e2e::relying_party;
+use e2e::user::unassignment;
 
-use crate::scene::{EXEC, Scene, read, runs};
+use crate::scene::{EXEC, Ran, Scene, ended, read, runs};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shell_evaluates_the_exports_and_renews_in_place() {
@@ -27,6 +29,39 @@ async fn a_shell_evaluates_the_exports_and_renews_in_place() {
         let verified = relying_party::verify(&scene.world.issuer_url(), "aws", &token).await;
         verified.expect("it verifies");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_time_an_identity_that_was_lost_is_lost_in_the_shell_too() {
+    const TWICE: &str = r#"
+        eval "$("$EXEC" env)" && mine="$AWS_WEB_IDENTITY_TOKEN_FILE" && test -e "$mine" && echo had &&
+        cd "$GO" && touch had && until [ -e lost ]; do sleep 0.02; done &&
+        eval "$("$EXEC" env)" && ! test -e "$mine" &&
+        echo "${AWS_WEB_IDENTITY_TOKEN_FILE-} ${AWS_ROLE_ARN-} ${AWS_CONFIG_FILE-} $ARM_USE_OIDC"
+    "#;
+    let scene = Scene::set().await;
+    let go = tempfile::tempdir().expect("a folder");
+    let mut shell = scene.program("sh");
+    shell.args(["-c", TWICE]).env("EXEC", EXEC);
+    let child = shell.env("GO", go.path()).spawn().expect("it starts");
+    eventually(async || {
+        let had = go.path().join("had").exists();
+        had.then_some(()).ok_or("it has none yet")
+    })
+    .await;
+    let workspace = &scene.job.job.workspace_id;
+    let unassignment = unassignment(&scene.aws.id, workspace);
+    scene.admin.asks(unassignment).await.expect("unassigned");
+    eventually(
+        async || match runs(scene.exec(&["token", &scene.aws.id])).await {
+            Ran { code: Some(0), .. } => Err("it is assigned still"),
+            _ => Ok(()),
+        },
+    )
+    .await;
+    std::fs::write(go.path().join("lost"), "").expect("written");
+    let ran = ended(child).await;
+    assert_eq!(ran.out, "had\n   true\n", "{}", ran.said);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! `tharsis-dev job`: a job whose workspace has an identity of each type, which the stand-ins of the clouds trust.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use e2e::clouds::example::{identities, trust};
@@ -30,7 +30,7 @@ pub(crate) struct Job {
         default_value = "http://127.0.0.1:7105"
     )]
     issuer_url: String,
-    /// The kubeconfig to write, with a context for the job's user.
+    /// Beside it, with the job's group in its name, is the kubeconfig that is written, with a context for the job's user.
     #[arg(long, env = "THARSIS_DEV_CLUSTERS")]
     clusters: PathBuf,
 }
@@ -61,8 +61,9 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
         .context("the stand-ins of the clouds don't answer; is the set up?")?;
     told.error_for_status()?;
     let contexts = addresses.kubeconfig(&format!("{group}/cluster"));
-    std::fs::write(&arguments.clusters, contexts.to_string())
-        .with_context(|| format!("{} can't be written", arguments.clusters.display()))?;
+    let clusters = of_group(&arguments.clusters, &group);
+    std::fs::write(&clusters, contexts.to_string())
+        .with_context(|| format!("{} can't be written", clusters.display()))?;
     let mut out = std::io::stdout().lock();
     let mut variables = addresses.environment();
     variables.push(("THARSIS_ISSUER_GRPC_URL", arguments.set.issuer_grpc.clone()));
@@ -71,14 +72,16 @@ pub(crate) async fn run(arguments: Job) -> Result<()> {
     let certificate = std::fs::read_to_string(addresses.certificate())
         .with_context(|| format!("{} can't be read", addresses.certificate().display()))?;
     variables.push(("KUBE_CLUSTER_CA_CERT_DATA", certificate));
-    variables.push((
-        "THARSIS_DEV_CLUSTERS",
-        arguments.clusters.display().to_string(),
-    ));
+    variables.push(("THARSIS_DEV_CLUSTERS", clusters.display().to_string()));
     for (name, value) in variables {
         writeln!(out, "export {name}={}", quoted(&value))?;
     }
     Ok(())
+}
+
+/// Each job's shell goes on with its own user, however many jobs there are.
+fn of_group(clusters: &Path, group: &str) -> PathBuf {
+    clusters.with_file_name(format!("clusters-{group}.yaml"))
 }
 
 /// As a shell reads it.
@@ -107,6 +110,14 @@ async fn registers(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_job_writes_over_the_clusters_of_another() {
+        let clusters = Path::new("/set/run/clusters.yaml");
+        let of = |group| of_group(clusters, group);
+        assert_eq!(of("job-1"), Path::new("/set/run/clusters-job-1.yaml"));
+        assert_ne!(of("job-1"), of("job-2"));
+    }
 
     #[test]
     fn a_shell_reads_the_value_and_nothing_else() {
