@@ -275,7 +275,7 @@ mod tests {
             let told = Told(told);
             let endless = stream::repeat_with(move || {
                 let _held = &told;
-                Ok::<_, Infallible>(Bytes::from_static(&[0; 65_536]))
+                Ok::<_, Infallible>(Bytes::from_static(&[0; 16_384]))
             });
             Body::from_stream(endless)
         };

@@ -738,7 +738,7 @@ async fn jobs_call_with_their_tokens() {
         principal: Principal::Job(job),
         administrator: false,
         event_reader: false,
-        leans_on: revocation_of("j"),
+        leans_on: Some(revocation_of("j")),
     };
     assert_eq!(
         caller(&authenticator, &job_key.token(&header, &good)).await,
@@ -857,9 +857,9 @@ fn what_was_verified_is_remembered_for_its_keys_and_until_it_expires() {
 }
 
 /// What goes with all that is asked for with a token of this key.
-fn revocation_of(kid: &str) -> Option<Guard> {
+fn revocation_of(kid: &str) -> Guard {
     let key = revoked_key(kid);
-    Some(Guard::Expect { key, value: None })
+    Guard::Expect { key, value: None }
 }
 
 /// A key set of these.
@@ -895,7 +895,7 @@ async fn service_accounts_call_every_service_and_jobs_only_the_issuer() {
         "sub",
         id.to_string(),
     );
-    for (authenticator, leans_on) in [(&elsewhere, None), (&here, revocation_of("o"))] {
+    for (authenticator, leans_on) in [(&elsewhere, None), (&here, Some(revocation_of("o")))] {
         for typ in ["sa+jwt", "SA+JWT", "application/sa+jwt"] {
             let called = caller(authenticator, &own_key.token(&header(typ), &good)).await;
             let expected = Caller {
