@@ -29,6 +29,7 @@ Environment:
   THARSIS_JOB_TOKEN         the job token; or
   THARSIS_JOB_TOKEN_FILE    the file that holds it
   THARSIS_EXEC_FOLDER       of `env`: the folder to use again, if it is still there
+                            (to be rid of its tokens: rm -r \"$THARSIS_EXEC_FOLDER\")
   THARSIS_EXEC_GOOGLE_STS_URL, THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL
                             where these of Google's are not at their public addresses
 

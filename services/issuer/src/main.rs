@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = edge::settings::from_process(Config::read)?;
+    let config = edge::arguments::none_but(Config::read)?;
     edge::telemetry::init(&config.settings.log)?;
     let stop = edge::shutdown::on_signal()?;
     let listener = bind(config.settings.grpc_listen).await?;

@@ -4,6 +4,7 @@
 pub mod access_rules;
 pub mod aggregate;
 pub mod aliases;
+pub mod arguments;
 pub mod assignments;
 pub mod attestation;
 pub mod authentication;

@@ -1,5 +1,6 @@
 //! Configuration from the environment, read in whole before anything binds. What is wrong is reported all at once.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
@@ -343,6 +344,20 @@ pub fn from<T>(
         Some(settings) if environment.problems.is_empty() => Ok(settings),
         Some(_) | None => Err(InvalidSettings(environment.problems)),
     }
+}
+
+/// The names of the variables that `build` reads, as one that finds none of them.
+pub(crate) fn variables<T>(
+    build: impl FnOnce(&mut Environment<'_>) -> Option<T>,
+) -> BTreeSet<String> {
+    let names = RefCell::new(BTreeSet::new());
+    let notes = |variable: &str| {
+        names.borrow_mut().insert(variable.to_owned());
+        None
+    };
+    // What is missing is of no interest here.
+    let _ = from(&notes, build);
+    names.into_inner()
 }
 
 fn issuer_url(environment: &mut Environment<'_>) -> Option<String> {
