@@ -191,7 +191,7 @@ pub async fn run(
     let issuer_url = config.settings.issuer_url.clone();
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop.clone()).await?;
     let log = host.open_log("issuer").await?;
-    let keys = Keys::open(&log, sealer, config.key_policy).await?;
+    let keys = Box::pin(Keys::open(&log, sealer, config.key_policy)).await?;
     let fold = Arc::new(Replica);
     let namespace = host
         .follow(Peer::Namespace, Readiness::OnceBegun, Arc::clone(&fold))
@@ -238,7 +238,7 @@ pub async fn run(
             served
         },
         http,
-        keys.run(health, stop.clone())
+        Box::pin(keys.run(health, stop.clone()))
     );
     Ok(grpc?)
 }

@@ -1,6 +1,7 @@
 //! The life of signing keys: nobody who keeps to the headers ever meets a token of a key that he does not know.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bed::{eventually, unique_id};
 use e2e::foreign::trusting;
@@ -440,10 +441,47 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
             async { other.asks(exchange).await.map(drop) },
         );
         let (one, none, each, alive, again, exchanged) = refusals;
-        for outcome in [one, none, each, alive, again, exchanged] {
+        for (what, outcome) in [
+            ("one", one),
+            ("none", none),
+            ("each", each),
+            ("alive", alive),
+            ("again", again),
+            ("exchanged", exchanged),
+        ] {
+            assert!(outcome.is_err(), "{what}");
             refused(outcome, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
         }
     }
+}
+
+/// What is remembered of a job would do for its credentials, and what is known of the logs that are followed is young.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issuer_that_can_not_look_at_its_keys_issues_nothing() {
+    let world = Setup::default().staleness_bound(2).start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let job = admin.opens_job(&web).await;
+    eventually(async || admin.asks_as(&job.token, &deployer).await).await;
+    let mut held = world.database(Service::Issuer).pool().begin().await;
+    let held = held.as_mut().expect("a transaction");
+    sqlx::query("LOCK TABLE facts IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut **held)
+        .await
+        .expect("the lock");
+    let hasty = admin.within(Duration::from_secs(2));
+    let refusal = eventually(async || {
+        let issued = hasty.asks_as(&job.token, &deployer).await;
+        let status = issued.err().ok_or("it is still issued")?;
+        let told = status.message().contains("signing keys");
+        told.then_some(()).ok_or("it is not said why")
+    });
+    refusal.await;
+    sqlx::query("ROLLBACK")
+        .execute(&mut **held)
+        .await
+        .expect("no lock");
+    eventually(async || admin.asks_as(&job.token, &deployer).await).await;
 }
 
 /// Right after a revocation there is no next key yet, and the next revocation makes one.

@@ -236,7 +236,7 @@ impl IssuerRpc {
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
         let events = decide(&ring, Command::Rotate { now })?;
-        let (streams, guards, ring) = self.changes(&recorded, &events);
+        let (streams, guards, ring) = Self::changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
             signing_key: ring.only(algorithm).active().map(message),
             ..pb::RotateSigningKeyResponse::default()
@@ -285,7 +285,7 @@ impl IssuerRpc {
             fresh,
         };
         let events = decide(&of_algorithm, command)?;
-        let (streams, guards, ring) = self.changes(&recorded, &events);
+        let (streams, guards, ring) = Self::changes(&recorded, &events);
         let active = ring.only(algorithm).active().cloned().or(signs);
         let reply = pb::RevokeSigningKeyResponse {
             signing_key: ring.get(id).map(message),
@@ -315,11 +315,7 @@ impl IssuerRpc {
     }
 
     /// What to append, and the keys as it leaves them.
-    fn changes(
-        &self,
-        recorded: &Recorded,
-        events: &[Event],
-    ) -> (Vec<StreamAppend>, Vec<Guard>, KeyRing) {
+    fn changes(recorded: &Recorded, events: &[Event]) -> (Vec<StreamAppend>, Vec<Guard>, KeyRing) {
         let mut ring = recorded.ring.clone();
         events.iter().for_each(|event| evolve(&mut ring, event));
         if events.is_empty() {

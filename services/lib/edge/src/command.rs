@@ -289,11 +289,13 @@ impl Commands {
             let mut decision = decide().await?;
             // Kept with the reply, so that a retry is answered alike.
             *token(&mut decision.reply) = self.leaned_on().await?.to_string();
+            let caller = &mutation.call.caller;
             if decision.streams.is_empty() && identity.is_none() {
+                self.check_token(caller).await?;
                 return Ok((None, decision.reply));
             }
-            let caller = &mutation.call.caller;
-            decision.guards.extend(caller.leans_on.clone());
+            // Before what it changes itself: it may be what revokes the key of its own token.
+            let leans_on = caller.leans_on.iter().cloned();
             let append = Append {
                 command: identity.map(|(id, fingerprint)| Command {
                     id: *id,
@@ -302,7 +304,7 @@ impl Commands {
                 }),
                 streams: decision.streams,
                 shared: vec![],
-                guards: decision.guards,
+                guards: leans_on.chain(decision.guards).collect(),
                 metadata: Metadata {
                     actor: caller.principal.to_string(),
                     traceparent: request::traceparent(mutation.metadata),
