@@ -401,7 +401,9 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
     let world = World::start().await;
     let admin = world.admin();
     let (deployer, web) = workspace(&admin).await;
-    let account = trusting("acme/ci", &world.issuer_url(), &deployer);
+    let mut account = trusting("acme/ci", &world.issuer_url(), &deployer);
+    let wanted = account.service_account.get_or_insert_default();
+    "aws".clone_into(&mut wanted.trust_policies[0].audience);
     let made = admin.asks(account).await.expect("made");
     let account = made.service_account.expect("the service account").id;
     let sibling = world.runs_another_issuer().await;
@@ -419,14 +421,16 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
             ..Default::default()
         };
         job.asks(repeated.clone()).await.expect("alive");
-        let revoked = admin.in_a_hurry().asks(revocation(&active.id)).await;
-        let consistency_token = revoked.expect("revoked").consistency_token;
-        let all = issuer::IssueCredentialsRequest { consistency_token };
         let exchange = issuer::ExchangeTokenRequest {
             service_account_id: account.clone(),
             subject_token: credential,
             ..Default::default()
         };
+        let exchanged = other.asks(exchange.clone()).await;
+        exchanged.expect("exchanged");
+        let revoked = admin.in_a_hurry().asks(revocation(&active.id)).await;
+        let consistency_token = revoked.expect("revoked").consistency_token;
+        let all = issuer::IssueCredentialsRequest { consistency_token };
         let unknown = deployer.replacen("mi_0", "mi_1", 1);
         let refusals = tokio::join!(
             async { job.asks(user::credential(&deployer)).await.map(drop) },
@@ -449,7 +453,7 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
             ("again", again),
             ("exchanged", exchanged),
         ] {
-            assert!(outcome.is_err(), "{what}");
+            assert!(outcome.is_err(), "{what} is not refused");
             refused(outcome, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
         }
     }
