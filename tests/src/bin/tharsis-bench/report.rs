@@ -12,12 +12,44 @@ pub(crate) struct Row {
     unit: &'static str,
     #[serde(flatten)]
     ours: Rate,
-    /// The least that we want.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aim: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    met: Option<bool>,
+    #[serde(flatten)]
+    aim: Option<Aimed>,
     against: Vec<Against>,
+}
+
+/// What we want, and whether it came out so.
+#[derive(Clone, Copy, Serialize)]
+struct Aimed {
+    aim: Aim,
+    met: bool,
+}
+
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Aim {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Aim {
+    fn of(self, measured: f64) -> Aimed {
+        let met = match self {
+            Self::AtLeast(least) => measured >= least,
+            Self::AtMost(most) => measured <= most,
+        };
+        Aimed { aim: self, met }
+    }
+}
+
+impl std::fmt::Display for Aimed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (sign, number) = match self.aim {
+            Aim::AtLeast(number) => ('≥', number),
+            Aim::AtMost(number) => ('≤', number),
+        };
+        let verdict = if self.met { "met" } else { "MISSED" };
+        write!(f, "aim {sign} {}: {verdict}", readable(number))
+    }
 }
 
 #[derive(Serialize)]
@@ -33,10 +65,8 @@ struct Against {
     rate: Rate,
     /// The median of the rounds' ratios: how fast the machine is changes more from one round to the next than within one.
     ratio: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aim: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    met: Option<bool>,
+    #[serde(flatten)]
+    aim: Option<Aimed>,
 }
 
 impl From<&[f64]> for Rate {
@@ -62,16 +92,23 @@ impl Row {
             unit,
             ours: rounds.into(),
             aim: None,
-            met: None,
             against: Vec::new(),
         }
     }
 
     /// What is wanted at least, whatever the limit is.
     pub(crate) fn aim(self, least: f64) -> Self {
+        self.aimed(Aim::AtLeast(least))
+    }
+
+    /// What is wanted at most, whatever the limit is.
+    pub(crate) fn aim_at_most(self, most: f64) -> Self {
+        self.aimed(Aim::AtMost(most))
+    }
+
+    fn aimed(self, aim: Aim) -> Self {
         Self {
-            aim: Some(least),
-            met: Some(self.ours.median >= least),
+            aim: Some(aim.of(self.ours.median)),
             ..self
         }
     }
@@ -86,8 +123,7 @@ impl Row {
             name,
             rate,
             ratio,
-            aim,
-            met: aim.map(|aim| ratio >= aim),
+            aim: aim.map(|least| Aim::AtLeast(least).of(ratio)),
         });
         self
     }
@@ -105,7 +141,6 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
         unit,
         ours,
         aim,
-        met,
         against,
     } in rows
     {
@@ -113,21 +148,20 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
             "{what:<14} {:>28} {:>10} {unit}  {}",
             "tharsis",
             readable(ours.median),
-            verdict(*aim, *met)
+            verdict(aim.as_ref())
         );
         for Against {
             name,
             rate,
             ratio,
             aim,
-            met,
         } in against
         {
             println!(
                 "{:<14} {name:>28} {:>10} {unit}  ratio {ratio:>6.2}  {}",
                 "",
                 readable(rate.median),
-                verdict(*aim, *met)
+                verdict(aim.as_ref())
             );
         }
     }
@@ -142,12 +176,8 @@ pub(crate) fn report(name: &'static str, rows: &[Row]) -> anyhow::Result<()> {
     std::fs::write(&path, json).with_context(|| format!("{} can't be written", path.display()))
 }
 
-fn verdict(aim: Option<f64>, met: Option<bool>) -> String {
-    match (aim, met) {
-        (Some(aim), Some(true)) => format!("aim ≥ {}: met", readable(aim)),
-        (Some(aim), _) => format!("aim ≥ {}: MISSED", readable(aim)),
-        _ => String::new(),
-    }
+fn verdict(aim: Option<&Aimed>) -> String {
+    aim.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A few digits for small numbers, and groups of them for large ones.
