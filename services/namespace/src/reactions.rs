@@ -1,4 +1,5 @@
-//! Memberships end with who holds them, and with where they are held.
+//! Memberships end with who holds them, with where they are held, and those of service accounts where their group is not
+//! above any more.
 
 use edge::hierarchy::MEMBERS;
 use edge::status;
@@ -64,18 +65,18 @@ fn of_identity(event: proto::identity::v1::Event) -> Option<String> {
     }
 }
 
-/// What an event of our own has deleted, if memberships may be left there. A team's end in its own append.
+/// What an event of our own has deleted or moved, if memberships may have lost their ground there. A team's end in its own append.
 fn of_namespace(event: proto::namespace::v1::Event) -> Option<String> {
     use proto::namespace::v1::Event;
     match event {
         Event::GroupDeleted(event) => Some(event.group_id),
+        Event::GroupMoved(event) => Some(event.group_id),
         Event::WorkspaceDeleted(event) => Some(event.workspace_id),
+        Event::WorkspaceMoved(event) => Some(event.workspace_id),
         Event::GroupCreated(_)
         | Event::GroupUpdated(_)
-        | Event::GroupMoved(_)
         | Event::WorkspaceCreated(_)
         | Event::WorkspaceUpdated(_)
-        | Event::WorkspaceMoved(_)
         | Event::MembershipCreated(_)
         | Event::MembershipUpdated(_)
         | Event::MembershipDeleted(_)
@@ -94,8 +95,12 @@ impl Memberships {
             ResourceId::Group(_) | ResourceId::Workspace(_) => {
                 let members = self.0.hierarchy().facts_below(resource, MEMBERS).await;
                 let members = members.map_err(|error| status::database(&error))?;
-                let ids = members.iter().filter_map(|(_, held)| membership_of(held));
-                Ok(ids.collect())
+                // Where something was moved, the others' go on.
+                let is_gone = !self.0.exists(resource).await?;
+                let ending = members
+                    .iter()
+                    .filter(|(member, _)| is_gone || is_of_service_account(member));
+                Ok(ending.filter_map(|(_, held)| membership_of(held)).collect())
             }
             ResourceId::ServiceAccount(id) => {
                 self.0.memberships_of(&Principal::ServiceAccount(id)).await
@@ -104,4 +109,13 @@ impl Memberships {
             other => Err(Status::unimplemented(format!("what follows from {other}"))),
         }
     }
+}
+
+/// Whether a service account holds the membership of such a key.
+fn is_of_service_account(member: &str) -> bool {
+    let held = member
+        .strip_prefix(MEMBERS)
+        .and_then(|key| key.split_once('/'));
+    let principal = held.and_then(|(_, principal)| principal.parse().ok());
+    matches!(principal, Some(Principal::ServiceAccount(_)))
 }

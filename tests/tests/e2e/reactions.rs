@@ -156,9 +156,11 @@ impl Registry {
         let held = self.memberships.iter();
         let held = held
             .filter(|(_, (namespace, account))| {
-                let account = account.as_ref();
+                let group = account.as_ref().map(|account| self.accounts.get(account));
                 !tree.0.contains_key(namespace)
-                    || account.is_some_and(|account| !self.accounts.contains_key(account))
+                    || group.is_some_and(|group| {
+                        !group.is_some_and(|it| tree.way_up(namespace).contains(&it.as_str()))
+                    })
             })
             .map(|(id, (namespace, account))| format!("{id} of {account:?} in {namespace}"));
         homeless

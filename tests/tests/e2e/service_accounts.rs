@@ -7,6 +7,7 @@ use e2e::{Service, User, World};
 use proto::access::v1 as access;
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
+use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
 use tonic::{Code, Status};
 
@@ -240,6 +241,79 @@ async fn it_is_a_member_where_it_lies_and_below_until_it_is_gone() {
         role(&admin, &again.id, &web.id).await.expect("told"),
         Role::Unspecified
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_moves_away_from_its_group_is_closed_to_it_at_once() {
+    let world = World::start().await;
+    let (admin, dan) = (world.admin(), world.user("dan"));
+    for path in ["acme", "acme/team", "other"] {
+        admin.creates_group(path).await;
+    }
+    let web = admin.creates_workspace("acme/team/web").await;
+    let api = admin.creates_workspace("acme/api").await;
+    let ci = admin.creates_service_account("acme/ci").await.id;
+    let own = admin.creates_service_account("acme/team/own").await.id;
+    let mut members = Vec::new();
+    for (account, place) in [
+        (&ci, "trn:group:acme/team"),
+        (&ci, &web.id),
+        (&own, &web.id),
+        (&ci, &api.id),
+    ] {
+        let made = admin.asks(membership(account, Role::Deployer, place)).await;
+        members.push(made.expect("a member").membership.expect("it").id);
+    }
+    members.push(admin.grants(&dan, Role::Deployer, &web.id).await.id);
+    let identity = admin.creates_identity("acme/team/deployer").await.id;
+    admin.assigns(&identity, &web.id).await;
+    let mut request = user::job(&web.id);
+    request.job.get_or_insert_default().principal = format!("service_account:{ci}");
+    let job = admin.asks(request).await.expect("opened").job_token;
+
+    let hasty = admin.in_a_hurry();
+    let moves = user::group_move("trn:group:acme/team", "trn:group:other");
+    let token = hasty.asks(moves).await.expect("moved").consistency_token;
+    assert_eq!(
+        role(&hasty, &ci, &web.id).await.expect("told"),
+        Role::Unspecified
+    );
+    let request = issuer::IssueCredentialRequest {
+        consistency_token: token,
+        ..user::credential(&identity)
+    };
+    refused(
+        hasty.with_token(&job).asks(request).await,
+        Code::FailedPrecondition,
+        "PRINCIPAL_NOT_MEMBER",
+    );
+    assert_eq!(
+        role(&admin, &own, &web.id).await.expect("told"),
+        Role::Deployer
+    );
+    // The same of a workspace alone; and a moment later such memberships are over.
+    let to = user::workspace_move(&api.id, "trn:group:other");
+    hasty.asks(to).await.expect("moved");
+    assert_eq!(
+        role(&hasty, &ci, &api.id).await.expect("told"),
+        Role::Unspecified
+    );
+    bed::eventually(async || {
+        let mut there = Vec::new();
+        for id in &members {
+            let request = namespace::GetMembershipRequest {
+                id: id.clone(),
+                ..Default::default()
+            };
+            there.push(admin.asks(request).await.is_ok());
+        }
+        if there == [false, false, true, false, true] {
+            Ok(())
+        } else {
+            Err(format!("{there:?}"))
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,7 +31,7 @@ impl IdentityRpc {
         let found = found.ok_or_else(|| status::not_found(named))?;
         let account = ServiceAccountId::try_from(found.id())
             .map_err(|_| Violations::of(FIELD, "must name a service account").into_status())?;
-        if is_within_reach(&found, place) {
+        if place.is_in_reach_of(&found) {
             return Ok((Configuration::Tharsis { account }, found.existence()));
         }
         // What is elsewhere, the caller may not even know of.
@@ -54,12 +54,7 @@ impl IdentityRpc {
         };
         let place = locate(&self.hierarchy, (*account).into(), &call.caller).await?;
         Ok(place.map_or((true, vec![]), |place| {
-            (is_within_reach(&place, group), place.existence())
+            (group.is_in_reach_of(&place), place.existence())
         }))
     }
-}
-
-/// Whether the account's group is above a place, or is that itself.
-pub(super) fn is_within_reach(account: &Place, place: &Place) -> bool {
-    account.parent().is_some_and(|group| place.is_within(group))
 }

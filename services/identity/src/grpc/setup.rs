@@ -7,7 +7,6 @@ use proto::identity::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::IdentityRpc;
-use super::configuration::is_within_reach;
 use crate::domain::managed_identity::{Configuration, Rejection, State};
 use crate::domain::setup;
 use crate::setup::instructions;
@@ -32,7 +31,7 @@ impl IdentityRpc {
         let gone =
             matches!(identity.configuration, Configuration::Tharsis { .. }) && account.is_none();
         // What an alias's source stands for lies elsewhere; whoever sees the alias may not know where.
-        let shown = account.filter(|it| it.role.is_some() || is_within_reach(it, place));
+        let shown = account.filter(|it| it.role.is_some() || place.is_in_reach_of(it));
         let mut instructions = instructions(&self.issuer_url, identity, shown.as_ref())?;
         instructions.warnings = self.warnings(&identity.configuration);
         if gone {

@@ -668,6 +668,12 @@ impl Place {
         self.nodes.iter().any(|node| node.id == id)
     }
 
+    /// Whether a service account can be of use here: its group is this place or above it.
+    #[must_use]
+    pub fn is_in_reach_of(&self, account: &Self) -> bool {
+        account.parent().is_some_and(|group| self.is_within(group))
+    }
+
     /// What must still hold when the append is made: everything from here to the top is where it was, and the
     /// membership that gives the role still does.
     #[must_use]

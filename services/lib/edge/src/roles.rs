@@ -74,14 +74,25 @@ impl Found<'_> {
     }
 
     fn own_grant(&self) -> Option<Grant> {
-        let exists = self.principal.resource().is_none()
-            || self
-                .way
-                .last()
-                .and_then(|node| node.split_once('/'))
-                .is_some_and(|(_, value)| value.starts_with('/'));
         let nearest = self.own.iter().position(Option::is_some)?;
-        grant(self.own[nearest]?, nearest, None).filter(|_| exists)
+        grant(self.own[nearest]?, nearest, None).filter(|_| self.may_be_member(nearest))
+    }
+
+    /// Whether the principal can be a member at this node. If it is a resource, it has to exist; and from below a
+    /// service account's group the node may have been moved away.
+    fn may_be_member(&self, at: usize) -> bool {
+        if self.principal.resource().is_none() {
+            return true;
+        }
+        let way: Vec<_> = self.own_way().collect();
+        let exists = way.last().is_some_and(|(_, value)| value.starts_with('/'));
+        let group = way.get(1);
+        exists && group.is_none_or(|(group, _)| self.nodes[at..].contains(group))
+    }
+
+    /// The nodes of the principal's own way up, and the fact of each.
+    fn own_way(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.way.iter().filter_map(|node| node.split_once('/'))
     }
 
     fn rests_on(&self, grant: &Grant, team_name: Option<&str>) -> Vec<(String, Option<String>)> {
@@ -100,8 +111,10 @@ impl Found<'_> {
             facts.push((node_key(team), Some(format!("/{name}"))));
             facts.push((team_of_key(self.principal, team), Some(String::new())));
         }
-        let way = self.way.iter().filter_map(|node| node.split_once('/'));
-        facts.extend(way.map(|(id, value)| (node_key(id), Some(value.to_owned()))));
+        facts.extend(
+            self.own_way()
+                .map(|(id, value)| (node_key(id), Some(value.to_owned()))),
+        );
         facts
     }
 }
@@ -209,15 +222,15 @@ mod tests {
             [Some(held(Role::Owner, 1)), None, None],
             [const { vec![] }; 3],
         );
-        let way = ["sa_9/grp_1/ci".to_owned(), "grp_1//acme".to_owned()];
+        let way = ["sa_9/outer/ci".to_owned(), "outer//acme".to_owned()];
         let (grants, rests_on) = found(&robot, &own, &teams, &way).grants();
         assert_eq!(grants.len(), 1);
         assert_eq!(
             rests_on,
             [
                 (member_key("ws", &robot), Some(held(Role::Owner, 1))),
-                (node_key("sa_9"), Some("grp_1/ci".to_owned())),
-                (node_key("grp_1"), Some("/acme".to_owned())),
+                (node_key("sa_9"), Some("outer/ci".to_owned())),
+                (node_key("outer"), Some("/acme".to_owned())),
             ]
         );
         // Deleted, or its group is.
@@ -228,6 +241,34 @@ mod tests {
                 "{way:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_service_account_has_no_role_where_its_group_is_not_above() {
+        let robot = Principal::ServiceAccount(ServiceAccountId::from_uuid(Uuid::from_u128(9)));
+        let teams = [const { vec![] }; 3];
+        let way = |group: &str| {
+            let above = format!("{group}/top/name");
+            [format!("sa_9/{group}/ci"), above, "top//top".to_owned()]
+        };
+        for (at, group, counts) in [
+            (0, "inner", true),
+            (1, "inner", true),
+            (2, "inner", false),
+            (0, "elsewhere", false),
+        ] {
+            let mut own = [None, None, None];
+            own[at] = Some(held(Role::Owner, 1));
+            let (grants, _) = found(&robot, &own, &teams, &way(group)).grants();
+            assert_eq!(grants.len(), usize::from(counts), "{group} at {at}");
+        }
+        // A team is in no group.
+        let (team, own) = (
+            Principal::Team(team(1)),
+            [None, Some(held(Role::Viewer, 1)), None],
+        );
+        let (grants, _) = found(&team, &own, &teams, &["t_1//ops".to_owned()]).grants();
+        assert_eq!(grants.len(), 1);
     }
 
     #[test]

@@ -21,10 +21,7 @@ pub(super) fn may_join(known: &Known, namespace: &Place) -> Result<(), Status> {
     let (Principal::ServiceAccount(_), Some(place)) = (&known.principal, &known.place) else {
         return Ok(());
     };
-    if place
-        .parent()
-        .is_some_and(|group| namespace.is_within(group))
-    {
+    if namespace.is_in_reach_of(place) {
         return Ok(());
     }
     // What lies elsewhere, its owner may not even know of.

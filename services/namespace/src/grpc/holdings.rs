@@ -1,11 +1,11 @@
-//! Memberships that end with who holds them, or with where they are held.
+//! Memberships that end with who holds them, with where they are held, or by a move of that.
 
 use edge::aggregate;
 use edge::command::Decision;
-use edge::hierarchy::{member_key, node_key};
+use edge::hierarchy::{Place, member_key, node_key};
 use edge::status;
 use eventlog::{Expected, Guard, StreamAppend};
-use model::{MembershipId, NamespaceId, ResourceId};
+use model::{MembershipId, NamespaceId, Principal, ResourceId};
 use tonic::Status;
 
 use super::memberships::counts_as_owner;
@@ -73,7 +73,8 @@ pub(super) fn is_top_level(namespace: NamespaceId, node: Option<&str>) -> bool {
 }
 
 impl NamespaceRpc {
-    /// Ends a membership whose holder, group or workspace is gone.
+    /// Ends a membership whose holder, group or workspace is gone, or that a service account holds where its own group is
+    /// not above any more.
     pub(crate) async fn decide_end_membership(
         &self,
         id: MembershipId,
@@ -82,15 +83,21 @@ impl NamespaceRpc {
         let membership::State::Live(membership) = loaded.state else {
             return Ok(Decision::nothing());
         };
-        let holder = membership.principal.resource();
-        let ground = holder.into_iter().chain([membership.namespace.into()]);
-        let mut lapsed = false;
-        for resource in ground {
-            lapsed |= !self.exists(resource).await?;
-        }
-        if !lapsed {
-            return Ok(Decision::nothing());
-        }
+        let namespace = self.way_up(membership.namespace.into()).await?;
+        let holder = match membership.principal.resource() {
+            Some(holder) => Some(self.way_up(holder).await?),
+            None => None,
+        };
+        let of_places = match (&namespace, holder) {
+            (None, _) | (_, Some(None)) => vec![],
+            (Some(namespace), Some(Some(account)))
+                if matches!(membership.principal, Principal::ServiceAccount(_))
+                    && !namespace.is_in_reach_of(&account) =>
+            {
+                [namespace.existence(), account.existence()].concat()
+            }
+            (Some(_), _) => return Ok(Decision::nothing()),
+        };
         let node = node_key(membership.namespace);
         let facts = self.facts(std::slice::from_ref(&node)).await?;
         let of_team = held(&membership, false);
@@ -105,11 +112,15 @@ impl NamespaceRpc {
             guards,
             reply: (),
         };
-        Ok(decision.guarded(of_team))
+        Ok(decision.guarded(of_places).guarded(of_team))
     }
 
-    async fn exists(&self, id: ResourceId) -> Result<bool, Status> {
+    pub(crate) async fn exists(&self, id: ResourceId) -> Result<bool, Status> {
+        Ok(self.way_up(id).await?.is_some())
+    }
+
+    async fn way_up(&self, id: ResourceId) -> Result<Option<Place>, Status> {
         let place = self.hierarchy.way_up(id).await;
-        Ok(place.map_err(|error| status::database(&error))?.is_some())
+        place.map_err(|error| status::database(&error))
     }
 }
