@@ -613,3 +613,49 @@ async fn as_many_rules_for_as_many_as_there_may_be_are_made() {
     };
     admin.asks(request).await.expect("made");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_takes_the_place_of_another_refuses_nobody_whom_both_let_in() {
+    let world = World::start().await;
+    let scene = scene(&world).await;
+    let bobs = [scene.bob.principal()];
+    scene
+        .admin
+        .restricts(&scene.identity.id, &["dev/zoe"])
+        .await;
+    let mut old = scene.admin.restricts(&scene.identity.id, &bobs).await.id;
+    let jobs = [
+        scene.opens(&scene.bob, Stage::Apply).await,
+        scene.opens(&scene.bob, Stage::Plan).await,
+        scene.opens(&scene.bob, Stage::Apply).await,
+    ];
+    let changed = std::sync::atomic::AtomicBool::new(false);
+    let changes = async {
+        let hasty = scene.admin.in_a_hurry();
+        for _ in 0..40 {
+            let made = hasty.asks(access_rule(&scene.identity.id, &bobs)).await;
+            let new = made.expect("made").access_rule.expect("the rule").id;
+            let delete = DeleteAccessRuleRequest {
+                id: std::mem::replace(&mut old, new),
+                ..Default::default()
+            };
+            hasty.asks(delete).await.expect("deleted");
+        }
+        changed.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let asks = jobs.iter().map(|job| async {
+        while !changed.load(std::sync::atomic::Ordering::Relaxed) {
+            match scene.gets(job, "").await {
+                Ok(_) => {}
+                // Only that it kept changing.
+                Err(status) => assert_eq!(status.code(), Code::Aborted, "{status:?}"),
+            }
+        }
+    });
+    tokio::join!(changes, futures::future::join_all(asks));
+    let log = world.log(e2e::Service::Issuer).await;
+    let refused = log
+        .iter()
+        .filter(|event| event.event_type.ends_with("CredentialRefused"));
+    assert_eq!(refused.count(), 0);
+}

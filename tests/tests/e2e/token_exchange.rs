@@ -458,6 +458,53 @@ async fn a_credential_of_ours_is_exchanged_while_its_job_would_get_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_of_what_was_moved_away_from_the_account_is_not_exchanged() {
+    let world = World::start().await;
+    let admin = world.admin();
+    for path in ["top", "top/acme", "other"] {
+        admin.creates_group(path).await;
+    }
+    let account = admin.creates_service_account("top/ci").await;
+    let tharsis = identity::TharsisConfiguration {
+        service_account_id: account.id.clone(),
+    };
+    let mut request = user::aws_identity("top/acme/as-ci");
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted.configuration = Some(identity::Configuration {
+        r#type: Some(identity::configuration::Type::Tharsis(tharsis)),
+    });
+    let made = admin.asks(request).await.expect("made");
+    let source = made.managed_identity.expect("the identity").id;
+    trusts(
+        &admin,
+        &account.id,
+        vec![trust(&world.issuer_url(), &source)],
+    )
+    .await;
+    let web = admin.creates_workspace("top/acme/web").await.id;
+    admin.assigns(&source, &web).await;
+    let job = admin.opens_job(&web).await;
+    let token = admin
+        .asks_as(&job.token, &source)
+        .await
+        .expect("issued")
+        .token;
+    exchanges(&world, &account.id, &token).await.token();
+
+    admin
+        .moves_group("trn:group:top/acme", "trn:group:other")
+        .await;
+    bed::eventually(async || {
+        let answer = exchanges(&world, &account.id, &token).await;
+        match answer.said() {
+            (400, "invalid_request", "SERVICE_ACCOUNT_OUT_OF_REACH") => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_of_ours_is_exchanged_whatever_it_is_signed_with() {
     let world = World::start().await;
     let admin = world.admin();
@@ -559,12 +606,24 @@ async fn with_its_group_it_is_gone() {
     let admin = world.admin();
     let acme = admin.creates_group("acme").await;
     let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
-    exchanges(&world, &account.id, &ci.token(SUBJECT))
-        .await
-        .token();
+    let token = exchanges(&world, &account.id, &ci.token(SUBJECT)).await;
+    let as_ci = world.stranger().with_token(&token.token());
+    let teams = directory::ListTeamsRequest::default();
+    as_ci.asks(teams.clone()).await.expect("a caller");
     admin.deletes_group(&acme.id).await;
     let answer = exchanges(&world, &account.id, &ci.token(SUBJECT)).await;
     assert_eq!(answer.said(), (400, "invalid_target", "RESOURCE_NOT_FOUND"));
+    // Nor does the token that it had open what every caller may see.
+    refused(
+        as_ci.asks(teams).await,
+        Code::Unauthenticated,
+        "SERVICE_ACCOUNT_GONE",
+    );
+    let job = issuer::GetJobRequest {
+        id: "job_01h455vb4pex5vsknk084sn02q".to_owned(),
+        ..Default::default()
+    };
+    not_found(as_ci.asks(job).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

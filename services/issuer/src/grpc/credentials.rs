@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edge::authentication::AuthenticationError;
+use edge::caller::Caller;
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
 use edge::{clock, request, status};
@@ -359,14 +360,31 @@ impl IssuerRpc {
         {
             return Ok((grant, ground));
         }
-        let ground = self.look_up(job, &call.caller, named).await?;
-        let grant = self.decide_on(&ground, named)?;
+        let (grant, ground) = self.decide_anew(job, &call.caller, named).await?;
         if self.shared.keys.active_for(grant.algorithm).is_none() {
             return Err(not_ready(&grant, self.revision()).into());
         }
         let ground = Arc::new(ground);
         self.grounds.remember(job, named, Arc::clone(&ground));
         Ok((grant, ground))
+    }
+
+    /// What a refusal is decided on was read in pieces: it counts only if all of them are so still, and so were at once.
+    pub(super) async fn decide_anew(
+        &self,
+        job: JobId,
+        caller: &Caller,
+        named: &str,
+    ) -> Result<(Grant, Ground), Denied> {
+        for _ in 0..ATTEMPTS {
+            let ground = self.look_up(job, caller, named).await?;
+            match self.decide_on(&ground, named) {
+                Ok(grant) => return Ok((grant, ground)),
+                Err(refused) if self.holds(&ground.guards).await? => return Err(refused.into()),
+                Err(_) => {}
+            }
+        }
+        Err(contention().into())
     }
 
     pub(super) fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {

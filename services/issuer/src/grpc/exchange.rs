@@ -15,6 +15,7 @@ use proto::issuer::v1 as pb;
 use proto::issuer::v1::token_service_server::TokenService;
 use time::Duration;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::IssuerRpc;
 use super::refusals::Denied;
@@ -136,7 +137,8 @@ impl IssuerRpc {
                 now: clock::now(),
             })?;
             if verified.issuer == self.shared.issuer {
-                account.guards.extend(self.still_granted(&verified).await?);
+                let granted = self.still_granted(&verified, &account.place).await?;
+                account.guards.extend(granted);
             }
             account.guards.extend(verified.leans_on.clone());
             self.note_reached().await?;
@@ -160,21 +162,22 @@ impl IssuerRpc {
         let hierarchy = &self.shared.hierarchy;
         let database = |error: sqlx::Error| status::database(&error);
         let missing = || status::not_trusting(named);
+        // As many look-ups where there is none: how long they take must not tell either.
         let id = hierarchy.resolve(reference).await.map_err(database)?;
-        let place = match id {
-            Some(id) => hierarchy.way_up(id).await.map_err(database)?,
-            None => None,
-        };
+        let none = ServiceAccountId::from_uuid(Uuid::nil());
+        let place = hierarchy.way_up(id.unwrap_or(none.into())).await;
+        let place = place.map_err(database)?;
         let is_named = |place: &Place| match reference {
             Reference::Id(_) => true,
             Reference::Trn(trn) => place.trn() == trn.to_string(),
         };
-        let place = place.filter(is_named).ok_or_else(missing)?;
-        let id = ServiceAccountId::try_from(place.id()).map_err(|_| missing())?;
+        let place = place.filter(is_named);
+        let id = place.as_ref().and_then(|place| place.id().try_into().ok());
+        let id: ServiceAccountId = id.unwrap_or(none);
         let key = trust_key(id);
         let facts = self.shared.commands.log().facts(std::slice::from_ref(&key));
         let facts = facts.await.map_err(|error| status::log(&error))?;
-        let fact = facts.get(&key).ok_or_else(missing)?;
+        let (place, fact) = place.zip(facts.get(&key)).ok_or_else(missing)?;
         let policies = read_trust(fact);
         let policies = policies.ok_or_else(|| status::internal(&UnreadableTrust(id)))?;
         let mut guards = place.existence();
@@ -207,8 +210,13 @@ impl IssuerRpc {
         Ok(verified)
     }
 
-    /// That the job would be given this credential of ours again: what has revoked it since, the token does not say.
-    async fn still_granted(&self, verified: &Verified) -> Result<Vec<Guard>, Status> {
+    /// That the job would be given this credential of ours again, of an identity that could stand for the service account:
+    /// what has revoked it since, or moved it away, the token does not say.
+    async fn still_granted(
+        &self,
+        verified: &Verified,
+        account: &Place,
+    ) -> Result<Vec<Guard>, Status> {
         let missing = |claim| Status::from(AuthenticationError::ClaimInvalid(claim));
         let said = verified.claims.get(JOB_CLAIM);
         let job: JobId = said
@@ -218,7 +226,7 @@ impl IssuerRpc {
             .subject
             .split_once(':')
             .unwrap_or((&verified.subject, ""));
-        let source = subject.parse().map_err(|_| missing("sub"))?;
+        let source: ManagedIdentityId = subject.parse().map_err(|_| missing("sub"))?;
         let identity = self.presenting(source, job).await?;
         let caller = Caller {
             principal: Principal::Job(job),
@@ -226,18 +234,19 @@ impl IssuerRpc {
             event_reader: false,
             leans_on: None,
         };
-        let ground = self.look_up(job, &caller, &identity.to_string()).await;
-        let granted = ground.and_then(|ground| {
-            self.decide_on(&ground, &identity.to_string())?;
-            Ok(ground.guards.to_vec())
-        });
-        granted.map_err(|denied| match denied {
+        let granted = self.decide_anew(job, &caller, &identity.to_string()).await;
+        let (_, ground) = granted.map_err(|denied| match denied {
             Denied::Refused(refused) => {
                 let reason = status::reason(&refused.status);
                 status::unauthenticated(&reason, refused.status.message())
             }
             Denied::Failed(status) => status,
-        })
+        })?;
+        let place = self.shared.hierarchy.way_up(source.into()).await;
+        let place = place.map_err(|error| status::database(&error))?;
+        let within_reach = place.filter(|place| place.is_in_reach_of(account));
+        let place = within_reach.ok_or_else(out_of_reach)?;
+        Ok([place.existence(), ground.guards.to_vec()].concat())
     }
 
     /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
@@ -322,6 +331,13 @@ impl IssuerRpc {
         let lifetime = grant.expires - grant.issued;
         Ok(Some(Exchanged { reply, lifetime }))
     }
+}
+
+fn out_of_reach() -> Status {
+    status::unauthenticated(
+        "SERVICE_ACCOUNT_OUT_OF_REACH",
+        "the managed identity's group is neither that of the service account nor below it",
+    )
 }
 
 fn stream(id: ServiceAccountId) -> StreamId {

@@ -214,6 +214,23 @@ impl IssuerRpc {
         Ok(ids.collect())
     }
 
+    /// Whether the facts are what these guards expect.
+    pub(super) async fn holds(&self, guards: &[Guard]) -> Result<bool, Status> {
+        let expected: Vec<(&String, Option<&str>)> = guards
+            .iter()
+            .filter_map(|guard| match guard {
+                Guard::Expect { key, value } => Some((key, value.as_deref())),
+                Guard::Set { .. } | Guard::Count { .. } => None,
+            })
+            .collect();
+        let keys: Vec<String> = expected.iter().map(|(key, _)| (*key).clone()).collect();
+        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        Ok(expected
+            .into_iter()
+            .all(|(key, value)| facts.get(key) == value))
+    }
+
     /// Looks up what a job's request for an identity is decided on.
     pub(super) async fn look_up(
         &self,
@@ -412,9 +429,7 @@ impl View<'_> {
         let (Some(account), Some(identity)) = places else {
             return Ok((false, vec![]));
         };
-        let vouched = account
-            .parent()
-            .is_some_and(|group| identity.is_within(group));
+        let vouched = identity.is_in_reach_of(&account);
         let guards = [account.existence(), identity.existence()].concat();
         Ok((vouched, guards))
     }
@@ -443,7 +458,7 @@ impl View<'_> {
     }
 
     /// An identity's access rules. They are read after their revision, which is guarded: what came or went since makes
-    /// the append refuse.
+    /// the append refuse, and a refusal look again.
     async fn access_rules(
         &self,
         identity: ManagedIdentityId,

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use model::{Permission, Principal, Reference, Requirement, ResourceId, Role};
+use model::{GroupId, Permission, Principal, Reference, Requirement, ResourceId, Role};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Value};
 use proto::access::v1 as access;
 use tonic::Status;
+use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::hierarchy::{Hierarchy, Place};
@@ -146,7 +147,13 @@ impl Rule {
         hierarchy: &Hierarchy,
         request: &DynamicMessage,
     ) -> Result<Option<Place>, Status> {
-        let allowed = match self.permission.requirement() {
+        let requirement = self.permission.requirement();
+        // Who is gone has no role anywhere, unless the configuration gives it.
+        let by_role = matches!(requirement, Requirement::Role(_)) && !caller.administrator;
+        if !by_role && !matches!(requirement, Requirement::Nothing) {
+            refuse_who_is_gone(caller, hierarchy).await?;
+        }
+        let allowed = match requirement {
             Requirement::Role(role) => {
                 return self
                     .authorize_on_resource(role, caller, hierarchy, request)
@@ -197,6 +204,21 @@ impl Rule {
 
     fn denied(&self, resource: &str) -> Status {
         denied(self.permission, resource)
+    }
+}
+
+/// A service account's token outlives it, by minutes.
+async fn refuse_who_is_gone(caller: &Caller, hierarchy: &Hierarchy) -> Result<(), Status> {
+    let Principal::ServiceAccount(id) = caller.principal else {
+        return Ok(());
+    };
+    let place = hierarchy.way_up(id.into()).await;
+    match place.map_err(|error| status::database(&error))? {
+        Some(_) => Ok(()),
+        None => Err(status::unauthenticated(
+            "SERVICE_ACCOUNT_GONE",
+            "the token's service account does not exist any more",
+        )),
     }
 }
 
@@ -256,10 +278,10 @@ pub async fn find(
     caller: &Caller,
 ) -> Result<Option<Place>, Status> {
     let database = |error: sqlx::Error| status::database(&error);
-    let Some(id) = hierarchy.resolve(reference).await.map_err(database)? else {
-        return Ok(None);
-    };
-    let place = locate(hierarchy, id, caller).await?;
+    let id = hierarchy.resolve(reference).await.map_err(database)?;
+    // Where there is nothing, something that can't be is looked for: how long it takes must not tell what is hidden.
+    let nothing = || GroupId::from_uuid(Uuid::nil()).into();
+    let place = locate(hierarchy, id.unwrap_or_else(nothing), caller).await?;
     Ok(place.filter(|place| match reference {
         Reference::Id(_) => true,
         Reference::Trn(trn) => place.trn() == trn.to_string(),
