@@ -296,6 +296,41 @@ async fn what_may_not_be_known_is_not_explained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_not_be_known_any_more_is_not_explained_of_the_past() {
+    let world = World::start().await;
+    let (admin, viewer) = (world.admin(), world.user("viewer"));
+    for path in ["hidden", "hidden/project", "acme"] {
+        admin.creates_group(path).await;
+    }
+    let web = admin.creates_workspace("hidden/project/web").await.id;
+    let had = admin.creates_identity("hidden/project/had").await;
+    let other = admin.creates_identity("hidden/other").await;
+    admin.assigns(&had.id, &web).await;
+    admin.restricts(&had.id, &["dev/bob"]).await;
+    let then = asks(&admin, question(&web, &had.id)).await.revision;
+    admin.moves_workspace(&web, "trn:group:acme").await;
+    admin.grants(&viewer, Role::Viewer, "trn:group:acme").await;
+    let of_then = |identity: &str| issuer::ExplainCredentialRequest {
+        revision: then.clone(),
+        ..question(&web, identity)
+    };
+    // It was inherited; but who never saw the group is not told that it is there.
+    not_found(viewer.asks(of_then(&other.id)).await);
+    not_found(viewer.asks(of_then(&other.trn)).await);
+    // What the workspace had is on its record: the id, and no more.
+    let answer = asks(&viewer, of_then(&had.id)).await;
+    assert_eq!(answer.rules, []);
+    let told = format!("{answer:?}");
+    assert!(told.contains(&had.id), "{told}");
+    for hidden in ["hidden", "project", "had is"] {
+        assert!(!told.contains(hidden), "{hidden}: {told}");
+    }
+    let answer = asks(&admin, of_then(&other.trn)).await;
+    assert!(format!("{answer:?}").contains("hidden/other"), "{answer:?}");
+    assert_eq!(asks(&admin, of_then(&had.id)).await.rules.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn at_a_past_revision_it_is_what_it_was_then() {
     let world = World::start().await;
     let scene = Scene::set(&world).await;

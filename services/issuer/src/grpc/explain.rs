@@ -1,5 +1,6 @@
 //! Whether somebody would get a credential, and why: the checks of an issue, one by one, and nothing recorded.
 
+use edge::hierarchy::Place;
 use edge::layer::Call;
 use edge::past::{self, InvalidRevision, Past, Until};
 use edge::violations::Violations;
@@ -72,10 +73,16 @@ impl IssuerRpc {
         };
         let weighed = view.weigh(&subject, asked).await?;
         let (mut question, verdicts) = (weighed.question, weighed.verdicts);
-        // What the workspace does not inherit, who sees the workspace may not even know of.
-        if !question.inherited && !question.assigned && identity_place.role.is_none() {
+        // What the workspace does not inherit, who sees the workspace may not even know of; of what it has, the id alone.
+        let shown = self.is_shown(call, &identity_place).await?;
+        if !shown && !question.assigned {
             return Err(not_found(named));
         }
+        let identity_name = match shown {
+            true => self.path_as_shown(call, &identity_place).await?,
+            false => identity.to_string(),
+        };
+        let workspace_name = self.path_as_shown(call, &subject.place).await?;
         self.note_reached().await?;
         question.now = clock::now();
         // Nobody knows at what time a revision was, and so whether the job was alive.
@@ -87,7 +94,7 @@ impl IssuerRpc {
                 check: wire_check(check).into(),
                 holds: refusal.is_none(),
                 description: refusal.as_ref().map_or_else(
-                    || holds(check, &subject, &identity_place.path()),
+                    || holds(check, &subject, &workspace_name, &identity_name),
                     ToString::to_string,
                 ),
                 reason: refusal.map_or_else(String::new, |refusal| reason(&refusal).to_owned()),
@@ -102,8 +109,51 @@ impl IssuerRpc {
                 "" => self.revision(),
                 given => given.to_owned(),
             },
-            rules: verdicts.into_iter().map(rule_verdict).collect(),
+            rules: verdicts
+                .into_iter()
+                .filter(|_| shown)
+                .map(rule_verdict)
+                .collect(),
         })
+    }
+
+    /// Whether the caller may know now of an identity that was found, be it in the past: where it has a role, or where the
+    /// workspace inherits from. Of an identity that is gone, its group tells.
+    async fn is_shown(&self, call: &Call, identity: &Place) -> Result<bool, Status> {
+        if call.caller.administrator {
+            return Ok(true);
+        }
+        let hierarchy = &self.shared.hierarchy;
+        let now = authorization::locate(hierarchy, identity.id(), &call.caller).await?;
+        let group = match (&now, identity.parent()) {
+            (None, Some(group)) => authorization::locate(hierarchy, group, &call.caller).await?,
+            _ => None,
+        };
+        let has_role = [&now, &group]
+            .into_iter()
+            .flatten()
+            .any(|place| place.role.is_some());
+        let inherited = call
+            .place
+            .as_ref()
+            .zip(now.as_ref().and_then(Place::parent))
+            .is_some_and(|(workspace, group)| workspace.is_within(group));
+        Ok(has_role || inherited)
+    }
+
+    /// The path of what was found, be it in the past. Who may not know of where it was is told where it is.
+    async fn path_as_shown(&self, call: &Call, then: &Place) -> Result<String, Status> {
+        let (path, hierarchy) = (then.path(), &self.shared.hierarchy);
+        let now = authorization::locate(hierarchy, then.id(), &call.caller).await?;
+        let Some(now) = now.filter(|now| !call.caller.administrator && now.path() != path) else {
+            return Ok(path);
+        };
+        let top = match then.nodes.last() {
+            Some(top) => authorization::locate(hierarchy, top.id, &call.caller).await?,
+            None => None,
+        };
+        let is_known = top.is_some_and(|top| top.role.is_some());
+        Ok(if is_known { path } else { now.path() })
     }
 
     /// The workspace that the request names, or, of an administrator's request that names none, that of the job: it may be
@@ -273,8 +323,7 @@ fn wire_check(check: Check) -> pb::Check {
     }
 }
 
-fn holds(check: Check, subject: &Subject, identity: &str) -> String {
-    let workspace = subject.place.path();
+fn holds(check: Check, subject: &Subject, workspace: &str, identity: &str) -> String {
     match check {
         Check::Job => format!("the job lives until {} at most", subject.life.expires),
         Check::Role => {
