@@ -670,4 +670,17 @@ async fn what_is_remembered_for_all_does_not_outlive_membership_or_workspace() {
     };
     let deleted = admin.asks(delete).await.expect("deleted");
     not_found(asks(&of_admin, &deleted.consistency_token).await);
+    // Whoever runs it is told, and may end it.
+    let heartbeat = issuer::HeartbeatJobRequest {
+        consistency_token: deleted.consistency_token,
+        ..Default::default()
+    };
+    refused(
+        admin.with_token(&of_admin).asks(heartbeat).await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
+    let finish = issuer::FinishJobRequest::default();
+    let finished = admin.with_token(&of_admin).asks(finish).await;
+    finished.expect("finished");
 }

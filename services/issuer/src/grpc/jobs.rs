@@ -4,6 +4,7 @@ use edge::caller::Caller;
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, max_job_duration_key};
 use edge::layer::Call;
+use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
@@ -14,6 +15,7 @@ use time::{Duration, OffsetDateTime};
 use tonic::{Request, Response, Status};
 
 use super::ground::may_open;
+use super::refusals::WORKSPACE_DELETED;
 use super::{IssuerRpc, job_facts};
 use crate::domain::credential::Refusal;
 use crate::domain::job::{self, Command, Job, Life, Rejection, State};
@@ -106,10 +108,14 @@ impl JobService for IssuerRpc {
         let decide = || async {
             let command = Command::Heartbeat(clock::now());
             let (streams, guards, state) = self.decide_job(own(&call)?, command).await?;
-            let life = state.life().map(|(_, life)| life);
+            let (job, life) = state.life().ok_or(Rejection::Missing)?;
+            // Nothing is issued there any more: whoever runs it is told.
+            if self.place_of_job(job).await?.is_none() {
+                return Err(workspace_deleted());
+            }
             let reply = pb::HeartbeatJobResponse {
-                silent_time: life.and_then(|life| life.silent_after.map(request::timestamp)),
-                expire_time: life.map(|life| request::timestamp(life.expires)),
+                silent_time: life.silent_after.map(request::timestamp),
+                expire_time: Some(request::timestamp(life.expires)),
                 ..pb::HeartbeatJobResponse::default()
             };
             Ok(Decision {
@@ -182,6 +188,12 @@ impl JobService for IssuerRpc {
             )
             .await
     }
+}
+
+fn workspace_deleted() -> Status {
+    let message = "the job's workspace was deleted: nothing more is issued";
+    let obstacle = PreconditionViolation::new(WORKSPACE_DELETED, "workspace", message);
+    status::failed_precondition(WORKSPACE_DELETED, message, vec![obstacle])
 }
 
 /// The job that calls.
