@@ -563,3 +563,42 @@ async fn activity_follows_moves_and_outlives_deletion() {
         &["start_time", "actor", "affected_id"],
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_our_services_did_is_found_and_of_rules_nothing_is_said_that_is_not_so() {
+    let world = World::start().await;
+    let admin = world.admin();
+    for path in ["acme", "acme/team", "other"] {
+        admin.creates_group(path).await;
+    }
+    let web = admin.creates_workspace("acme/team/web").await.id;
+    let deployer = admin.creates_identity("acme/deployer").await.id;
+    let rule = admin.restricts(&deployer, &["dev/bob"]).await.id;
+    admin.assigns(&deployer, &web).await;
+    admin
+        .moves_group("trn:group:acme/team", "trn:group:other")
+        .await;
+    let by = |actor: &str| directory::ListActivitiesRequest {
+        actor: actor.to_owned(),
+        ..Default::default()
+    };
+    eventually(async || {
+        let did = sees(&admin, by("service:identity")).await;
+        if did == ["ManagedIdentityUnassigned"] {
+            Ok(())
+        } else {
+            Err(format!("{did:?}"))
+        }
+    })
+    .await;
+    for wrong in ["service:", "service:none", "dev/alice"] {
+        invalid(admin.asks(by(wrong)).await, &["actor"]);
+    }
+    // It is on the record of its identity.
+    invalid(admin.asks(of(&rule)).await, &["resource_id"]);
+    let affected = directory::ListActivitiesRequest {
+        affected_id: rule,
+        ..Default::default()
+    };
+    invalid(admin.asks(affected).await, &["affected_id"]);
+}

@@ -208,7 +208,7 @@ impl LogSettings {
 const REQUESTS_PER_SECOND: u32 = 1_000;
 const PRINCIPALS: &str = "a comma-separated list of <issuer name>/<subject>";
 
-fn principals(text: &str) -> Result<BTreeSet<Principal>, model::principal::InvalidPrincipal> {
+fn principals(text: &str) -> Result<BTreeSet<Principal>, model::principal::InvalidUser> {
     text.split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())

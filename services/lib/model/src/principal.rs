@@ -24,9 +24,17 @@ pub enum Principal {
     Job(JobId),
 }
 
-/// The text is not a [`Principal`].
+/// The text does not name a user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be <issuer name>/<subject>, of at most 320 bytes and without control characters")]
+pub struct InvalidUser;
+
+/// The text is not a [`Principal`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "must be user:<issuer name>/<subject>, of at most 320 bytes and without control characters, or service_account:, team: \
+     or job: and an id"
+)]
 pub struct InvalidPrincipal;
 
 impl Principal {
@@ -34,8 +42,8 @@ impl Principal {
     pub const MAX_BYTES: usize = 320;
 
     /// Reads `<issuer name>/<subject>`, the form that a membership's `user` has.
-    pub fn user(text: &str) -> Result<Self, InvalidPrincipal> {
-        let (issuer, subject) = text.split_once('/').ok_or(InvalidPrincipal)?;
+    pub fn user(text: &str) -> Result<Self, InvalidUser> {
+        let (issuer, subject) = text.split_once('/').ok_or(InvalidUser)?;
         let issuer_valid = !issuer.is_empty()
             && issuer
                 .bytes()
@@ -48,11 +56,7 @@ impl Principal {
             issuer: issuer.to_owned(),
             subject: subject.to_owned(),
         };
-        if valid {
-            Ok(user())
-        } else {
-            Err(InvalidPrincipal)
-        }
+        if valid { Ok(user()) } else { Err(InvalidUser) }
     }
 
     /// The resource of ours that the principal is; a user is none.
@@ -84,7 +88,7 @@ impl FromStr for Principal {
 
     fn from_str(text: &str) -> Result<Self, InvalidPrincipal> {
         match text.split_once(':') {
-            Some(("user", user)) => Self::user(user),
+            Some(("user", user)) => Self::user(user).map_err(|_| InvalidPrincipal),
             Some(("team", id)) => id.parse().map(Self::Team).map_err(|_| InvalidPrincipal),
             Some(("service_account", id)) => id
                 .parse()

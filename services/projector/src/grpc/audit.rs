@@ -2,10 +2,11 @@
 
 use std::str::FromStr;
 
-use edge::hierarchy::Hierarchy;
+use edge::hierarchy::{Hierarchy, Place};
 use edge::layer::Call;
 use edge::violations::Violations;
 use edge::{request, status};
+use model::principal::InvalidPrincipal;
 use model::{JobId, Kind, ManagedIdentityId, Principal, ResourceId, ServiceAccountId, WorkspaceId};
 use prost_types::Timestamp;
 use proto::directory::v1 as pb;
@@ -260,11 +261,14 @@ async fn list_activities(
     let start = moment(&mut violations, "start_time", message.start_time.as_ref());
     let end = moment(&mut violations, "end_time", message.end_time.as_ref());
     if !message.actor.is_empty() {
-        violations.check("actor", message.actor.parse::<Principal>());
+        violations.check("actor", actor(&message.actor));
     }
     if !message.affected_id.is_empty() {
-        violations.check("affected_id", message.affected_id.parse::<ResourceId>());
+        let affected = violations.check("affected_id", message.affected_id.parse::<ResourceId>());
+        refuse_rules(&mut violations, "affected_id", affected);
     }
+    let place = call.place.as_ref().map(Place::id);
+    refuse_rules(&mut violations, "resource_id", place);
     let direction = direction(&mut violations, "time", &message.order_by);
     let (start, end, direction) = violations.finish(|| Some((start?, end?, direction?)))?;
     let unpaged = pb::ListActivitiesRequest {
@@ -293,6 +297,22 @@ async fn list_activities(
         activities: rows.into_iter().map(entry).collect(),
         next_page_token,
     })
+}
+
+/// Who is on the record: a principal, or a service of ours that did what followed from something else.
+fn actor(text: &str) -> Result<(), InvalidPrincipal> {
+    match text.strip_prefix("service:") {
+        Some("namespace" | "identity" | "issuer") => Ok(()),
+        _ => text.parse::<Principal>().map(drop),
+    }
+}
+
+/// What happened to a rule happened to its identity.
+fn refuse_rules(violations: &mut Violations, field: &str, id: Option<ResourceId>) {
+    if id.is_some_and(|id| id.kind() == Kind::AccessRule) {
+        let wrong = "must name something else: what happens to an access rule is on the record of its managed identity";
+        violations.add(field, wrong);
+    }
 }
 
 async fn activities(
