@@ -624,11 +624,10 @@ async fn a_rule_that_takes_the_place_of_another_refuses_nobody_whom_both_let_in(
         .restricts(&scene.identity.id, &["dev/zoe"])
         .await;
     let mut old = scene.admin.restricts(&scene.identity.id, &bobs).await.id;
-    let jobs = [
-        scene.opens(&scene.bob, Stage::Apply).await,
-        scene.opens(&scene.bob, Stage::Plan).await,
-        scene.opens(&scene.bob, Stage::Apply).await,
-    ];
+    let mut jobs = Vec::new();
+    for _ in 0..8 {
+        jobs.push(scene.opens(&scene.bob, Stage::Apply).await);
+    }
     let changed = std::sync::atomic::AtomicBool::new(false);
     let changes = async {
         let hasty = scene.admin.in_a_hurry();
