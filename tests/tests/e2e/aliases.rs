@@ -8,6 +8,7 @@ use e2e::refusal::{invalid, not_found, obstacles, refused};
 use e2e::user::{access_rule, alias, assignment, aws_identity, credential, limit_update};
 use e2e::{Service, User, World, relying_party};
 use futures::future::join;
+use prost::Message as _;
 use proto::access::v1::Role;
 use proto::directory::v1 as directory;
 use proto::identity::v1 as identity;
@@ -315,7 +316,19 @@ async fn who_makes_it_may_make_identities_in_both_groups_and_who_deletes_it_in_e
         });
         assert_eq!(deleted.await.expect("allowed").planned_events.len(), 1);
     }
-    // By its id alone, for who does not see its group.
+    // By its id alone, for who does not see its group, and is not told of that.
+    let tried = carol.asks(identity::DeleteManagedIdentityAliasRequest {
+        validate_only: true,
+        ..delete_alias(&made.id)
+    });
+    let planned = &tried.await.expect("allowed").planned_events[0].value;
+    let planned = identity::ManagedIdentityAliasDeleted::decode(planned.as_slice());
+    let planned = planned.expect("the event");
+    assert_eq!(planned.managed_identity_id, made.id);
+    assert_eq!(
+        (planned.group_id, planned.name),
+        (String::new(), String::new())
+    );
     carol.asks(delete_alias(&made.id)).await.expect("deleted");
     not_found(get(&admin, &made.id).await);
     let again = bob.asks(request()).await.expect("made").managed_identity;

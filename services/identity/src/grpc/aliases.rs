@@ -8,9 +8,9 @@ use edge::layer::Call;
 use edge::request::etag;
 use edge::violations::Violations;
 use edge::{aggregate, clock, limits, request, status};
-use eventlog::{Expected, Guard};
+use eventlog::{Expected, Guard, StreamAppend};
 use model::{GroupId, Limit, ManagedIdentityId, Name, Permission};
-use proto::identity::v1 as pb;
+use proto::identity::v1::{self as pb, Event};
 use tonic::{Code, Request, Response, Status};
 
 use super::managed_identities::stream;
@@ -66,9 +66,13 @@ impl IdentityRpc {
         });
         let decide = || async {
             let (place, guards) = self.deletable(&call, &message.id).await?;
-            let (deletion, ending) = self
+            let (mut deletion, ending) = self
                 .deletion(&call, &place, guards, &message.etag, message.force)
                 .await?;
+            // Whoever owns the source alone sees no more of an alias than that it is there.
+            if message.validate_only && place.role.is_none() {
+                leave_out_where_it_is(&mut deletion.streams)?;
+            }
             Ok(deletion.map(pb::DeleteManagedIdentityAliasResponse {
                 ending_assignments: ending.assignments,
                 ending_assignment_count: ending.count,
@@ -215,4 +219,20 @@ impl IdentityRpc {
             Err(status) => Err(status),
         }
     }
+}
+
+fn leave_out_where_it_is(streams: &mut [StreamAppend]) -> Result<(), Status> {
+    for event in streams.iter_mut().flat_map(|stream| &mut stream.events) {
+        let read = Event::decode(event.event_type, &event.payload);
+        let read = read.map_err(|error| status::internal(&error))?;
+        if let Event::ManagedIdentityAliasDeleted(deleted) = read {
+            let deleted = pb::ManagedIdentityAliasDeleted {
+                group_id: String::new(),
+                name: String::new(),
+                ..deleted
+            };
+            event.payload = Event::ManagedIdentityAliasDeleted(deleted).encode();
+        }
+    }
+    Ok(())
 }

@@ -78,9 +78,10 @@ impl IssuerRpc {
         if !shown && !question.assigned {
             return Err(not_found(named));
         }
-        let identity_name = match shown {
-            true => self.path_as_shown(call, &identity_place).await?,
-            false => identity.to_string(),
+        let identity_name = if shown {
+            self.path_as_shown(call, &identity_place).await?
+        } else {
+            identity.to_string()
         };
         let workspace_name = self.path_as_shown(call, &subject.place).await?;
         self.note_reached().await?;
