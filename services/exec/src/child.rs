@@ -54,10 +54,12 @@ pub(crate) async fn run(
             .and_then(Pid::from_raw)
             .ok_or_else(|| not_run(io::Error::other("it is gone")))?,
         terminal,
+        asked_to_end: None,
     };
     loop {
         let signal = tokio::select! {
             ended = child.wait() => {
+                running.asks_the_rest();
                 if let Some(terminal) = &mut running.terminal {
                     terminal.take_back();
                 }
@@ -124,11 +126,14 @@ struct Running {
     /// Its number is also that of its group.
     group: Pid,
     terminal: Option<Terminal>,
+    /// By which signal, if it alone was.
+    asked_to_end: Option<Signal>,
 }
 
 // It may have ended just now; then nobody misses what it is not told.
 impl Running {
-    fn passes_on(&self, signal: Signal) {
+    fn passes_on(&mut self, signal: Signal) {
+        let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal);
         match (&self.terminal, signal) {
             // Nobody would continue it.
             (Some(terminal), Signal::TSTP) if !terminal.is_of_a_job() => return,
@@ -136,12 +141,22 @@ impl Running {
             (Some(_), Signal::HUP | Signal::INT | Signal::QUIT | Signal::TSTP | Signal::WINCH) => {
                 let _ = kill_process_group(self.group, signal);
             }
+            // What it has started it may want to end in its own way.
             _ => {
                 let _ = kill_process(self.group, signal);
+                self.asked_to_end = self.asked_to_end.or(ends.then_some(signal));
             }
         }
         // What is stopped would not hear that it should end.
-        if [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) {
+        if ends {
+            self.goes_on();
+        }
+    }
+
+    /// What it has left behind when it was asked to end: that is in no group that whoever asked knows of.
+    fn asks_the_rest(&self) {
+        if let Some(signal) = self.asked_to_end {
+            let _ = kill_process_group(self.group, signal);
             self.goes_on();
         }
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::future::{join_all, pending};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -39,18 +39,34 @@ async fn keep_one(
 ) {
     let mut due = token.due();
     loop {
-        sleep(renew_after.unwrap_or(due)).await;
+        sleep(renew_after.map_or(due, |wanted| wanted.min(due))).await;
         let Some(next) = next(issuer, &identity).await else {
             return;
         };
         due = next.due();
         // Where both end with the job, or tokens are shorter now, the one there is as good.
         if next.outlives(&token) {
-            match folder.write(&identity.token_file(), next.text()) {
-                Ok(()) => token = next,
-                Err(failure) => say(&format!("the token is not renewed: {failure}")),
+            let begun = Instant::now();
+            if timeout(due, writes(folder, &identity, &next)).await.is_ok() {
+                token = next;
             }
+            due = due.saturating_sub(begun.elapsed());
         }
+    }
+}
+
+/// Writes a token as soon as it can be: a disk may be full for a moment.
+async fn writes(folder: &Folder, identity: &Identity, token: &Token) {
+    let mut pause = FIRST_PAUSE;
+    while let Err(failure) = folder.write(&identity.token_file(), token.text()) {
+        if pause == FIRST_PAUSE {
+            say(&format!(
+                "the token of {} is not renewed yet: {failure}",
+                identity.path
+            ));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -79,5 +95,32 @@ async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::join;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_is_written_as_soon_as_it_can_be() {
+        let folder = Folder::temporary().expect("a folder");
+        let aside = folder.path().with_extension("aside");
+        std::fs::rename(folder.path(), &aside).expect("moved");
+        let identity = Identity {
+            id: "mi_1".to_owned(),
+            path: "acme/deployer".to_owned(),
+            configuration: None,
+        };
+        // {"iat":1,"exp":901}
+        let token = Token::read("e30.eyJpYXQiOjEsImV4cCI6OTAxfQ.c2ln".to_owned());
+        let token = token.expect("a token");
+        // The first try comes before that.
+        let back = async { std::fs::rename(&aside, folder.path()).expect("moved back") };
+        join!(writes(&folder, &identity, &token), back);
+        let written = std::fs::read_to_string(folder.file("mi_1.token"));
+        assert_eq!(written.expect("the token"), token.text());
     }
 }

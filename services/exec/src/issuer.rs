@@ -19,8 +19,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An issuer whose host is silently gone is noticed within this and [`KEEPALIVE_TIMEOUT`], and connected to anew.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// For one answer.
+/// For one answer, at most and at least.
 const TIMEOUT: Duration = Duration::from_secs(10);
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two questions, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -89,8 +90,8 @@ impl<'a> Issuer<'a> {
     pub(crate) async fn find(&self) -> Result<Found, Failure> {
         let request = pb::ListJobManagedIdentitiesRequest::default();
         let listed = self
-            .patiently(async || {
-                let request = self.request(request.clone())?;
+            .patiently(async |left| {
+                let request = self.request(request.clone(), left)?;
                 let mut client = self.client.clone();
                 let answer = client.list_job_managed_identities(request);
                 answer
@@ -117,11 +118,12 @@ impl<'a> Issuer<'a> {
     /// A token for the identity of an id or TRN, which people call `name`.
     pub(crate) async fn token(&self, reference: &str, name: &str) -> Result<Token, Failure> {
         let issued = self
-            .patiently(async || {
-                let request = self.request(pb::IssueCredentialRequest {
+            .patiently(async |left| {
+                let message = pb::IssueCredentialRequest {
                     managed_identity_id: reference.to_owned(),
                     ..Default::default()
-                })?;
+                };
+                let request = self.request(message, left)?;
                 let mut client = self.client.clone();
                 let answer = client.issue_credential(request);
                 answer.await.map_err(|status| self.failure(name, &status))
@@ -132,11 +134,14 @@ impl<'a> Issuer<'a> {
     }
 
     /// Asks until there is an answer that stays the same, or patience is at its end.
-    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    async fn patiently<T>(
+        &self,
+        ask: impl AsyncFn(Duration) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            match ask().await {
+            match ask(deadline.saturating_duration_since(Instant::now())).await {
                 Err(Failure::Unavailable { .. }) if Instant::now() + pause < deadline => {
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -146,9 +151,10 @@ impl<'a> Issuer<'a> {
         }
     }
 
-    fn request<T>(&self, message: T) -> Result<Request<T>, Failure> {
+    /// To be answered within what is left of the patience, but for a second at least.
+    fn request<T>(&self, message: T, left: Duration) -> Result<Request<T>, Failure> {
         let mut request = Request::new(message);
-        request.set_timeout(TIMEOUT);
+        request.set_timeout(left.clamp(LEAST_TIMEOUT, TIMEOUT));
         request
             .metadata_mut()
             .insert("authorization", self.bearer()?);
@@ -187,6 +193,8 @@ impl<'a> Issuer<'a> {
             | Code::ResourceExhausted
             | Code::Internal
             | Code::Unknown => self.unavailable(&message),
+            Code::Unimplemented => self
+                .unavailable("what answers there is not the issuer's gRPC; is the address right?"),
             Code::Unauthenticated => Failure::JobTokenRefused(message),
             _ if reason.starts_with("JOB_") => Failure::JobOver(message),
             _ => Failure::Refused {

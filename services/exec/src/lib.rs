@@ -156,16 +156,23 @@ async fn prepare(
     }
     environment.unset("THARSIS_JOB_TOKEN");
     environment.unset("THARSIS_JOB_TOKEN_FILE");
-    let mut tokens = Vec::new();
+    // All of them first: the files of before are as they were if one can't be had.
+    let (mut tokens, mut refused) = (Vec::new(), Vec::new());
     for identity in identities {
-        provider::withhold(&identity, settings, folder, &mut environment)?;
         match issuer.token(&identity.id, &identity.path).await {
             Ok(token) => tokens.push((identity, token)),
-            Err(refused @ Failure::Refused { .. }) if asking.skip_refused => {
-                say(&format!("going on without it: {refused}"));
+            Err(refusal @ Failure::Refused { .. }) if asking.skip_refused => {
+                say(&format!("going on without it: {refusal}"));
+                refused.push(identity);
             }
             Err(failure) => return Err(failure),
         }
+    }
+    for identity in tokens.iter().map(|(identity, _)| identity).chain(&refused) {
+        provider::withhold(identity, settings, folder, &mut environment)?;
+    }
+    for identity in &refused {
+        provider::close(identity, folder, &mut environment);
     }
     provider::provide(&tokens, &job, settings, folder, endpoint, &mut environment)?;
     Ok((environment, tokens))

@@ -58,6 +58,21 @@ pub(crate) fn withhold(
     Ok(())
 }
 
+/// Has the clients of an identity that is refused fail: they would look on, for whatever the machine or its user is.
+pub(crate) fn close(identity: &Identity, folder: &Folder, environment: &mut Environment) {
+    // There is none.
+    let token_file = folder.file(&identity.token_file());
+    match &identity.configuration {
+        Some(Type::Aws(_)) => environment.set("AWS_EC2_METADATA_DISABLED", "true"),
+        Some(Type::Azure(_)) => azure::close(&token_file, environment),
+        Some(Type::Google(_)) => {
+            environment.set("GOOGLE_APPLICATION_CREDENTIALS", &token_file);
+            environment.set("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", token_file);
+        }
+        Some(Type::Kubernetes(_) | Type::Tharsis(_)) | None => {}
+    }
+}
+
 /// Takes out what an earlier environment had from a folder, whatever identity that was for: it may be lost since.
 pub(crate) fn take_out_of(
     folder: &Path,
@@ -72,6 +87,7 @@ pub(crate) fn take_out_of(
                 "AWS_CONFIG_FILE",
                 "AWS_SHARED_CREDENTIALS_FILE",
                 "AWS_ROLE_SESSION_NAME",
+                "AWS_EC2_METADATA_DISABLED",
             ],
         ),
         (
@@ -79,6 +95,8 @@ pub(crate) fn take_out_of(
             &azure::CREDENTIALS,
             &[
                 "ARM_USE_OIDC",
+                "ARM_USE_CLI",
+                "ARM_USE_MSI",
                 "ARM_CLIENT_ID",
                 "ARM_TENANT_ID",
                 "AZURE_CLIENT_ID",
@@ -261,10 +279,47 @@ mod tests {
                 "ARM_CLIENT_SECRET",
                 "ARM_CLIENT_ID_FILE_PATH",
                 "ARM_OIDC_REQUEST_URL",
+                "AZURE_TOKEN_CREDENTIALS",
             ],
         );
         let exports = environment.exports();
         assert!(!exports.contains("AZURE_AUTHORITY_HOST"), "{exports}");
+    }
+
+    #[test]
+    fn what_is_refused_leads_nowhere() {
+        let folder = Folder::temporary().expect("a folder");
+        let mut environment = Environment::default();
+        for (id, configuration) in [
+            ("mi_aws", Type::Aws(pb::AwsConfiguration::default())),
+            ("mi_azure", Type::Azure(pb::AzureConfiguration::default())),
+            (
+                "mi_google",
+                Type::Google(pb::GoogleConfiguration::default()),
+            ),
+        ] {
+            let identity = Identity {
+                id: id.to_owned(),
+                path: "acme/deployer".to_owned(),
+                configuration: Some(configuration),
+            };
+            withhold(&identity, &settings(), &folder, &mut environment).expect("withheld");
+            close(&identity, &folder, &mut environment);
+        }
+        let (azure, google) = (
+            folder.file("mi_azure.token"),
+            folder.file("mi_google.token"),
+        );
+        for (name, value) in [
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("AZURE_FEDERATED_TOKEN_FILE", &azure),
+            ("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential"),
+            ("ARM_USE_MSI", "false"),
+            ("GOOGLE_APPLICATION_CREDENTIALS", &google),
+        ] {
+            assert_eq!(environment.get(name), Some(value), "{name}");
+        }
+        assert!(!Path::new(&azure).exists() && !Path::new(&google).exists());
     }
 
     #[test]

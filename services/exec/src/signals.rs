@@ -24,13 +24,15 @@ impl Signals {
     /// Those that matter as well once the command runs: that it stopped or should, and that the terminal's size is another.
     pub(crate) const OF_A_JOB: [Signal; 3] = [Signal::CHILD, Signal::TSTP, Signal::WINCH];
 
-    /// From here on they come here.
+    /// From here on they come here. What we are to ignore, as under `nohup`, we go on ignoring, and so does the command.
     pub(crate) fn listen(kinds: &[Signal]) -> Result<Self, Failure> {
+        let ignored = ignored();
+        let is_heard = |kind: &&Signal| **kind == Signal::CHILD || !is_among(ignored, **kind);
         let listen = |kind: &Signal| {
             let heard = unix::signal(SignalKind::from_raw(kind.as_raw()));
             heard.map(|heard| (*kind, heard))
         };
-        let heard: Result<_, _> = kinds.iter().map(listen).collect();
+        let heard: Result<_, _> = kinds.iter().filter(is_heard).map(listen).collect();
         let heard = heard.map_err(|source| Failure::file("signals can't be heard", source))?;
         Ok(Self(heard))
     }
@@ -45,4 +47,17 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The signals that this process ignores, as bits, the lowest of the first one (`proc_pid_status(5)`). None, where the system
+/// does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.unwrap_or_default()
+}
+
+fn is_among(signals: u64, signal: Signal) -> bool {
+    signals >> (signal.as_raw() - 1) & 1 == 1
 }

@@ -121,23 +121,33 @@ fn theirs(before: Option<&Path>, ours: &str) -> Result<String, Failure> {
 /// botocore would refuse the file, nor the credentials of the default profile.
 fn still_good(file: &str, ours: &str) -> String {
     let theirs = file.split(OURS).next().unwrap_or_default();
-    let mut profile = "";
+    let (mut profile, mut left_out) = ("", false);
     let mut kept = Vec::new();
     for line in theirs.lines() {
-        profile = profile_of(line).unwrap_or(profile);
+        let heading = profile_of(line);
+        profile = heading.unwrap_or(profile);
         let key = line.split(['=', ':']).next().unwrap_or_default();
         let key = key.trim().to_ascii_lowercase();
-        if profile != ours && !(profile == "default" && OF_A_PROFILE.contains(&key.as_str())) {
+        // An indented line goes on with the value above; but some clients read a key there.
+        let goes_on = heading.is_none() && line.starts_with([' ', '\t']);
+        left_out = profile == ours
+            || (profile == "default" && OF_A_PROFILE.contains(&key.as_str()))
+            || (goes_on && left_out);
+        if !left_out {
             kept.push(line);
         }
     }
     kept.join("\n").trim_end().to_owned()
 }
 
-/// The name in the heading of a profile, or of another section.
+/// The name in the heading of a profile, or of another section; as the client reads it that takes the most for one.
 fn profile_of(line: &str) -> Option<&str> {
+    let line = line.trim_start_matches('\u{feff}').trim_start();
     let heading = line.strip_prefix('[')?.split(']').next()?.trim();
-    let name = heading.strip_prefix("profile ").unwrap_or(heading);
+    let name = match heading.split_once(char::is_whitespace) {
+        Some(("profile", name)) => name,
+        _ => heading,
+    };
     Some(name.trim().trim_matches(['"', '\'']))
 }
 
@@ -159,5 +169,17 @@ mod tests {
              [profile other]\nrole_arn = arn:of:another"
         );
         assert_eq!(still_good("", "acme/deployer"), "");
+        for heading in [
+            "  [default]",
+            "\u{feff}[default]",
+            "[profile\tdefault]",
+            "\t[ profile  default ]",
+        ] {
+            let file = format!(
+                "{heading}\nregion = eu-west-1\ncredential_process = /bin/runner\n  --flag\n  aws_access_key_id = AKIA\n"
+            );
+            let good = format!("{heading}\nregion = eu-west-1");
+            assert_eq!(still_good(&file, "acme/deployer"), good);
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::Place;
 use crate::environment::Environment;
 
 /// Clients take these before a federated token, or refuse one with them, and its files.
-pub(super) const CREDENTIALS: [&str; 16] = [
+pub(super) const CREDENTIALS: [&str; 17] = [
     "ARM_OIDC_TOKEN",
     "ARM_OIDC_TOKEN_FILE_PATH",
     "ARM_OIDC_REQUEST_TOKEN",
@@ -26,7 +26,19 @@ pub(super) const CREDENTIALS: [&str; 16] = [
     "AZURE_USERNAME",
     "AZURE_PASSWORD",
     "AZURE_FEDERATED_TOKEN_FILE",
+    // Which of their credentials the SDKs take.
+    "AZURE_TOKEN_CREDENTIALS",
 ];
+
+/// Has the clients look for a token that does not come.
+pub(super) fn close(token_file: &str, environment: &mut Environment) {
+    environment.set("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential");
+    environment.set("AZURE_FEDERATED_TOKEN_FILE", token_file);
+    environment.set("ARM_USE_OIDC", "true");
+    environment.set("ARM_OIDC_TOKEN_FILE_PATH", token_file);
+    environment.set("ARM_USE_CLI", "false");
+    environment.set("ARM_USE_MSI", "false");
+}
 
 pub(super) fn provide(
     place: &Place<'_>,

@@ -1,5 +1,5 @@
 //! Kubernetes: a bearer token. Terraform's provider reads `KUBE_TOKEN` once, and so has it no longer than the token
-//! holds; a kubeconfig with `tokenFile` has it renewed. Which cluster, the command says.
+//! holds; of a kubeconfig with `tokenFile` kubectl and other Go clients read it anew. Which cluster, the command says.
 
 use serde_json::json;
 

@@ -216,6 +216,52 @@ async fn a_signal_is_the_command_s() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_command_has_left_behind_is_asked_to_end_too() {
+    let scene = Scene::set().await;
+    // The shell does not wait for what it has in front.
+    let starts = "sh -c 'echo $$ >\"$NUMBER\"; echo ready; exec sleep 1000 >/dev/null 2>&1'; :";
+    let number = tempfile::NamedTempFile::new().expect("a file");
+    let mut child = scene
+        .exec(&["--", "sh", "-c", starts])
+        .env("NUMBER", number.path())
+        .spawn()
+        .expect("it starts");
+    writes(&mut child, "ready").await;
+    sends(&child, Signal::TERM);
+    assert_eq!(ended(child).await.code, Some(143));
+    let number = std::fs::read_to_string(number.path()).expect("its number");
+    eventually(async || {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", number.trim()));
+        match status {
+            // Nobody may be there to reap it.
+            Ok(status) if !status.contains(") Z ") => Err(status),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_to_be_ignored_is_ignored_by_the_command_too() {
+    let scene = Scene::set().await;
+    let end = tempfile::tempdir().expect("a folder");
+    let end = end.path().join("end");
+    let waits = "echo ready; until [ -e \"$THE_END\" ]; do sleep 0.02; done; exit 7";
+    let mut child = scene
+        .program("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", EXEC])
+        .args(["--", "sh", "-c", waits])
+        .env("THE_END", &end)
+        .spawn()
+        .expect("it starts");
+    writes(&mut child, "ready").await;
+    sends(&child, Signal::HUP);
+    std::fs::write(&end, "").expect("written");
+    let ran = ended(child).await;
+    assert_eq!(ran.code, Some(7), "{}", ran.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_before_the_command_runs_ends_it_all() {
     let mut scene = Scene::set().await;
     scene.world.stops(e2e::Service::Issuer).await;
