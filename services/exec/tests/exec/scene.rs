@@ -14,6 +14,14 @@ use tokio::process::{Child, Command};
 /// `tharsis-exec`.
 pub(crate) const EXEC: &str = env!("CARGO_BIN_EXE_tharsis-exec");
 
+/// Becomes a program that ignores no signal: whoever runs the tests may, as `nohup` does.
+const AS_USUAL: &str = "
+import os, signal, sys
+for one in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE):
+    signal.signal(one, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+";
+
 /// The job, and the folder in which the program makes its own.
 pub(crate) struct Scene {
     pub(crate) world: World,
@@ -73,7 +81,8 @@ impl Scene {
 
     /// Any program, in the environment of this job.
     pub(crate) fn program(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = Command::new("python3");
+        command.args(["-c", AS_USUAL, program]);
         // Whoever runs the tests may have credentials of their own.
         command
             .env_clear()
