@@ -380,7 +380,9 @@ impl IssuerRpc {
             let ground = self.look_up(job, caller, named).await?;
             match self.decide_on(&ground, named) {
                 Ok(grant) => return Ok((grant, ground)),
-                Err(refused) if self.holds(&ground.guards).await? => return Err(refused.into()),
+                Err(refused) if self.hold_still(&ground.guards).await? => {
+                    return Err(refused.into());
+                }
                 Err(_) => {}
             }
         }

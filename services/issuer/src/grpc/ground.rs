@@ -214,8 +214,8 @@ impl IssuerRpc {
         Ok(ids.collect())
     }
 
-    /// Whether the facts are what these guards expect.
-    pub(super) async fn holds(&self, guards: &[Guard]) -> Result<bool, Status> {
+    /// Whether all is still as these guards expect.
+    pub(super) async fn hold_still(&self, guards: &[Guard]) -> Result<bool, Status> {
         let expected: Vec<(&String, Option<&str>)> = guards
             .iter()
             .filter_map(|guard| match guard {

@@ -148,9 +148,8 @@ impl Rule {
         request: &DynamicMessage,
     ) -> Result<Option<Place>, Status> {
         let requirement = self.permission.requirement();
-        // Who is gone has no role anywhere, unless the configuration gives it.
-        let by_role = matches!(requirement, Requirement::Role(_)) && !caller.administrator;
-        if !by_role && !matches!(requirement, Requirement::Nothing) {
+        // Who is gone has no role anywhere.
+        if !matches!(requirement, Requirement::Nothing | Requirement::Role(_)) {
             refuse_who_is_gone(caller, hierarchy).await?;
         }
         let allowed = match requirement {

@@ -1,14 +1,17 @@
 //! Serving HTTP/1.1 beside gRPC, so that no client holds on to the process: there is a time for sending a request's head,
-//! one for taking what is answered, a most of connections, and a drain at the end.
+//! one for taking what is answered, a most of connections, and a drain at the end. A connection on which nothing is asked
+//! makes room for a new one: clients keep theirs, and would keep others out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Extension};
+use axum::extract::{ConnectInfo, Extension, Request};
+use axum::middleware::{Next, from_fn};
 use axum::serve::Listener;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -31,9 +34,12 @@ struct Limits {
     answer: Duration,
     /// For requests in flight at the end.
     drain: Duration,
-    /// More connections wait in the kernel, until one ends.
+    /// More connections wait in the kernel, until one ends, or nothing is asked on one.
     connections: usize,
 }
+
+/// How long a connection that makes room may still write what it has answered.
+const PARTING: Duration = Duration::from_millis(100);
 
 const LIMITS: Limits = Limits {
     head: Duration::from_secs(30),
@@ -55,17 +61,26 @@ async fn serve_with(
     stop: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let (room, idle) = (
+        Arc::new(Semaphore::new(limits.connections)),
+        Idle::default(),
+    );
+    // A place is looked for when somebody is there to have it.
     let accept = async |listener: &mut TcpListener| {
+        let accepted = Listener::accept(listener).await;
+        if room.available_permits() == 0 {
+            idle.makes_room();
+        }
         // Never closed.
         let place = Arc::clone(&room).acquire_owned().await.ok();
-        (place, Listener::accept(listener).await)
+        (place, accepted)
     };
     while let Some((place, (stream, peer))) = stop.run_until_cancelled(accept(&mut listener)).await
     {
+        let seat = Arc::new(Seat::taken(&idle));
         let app = app.clone().layer(Extension(ConnectInfo(peer)));
         let stream = Impatient::new(stream, limits.answer);
-        connections.spawn(attend(limits, (stream, place), app, stop.clone()));
+        connections.spawn(attend(limits, (stream, place), seat, app, stop.clone()));
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
@@ -78,6 +93,7 @@ async fn serve_with(
 async fn attend(
     limits: Limits,
     (stream, _place): (Impatient, Option<OwnedSemaphorePermit>),
+    seat: Arc<Seat>,
     app: Router,
     stop: CancellationToken,
 ) {
@@ -86,13 +102,123 @@ async fn attend(
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head);
+    let asked = Arc::clone(&seat);
+    let app = app.layer(from_fn(move |request: Request, next: Next| {
+        let asked = Arc::clone(&asked);
+        async move {
+            let _busy = asked.busy();
+            next.run(request).await
+        }
+    }));
     let service = TowerToHyperService::new(app);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = stop.run_until_cancelled(connection.as_mut()).await;
     // That a client goes away or dawdles is nothing to report.
-    if ended.is_none() {
-        connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = seat.left.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let parting = tokio::time::timeout(PARTING, connection.as_mut()).await;
+            // A request may have come just now.
+            if parting.is_ok() || !seat.is_busy() {
+                return;
+            }
+        }
+    }
+    let _ = connection.await;
+}
+
+/// The connections on which nothing is asked, those first on which nothing has been for longest.
+#[derive(Clone, Default)]
+struct Idle(Arc<Mutex<Seats>>);
+
+#[derive(Default)]
+struct Seats {
+    next: u64,
+    idle: BTreeMap<u64, CancellationToken>,
+    /// Somebody waits for the first that becomes idle.
+    wanted: bool,
+}
+
+impl Idle {
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has one leave: at once, or as soon as nothing is asked on it.
+    fn makes_room(&self) {
+        let mut seats = self.seats();
+        match seats.idle.pop_first() {
+            Some((_, left)) => left.cancel(),
+            None => seats.wanted = true,
+        }
+    }
+}
+
+/// A connection's place among the others. It is idle, or busy for as long as a [`Busy`] is held.
+struct Seat {
+    among: Idle,
+    number: Mutex<Option<u64>>,
+    /// It is to make room.
+    left: CancellationToken,
+}
+
+/// While something is asked on a connection.
+struct Busy<'a>(&'a Seat);
+
+impl Seat {
+    fn taken(among: &Idle) -> Self {
+        let seat = Self {
+            among: among.clone(),
+            number: Mutex::default(),
+            left: CancellationToken::new(),
+        };
+        // Who has just come in may not have to go for who comes next.
+        seat.among.seats().wanted = false;
+        seat.waits();
+        seat
+    }
+
+    fn number(&self) -> MutexGuard<'_, Option<u64>> {
+        self.number.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waits(&self) {
+        let mut seats = self.among.seats();
+        if std::mem::take(&mut seats.wanted) {
+            self.left.cancel();
+        }
+        let number = seats.next;
+        seats.next += 1;
+        seats.idle.insert(number, self.left.clone());
+        *self.number() = Some(number);
+    }
+
+    fn busy(&self) -> Busy<'_> {
+        let number = self.number().take();
+        number.map(|number| self.among.seats().idle.remove(&number));
+        // Another one has to make the room that this one was to make.
+        if self.left.is_cancelled() {
+            self.among.makes_room();
+        }
+        Busy(self)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.number().is_none()
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.waits();
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let number = self.number().take();
+        number.map(|number| self.among.seats().idle.remove(&number));
     }
 }
 
@@ -177,14 +303,12 @@ impl AsyncWrite for Impatient {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-    use std::future::pending;
-    use std::sync::Mutex;
-
     use axum::body::{Body, Bytes};
     use axum::http::Uri;
     use axum::routing::{get, post};
     use futures::stream;
+    use std::convert::Infallible;
+    use std::future::pending;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
@@ -291,47 +415,76 @@ mod tests {
             .expect("the answer is given up");
     }
 
+    async fn asks(client: &mut TcpStream, path: &str) {
+        says(client, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    }
+
+    async fn is_answered(client: &mut TcpStream) -> bool {
+        let read = client.read(&mut [0; 4_096]).await;
+        read.is_ok_and(|read| read > 0)
+    }
+
+    const ONE: Limits = Limits {
+        connections: 1,
+        ..UNLIMITED
+    };
+
     #[tokio::test]
-    async fn more_connections_than_there_may_be_wait() {
-        let limits = Limits {
-            connections: 1,
-            ..UNLIMITED
-        };
-        let asked = Arc::new(Mutex::new(vec![]));
-        let asking = Arc::clone(&asked);
+    async fn more_connections_than_may_be_busy_wait() {
+        let (asked, go_on) = (Arc::new(Mutex::new(vec![])), Arc::new(Notify::new()));
+        let (asking, going_on, began) = (
+            Arc::clone(&asked),
+            Arc::clone(&go_on),
+            Arc::new(Notify::new()),
+        );
+        let beginning = Arc::clone(&began);
         let handler = async move |uri: Uri| {
-            asking
-                .lock()
-                .expect("no holder panics")
-                .push(uri.to_string());
+            let path = uri.to_string();
+            asking.lock().expect("no holder panics").push(path.clone());
+            if path == "/first" {
+                beginning.notify_one();
+                going_on.notified().await;
+            }
         };
         let app = Router::new().fallback(handler);
-        let (mut first, _stop, _served) = served(limits, app).await;
+        let (mut first, _stop, _served) = served(ONE, app).await;
         let address = first.peer_addr().expect("an address");
-        let ask = async |client: &mut TcpStream, path: &str| {
-            says(client, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
-        };
-        ask(&mut first, "/first").await;
-        assert!(first.read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0));
+        asks(&mut first, "/first").await;
+        began.notified().await;
         let mut second = TcpStream::connect(address).await.expect("connected");
-        ask(&mut second, "/second").await;
+        asks(&mut second, "/second").await;
         for _ in 0..100 {
-            ask(&mut first, "/first").await;
-            assert!(first.read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0));
+            tokio::task::yield_now().await;
         }
-        assert!(
-            !asked
-                .lock()
-                .expect("no holder panics")
-                .contains(&"/second".to_owned())
-        );
-        drop(first);
-        assert!(
-            second
-                .read(&mut [0; 4_096])
-                .await
-                .is_ok_and(|read| read > 0)
-        );
+        assert_eq!(*asked.lock().expect("no holder panics"), ["/first"]);
+        // It is the first that becomes idle.
+        go_on.notify_one();
+        assert!(is_answered(&mut first).await);
+        assert!(is_answered(&mut second).await);
+        assert!(!is_answered(&mut first).await, "it has made room");
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_is_asked_makes_room() {
+        let app = || Router::new().fallback(async || {});
+        // Nothing yet, a head that does not end, and a request that was answered.
+        for (start, answered) in [
+            ("", false),
+            ("GET / HT", false),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", true),
+        ] {
+            let (mut first, _stop, _served) = served(ONE, app()).await;
+            let address = first.peer_addr().expect("an address");
+            says(&mut first, start).await;
+            assert!(!answered || is_answered(&mut first).await, "{start}");
+            for _ in 0..3 {
+                let mut next = TcpStream::connect(address).await.expect("connected");
+                asks(&mut next, "/").await;
+                assert!(is_answered(&mut next).await, "{start}");
+                assert!(!is_answered(&mut first).await, "{start}: it has made room");
+                first = next;
+            }
+        }
     }
 
     #[tokio::test]
