@@ -43,7 +43,10 @@ impl Settings {
     pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let given = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut wrong = Vec::new();
-        let issuer = given("THARSIS_ISSUER_GRPC_URL").and_then(|url| address(&url));
+        // Of a path, nothing would be asked.
+        let issuer = given("THARSIS_ISSUER_GRPC_URL")
+            .and_then(|url| address(&url))
+            .filter(|url| url.path() == "/" && url.query().is_none());
         if issuer.is_none() {
             wrong.push(
                 "THARSIS_ISSUER_GRPC_URL must be the issuer's http(s)://host:port".to_owned(),
@@ -162,6 +165,21 @@ mod tests {
         let settings = read(&[ISSUER, ("THARSIS_JOB_TOKEN", "hunter2\n")]).expect("right");
         assert!(!format!("{settings:?}").contains("hunter2"));
         assert_eq!(settings.google_sts, GOOGLE_STS);
+    }
+
+    #[test]
+    fn the_issuer_is_a_host_and_nothing_below_it() {
+        for (url, right) in [
+            ("http://127.0.0.1:7103", true),
+            ("https://issuer.example:443/", true),
+            ("http://127.0.0.1:7103/v1", false),
+            ("http://127.0.0.1:7103/?v=1", false),
+            ("127.0.0.1:7103", false),
+        ] {
+            let issuer = ("THARSIS_ISSUER_GRPC_URL", url);
+            let told = read(&[issuer, ("THARSIS_JOB_TOKEN", "hunter2")]);
+            assert_eq!(told.is_ok(), right, "{url}");
+        }
     }
 
     #[test]
