@@ -34,6 +34,11 @@ impl Folder {
             .prefix("tharsis-exec-")
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(above)
+            .and_then(|made| match made.path().to_str() {
+                Some(_) => Ok(made),
+                // Clients are told of it as text, in which it would be another.
+                None => Err(io::Error::other("its path is not UTF-8")),
+            })
             .map_err(|source| {
                 let what = format!("no folder can be made in {}", above.display());
                 Failure::file(&what, source)

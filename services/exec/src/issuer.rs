@@ -227,4 +227,21 @@ mod tests {
             assert_eq!(reference(given), wanted);
         }
     }
+
+    #[tokio::test]
+    async fn who_does_not_know_the_question_has_refused_nobody() {
+        let lookup = |name: &str| match name {
+            "THARSIS_ISSUER_GRPC_URL" => Some("http://127.0.0.1:7101".to_owned()),
+            "THARSIS_JOB_TOKEN" => Some("job-token".to_owned()),
+            _ => None,
+        };
+        let settings = Settings::read(&lookup).expect("right");
+        let issuer = Issuer::at(&settings, TIMEOUT).expect("an issuer");
+        for (status, code) in [
+            (Status::unimplemented(""), 69),
+            (Status::permission_denied(""), 77),
+        ] {
+            assert_eq!(issuer.failure("the job", &status).code(), code, "{status}");
+        }
+    }
 }

@@ -1,5 +1,10 @@
 //! What is refused before the command runs, what it says, and with which exit code.
 
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::{Duration, Instant};
+
 use bed::eventually;
 use e2e::Service;
 use e2e::user::job;
@@ -72,6 +77,31 @@ async fn each_failure_has_its_exit_code() {
     exec.args(SPEAKS);
     failed(&runs(exec).await, 69, "does not answer");
     assert!(scene.folders().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_silent_is_waited_for_no_longer_than_patience_lasts() {
+    let scene = Scene::set().await;
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let mut exec = scene.exec(&["--patience", "1"]);
+    exec.env("THARSIS_ISSUER_GRPC_URL", url).args(SPEAKS);
+    let begun = Instant::now();
+    failed(&runs(exec).await, 69, "does not answer");
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(6), "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_of_which_nobody_can_be_told_is_not_used() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let odd = folder.path().join(OsStr::from_bytes(b"b\xffd"));
+    std::fs::create_dir(&odd).expect("made");
+    let mut exec = scene.exec(&SPEAKS);
+    exec.env("XDG_RUNTIME_DIR", "/proc").env("TMPDIR", &odd);
+    failed(&runs(exec).await, 73, "not UTF-8");
+    assert_eq!(std::fs::read_dir(&odd).expect("read").count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
