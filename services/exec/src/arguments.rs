@@ -82,7 +82,7 @@ pub(crate) struct Asking {
         value_parser = seconds
     )]
     pub(crate) patience: Duration,
-    /// Renews each token after so many seconds, and not after two thirds of its life.
+    /// Renews each token after so many seconds, where that is sooner than after two thirds of its life.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) renew_after: Option<Duration>,
     /// Goes on without the identities that the job does not get, and says which.

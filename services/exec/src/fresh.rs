@@ -39,7 +39,7 @@ async fn keep_one(
 ) {
     let mut due = token.due();
     loop {
-        sleep(renew_after.map_or(due, |wanted| wanted.min(due))).await;
+        sleep(sooner(due, renew_after)).await;
         let Some(next) = next(issuer, &identity).await else {
             return;
         };
@@ -53,6 +53,11 @@ async fn keep_one(
             due = due.saturating_sub(begun.elapsed());
         }
     }
+}
+
+/// When to renew a token that is due then: who wants it later would have one that has ended.
+fn sooner(due: Duration, wanted: Option<Duration>) -> Duration {
+    wanted.map_or(due, |wanted| wanted.min(due))
 }
 
 /// Writes a token as soon as it can be: a disk may be full for a moment.
@@ -103,6 +108,15 @@ mod tests {
     use tokio::join;
 
     use super::*;
+
+    #[test]
+    fn no_token_is_left_until_it_has_ended() {
+        let seconds = Duration::from_secs;
+        for (wanted, after) in [(None, 600), (Some(1), 1), (Some(86_400), 600)] {
+            let wanted = wanted.map(seconds);
+            assert_eq!(sooner(seconds(600), wanted), seconds(after), "{wanted:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_token_is_written_as_soon_as_it_can_be() {
