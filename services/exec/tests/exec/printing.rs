@@ -92,6 +92,29 @@ async fn what_a_shell_evaluates_fails_as_we_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_held_before_holds_where_it_fails() {
+    let scene = Scene::set().await;
+    let ran = runs(scene.exec(&["env"])).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    let folder = scene.folders().pop().expect("its folder");
+    let config = folder.join("aws-config");
+    let before = read(&config);
+    assert!(before.contains(ROLE), "{before}");
+    scene.admin.restricts(&scene.aws.id, &["dev/bob"]).await;
+    eventually(async || {
+        let mut exec = scene.exec(&["env"]);
+        exec.env("THARSIS_EXEC_FOLDER", &folder)
+            .env("AWS_CONFIG_FILE", &config);
+        match runs(exec).await.code {
+            Some(77) => Ok(()),
+            code => Err(format!("the rule is not known to the issuer yet: {code:?}")),
+        }
+    })
+    .await;
+    assert_eq!(read(&config), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_token_is_printed_by_id_path_or_trn() {
     let scene = Scene::set().await;
     for name in [&scene.aws.id, &scene.aws.trn, "acme/deployer"] {
