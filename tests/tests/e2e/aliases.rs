@@ -755,7 +755,9 @@ async fn page_tokens_say_no_more_than_the_rows() {
     let scene = Scene::set(&world).await;
     let (admin, bob) = (&scene.admin, world.user("bob"));
     admin.creates_group("third").await;
-    let second = admin.creates_alias("third/seen", &scene.source.id).await;
+    let seen = admin.creates_alias("third/seen", &scene.source.id).await;
+    admin.creates_group("fourth").await;
+    let other = admin.creates_alias("fourth/hidden", &scene.source.id).await;
     for place in ["trn:group:lender", "trn:group:third"] {
         admin.grants(&bob, Role::Viewer, place).await;
     }
@@ -774,37 +776,82 @@ async fn page_tokens_say_no_more_than_the_rows() {
         Err(status) => Err(status.to_string()),
     })
     .await;
-    let says = |token: &str| {
-        let decoded = URL_SAFE_NO_PAD.decode(token).expect("a token");
-        String::from_utf8(decoded).expect("a text")
+    let id = |page: &directory::ListManagedIdentityAliasesResponse| {
+        let identity = page.aliases[0].managed_identity.clone();
+        identity.expect("an identity").id
     };
-    let (hidden, seen) = (&scene.alias, &second);
-    for (order_by, order) in [
-        ("", [seen, hidden]),
-        ("name desc", [hidden, seen]),
-        ("create_time", [hidden, seen]),
-    ] {
-        let first = of_source(1, order_by, String::new()).await.expect("a page");
-        let id = |page: &directory::ListManagedIdentityAliasesResponse| {
-            let identity = page.aliases[0].managed_identity.clone();
-            identity.expect("an identity").id
+    let parts = |token: &str| {
+        let decoded = URL_SAFE_NO_PAD.decode(token).expect("a token");
+        let text = String::from_utf8(decoded).expect("a text");
+        let parts: [String; 3] = {
+            let parts: Vec<_> = text.split('\n').map(str::to_owned).collect();
+            parts.try_into().expect("a query, a key and an id")
         };
-        assert_eq!(id(&first), order[0].id);
-        let said = says(&first.next_page_token);
-        let parts: Vec<_> = said.split('\n').collect();
-        assert_eq!(parts[2], order[0].id);
-        assert_eq!(parts[1].is_empty(), order[0].id == hidden.id, "{said}");
-        // What the token names is looked up only among the aliases.
-        let other = said.replace(&order[0].id, &scene.source.id);
-        let rest = of_source(1, order_by, first.next_page_token).await;
-        let rest = rest.expect("a page");
-        assert_eq!(id(&rest), order[1].id);
-        assert_eq!(rest.next_page_token, "");
-        if parts[1].is_empty() {
-            let other = URL_SAFE_NO_PAD.encode(other);
-            invalid(of_source(1, order_by, other).await, &["page_token"]);
+        parts
+    };
+    let mut hidden = [&scene.alias, &other].map(|alias| alias.id.clone());
+    hidden.sort();
+    let [one, last] = &hidden;
+    for order_by in ["", "name desc", "create_time", "update_time desc"] {
+        let page = async |token| of_source(1, order_by, token).await.expect("a page");
+        let first = page(String::new()).await;
+        assert_eq!(id(&first), seen.id, "{order_by}");
+        let [query, key, of] = parts(&first.next_page_token);
+        assert_eq!((of.as_str(), key.is_empty()), (seen.id.as_str(), false));
+        let then = page(first.next_page_token).await;
+        assert_eq!(id(&then), *one, "{order_by}");
+        assert_eq!(
+            parts(&then.next_page_token),
+            [query.clone(), String::new(), one.clone()]
+        );
+        let rest = page(then.next_page_token).await;
+        assert_eq!(
+            (id(&rest), rest.next_page_token),
+            (last.clone(), String::new())
+        );
+        // Wherever one says that a page begins, what is hidden stands where it did.
+        let time = |year: i32| (i64::from(year - 1970) * 31_556_952_000_000).to_string();
+        let keys = if order_by.contains("name") || order_by.is_empty() {
+            ["!", "borrowed", "zzz"].map(str::to_owned)
+        } else {
+            [1990, 2025, 2300].map(time)
+        };
+        for key in keys {
+            for id in ["", one, last] {
+                let token = URL_SAFE_NO_PAD.encode([&query, &key, id].join("\n"));
+                let page = of_source(0, order_by, token).await.expect("a page");
+                let ids = page.aliases.into_iter().map(|alias| {
+                    let identity = alias.managed_identity.expect("an identity");
+                    identity.id
+                });
+                let ids: Vec<_> = ids.filter(|id| *id != seen.id).collect();
+                assert_eq!(ids, hidden, "{order_by} {key} {id}");
+            }
         }
     }
+    // One goes on behind what is gone by now, too.
+    let first = of_source(2, "", String::new()).await.expect("a page");
+    let gone = if *one == scene.alias.id {
+        &scene.alias
+    } else {
+        &other
+    };
+    let deleted = admin.asks(identity::DeleteManagedIdentityAliasRequest {
+        force: true,
+        ..delete_alias(&gone.id)
+    });
+    deleted.await.expect("deleted");
+    eventually(async || {
+        let rest = of_source(2, "", first.next_page_token.clone()).await;
+        let rest = rest.map_err(|status| status.to_string())?;
+        let all = of_source(0, "", String::new()).await;
+        let all = all.map_err(|status| status.to_string())?;
+        match (rest.aliases.len(), all.aliases.len()) {
+            (1, 2) if id(&rest) == *last => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

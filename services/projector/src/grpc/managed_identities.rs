@@ -19,9 +19,9 @@ use crate::order::Order;
 use crate::page::Page;
 use crate::query::from_above::{self, List};
 use crate::query::managed_identities::{
-    self, AliasRow, IdentityRow, InheritedRow, OfWorkspace, WorkspaceRow,
+    self, AliasRow, IdentityRow, InheritedRow, Last, OfWorkspace, WorkspaceRow,
 };
-use crate::query::visible::{self, Range};
+use crate::query::visible;
 
 /// Name and id.
 const KEYS: usize = 2;
@@ -88,36 +88,35 @@ pub(super) async fn of_workspace(
         order,
     );
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let after = behind(pool, &page, order, &id).await?;
+    let after = last(&page, order)?;
     let database = |error| status::database(&error);
+    // Only what is unusable may be out of the caller's sight.
+    let visible = if unusable {
+        visible::to(pool, call).await.map_err(database)?
+    } else {
+        vec![]
+    };
     let nodes: Vec<String> = place.nodes.iter().map(|node| node.id.to_string()).collect();
     let list = OfWorkspace {
         workspace: &id,
         nodes: &nodes,
+        visible: &visible,
         unusable,
         unassigned,
         kind,
         name_contains: &name_contains,
         order,
-        after: after.as_ref().map(|(key, id)| (key.as_str(), id.as_str())),
+        after,
         limit: page.limit(),
     };
     let rows = managed_identities::of_workspace(pool, &list).await;
     let mut rows = rows.map_err(database)?;
-    let visible = if rows.iter().any(|found| found.row.distance < 0) {
-        visible::to(pool, call).await.map_err(database)?
-    } else {
-        vec![]
-    };
-    let next_page_token = page.cut(&mut rows, |found| {
-        let seen = found.row.distance >= 0 || is_seen(&found.path, found.gone, &visible);
-        key(order, &found.row, seen)
-    });
+    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row, found.seen));
     let managed_identities = rows
         .into_iter()
         .map(|found| {
             if found.row.distance < 0 {
-                return out_of_reach(found, &visible);
+                return out_of_reach(found);
             }
             Ok(pb::DirectoryManagedIdentity {
                 assigned: found.assigned,
@@ -141,25 +140,15 @@ fn key(order: Order, row: &IdentityRow, seen: bool) -> Vec<String> {
     vec![key, row.id.clone()]
 }
 
-/// The sort key and id in a page token of what is assigned to a workspace, or of an identity's aliases. What the token
-/// does not say is looked up.
-async fn behind(
-    pool: &PgPool,
-    page: &Page,
-    order: Order,
-    of: &str,
-) -> Result<Option<(String, String)>, Status> {
-    if let Some([key, id]) = page.after.as_deref()
-        && key.is_empty()
-    {
-        let row = managed_identities::of(pool, of, id).await;
-        let row = row.map_err(|error| status::database(&error))?;
-        let row = row.ok_or_else(Page::wrong_token)?;
-        let key = order.key(&row.name, row.created_at, row.updated_at);
-        return Ok(Some((key, row.id)));
+/// What the page begins behind, by its token.
+fn last(page: &Page, order: Order) -> Result<Option<Last<'_>>, Violations> {
+    match page.after.as_deref() {
+        Some([key, id]) if key.is_empty() => Ok(Some(Last { key: None, id })),
+        _ => {
+            let seen = keyed(page, order)?;
+            Ok(seen.map(|(key, id)| Last { key: Some(key), id }))
+        }
     }
-    let after = keyed(page, order)?;
-    Ok(after.map(|(key, id)| (key.to_owned(), id.to_owned())))
 }
 
 /// The types that there are: the fields of a configuration.
@@ -233,15 +222,9 @@ fn hidden(
 }
 
 /// An identity that is assigned, but not above: its id, and more only where the caller may see its group.
-fn out_of_reach(
-    found: WorkspaceRow,
-    visible: &[Range],
-) -> Result<pb::DirectoryManagedIdentity, Status> {
-    let WorkspaceRow {
-        row, path, gone, ..
-    } = found;
-    let (group_path, managed_identity) = as_seen(row, &path, gone, visible)?;
-    let reason = if gone {
+fn out_of_reach(found: WorkspaceRow) -> Result<pb::DirectoryManagedIdentity, Status> {
+    let (group_path, managed_identity) = as_seen(found.row, &found.path, found.seen)?;
+    let reason = if found.gone {
         pb::UnusableReason::GroupDeleted
     } else {
         pb::UnusableReason::NotInherited
@@ -256,20 +239,13 @@ fn out_of_reach(
     })
 }
 
-/// Whether a group at this path is there, and the caller may see it.
-fn is_seen(path: &str, gone: bool, visible: &[Range]) -> bool {
-    let seen = |range: &Range| range.from.as_str() <= path && path < range.to.as_str();
-    !gone && visible.iter().any(seen)
-}
-
 /// An identity and the path of its group, if the caller may see that; otherwise its id alone.
 fn as_seen(
     row: IdentityRow,
     path: &str,
-    gone: bool,
-    visible: &[Range],
+    seen: bool,
 ) -> Result<(String, identity::v1::ManagedIdentity), Status> {
-    if is_seen(path, gone, visible) {
+    if seen {
         let path = path.trim_end_matches('/');
         return Ok((path.to_owned(), identity(path, row)?));
     }
@@ -292,19 +268,14 @@ pub(super) async fn aliases(
     let order = order.unwrap_or(Order::BY_NAME);
     let query = ("aliases", &id, order);
     let page = Page::read(message.page_size, &message.page_token, &query, KEYS)?;
-    let after = behind(pool, &page, order, &id).await?;
-    let after = after.as_ref();
-    let after = after.map(|(key, id)| (key.as_str(), id.as_str()));
+    let after = last(&page, order)?;
     let database = |error| status::database(&error);
     let visible = visible::to(pool, call).await.map_err(database)?;
-    let rows = managed_identities::aliases(pool, &id, order, after, page.limit()).await;
+    let rows = managed_identities::aliases(pool, &id, &visible, order, after, page.limit()).await;
     let mut rows = rows.map_err(database)?;
-    let next_page_token = page.cut(&mut rows, |found| {
-        let seen = is_seen(&found.path, found.gone, &visible);
-        key(order, &found.row, seen)
-    });
-    let aliases = rows.into_iter().map(|AliasRow { row, path, gone }| {
-        let (group_path, managed_identity) = as_seen(row, &path, gone, &visible)?;
+    let next_page_token = page.cut(&mut rows, |found| key(order, &found.row, found.seen));
+    let aliases = rows.into_iter().map(|AliasRow { row, path, seen }| {
+        let (group_path, managed_identity) = as_seen(row, &path, seen)?;
         Ok(pb::DirectoryManagedIdentity {
             managed_identity: Some(managed_identity),
             group_path,
