@@ -2,7 +2,7 @@
 //!
 //! None lives longer than an hour, so the log's last hour has them all.
 
-use edge::{clock, request};
+use edge::request;
 use eventlog::{EventLog, LogError, RecordedEvent};
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
@@ -45,7 +45,7 @@ pub(crate) async fn list(
     after: u64,
     limit: usize,
 ) -> Result<(Vec<pb::LiveToken>, Option<u64>), LogError> {
-    let now = clock::now();
+    let now = log.now().await?;
     let after = after.max(first_alive(log, now - clock_skew).await?);
     let mut found = Found {
         tokens: vec![],
@@ -147,6 +147,7 @@ fn expiry(token: &pb::LiveToken) -> Option<OffsetDateTime> {
 #[cfg(test)]
 mod tests {
     use bed::Database;
+    use edge::clock;
     use eventlog::{Append, Expected, Metadata, NewEvent, StreamAppend, StreamId};
     use model::JobId;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use edge::command::{Decision, Mutation};
 use edge::layer::Call;
+use edge::status;
 use edge::status::chain;
 use edge::violations::Violations;
-use edge::{clock, status};
 use eventlog::{Guard, StreamAppend};
 use model::signing_algorithm::InvalidSigningAlgorithm;
 use model::{Description, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last};
@@ -281,7 +281,8 @@ impl IssuerRpc {
         let command = Command::Revoke {
             id,
             reason: revocation.reason.to_string(),
-            now: clock::now(),
+            // Also where our own clock is wrong: a key that leaked is not waited for.
+            now: log.now().await.map_err(|error| status::log(&error))?,
             fresh,
         };
         let events = decide(&of_algorithm, command)?;

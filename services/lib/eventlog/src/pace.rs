@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Events in a transaction at most.
 pub(crate) const BATCH: usize = 500;
+/// The most time that one event is given: a connection that broke unnoticed in between is waited for as long.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 /// Of one follower.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Pace {
         if events > 1 {
             self.events = events / 2;
         } else {
-            self.patience = self.patience.saturating_mul(2);
+            self.patience = (2 * self.patience).min(LONGEST);
         }
     }
 
@@ -64,6 +66,10 @@ mod tests {
         assert_eq!((pace.events, pace.patience), (1, 2 * USUAL));
         pace.slower(1);
         assert_eq!((pace.events, pace.patience), (1, 4 * USUAL));
+        for _ in 0..100 {
+            pace.slower(1);
+        }
+        assert_eq!((pace.events, pace.patience), (1, LONGEST));
     }
 
     #[test]
