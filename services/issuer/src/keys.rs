@@ -237,7 +237,8 @@ impl Keys {
         );
     }
 
-    /// Until the last process has ended that has another key-encryption key first, it may make signing keys.
+    /// Until the last process has ended that has another key-encryption key first, it may make signing keys. And what could
+    /// not be destroyed when it should have been is destroyed later.
     async fn keep_sealed(&self, stop: &CancellationToken) {
         let mut all = false;
         while stop
@@ -246,6 +247,10 @@ impl Keys {
             .is_some()
         {
             let before = all;
+            if let Err(error) = in_time(UPKEEP_PATIENCE, self.destroy_silent()).await {
+                let error = chain(&error);
+                tracing::warn!(error, "signing keys that sign no more can't be destroyed");
+            }
             let resealed = in_time(UPKEEP_PATIENCE, self.vault.reseal()).await;
             all = resealed.as_ref().is_ok_and(|nothing| *nothing);
             if let Err(error) = resealed {
@@ -368,8 +373,6 @@ impl Keys {
         let now = self.time().await?;
         self.look().await?;
         let recorded = self.known.borrow().recorded.clone();
-        let silent =
-            |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
         let retiring = recorded
             .ring
             .keys()
@@ -387,12 +390,19 @@ impl Keys {
         let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, times);
         if due.await? {
             self.look().await?;
-            let recorded = self.known.borrow().recorded.clone();
-            let kids = recorded.ring.keys().filter(silent);
-            let kids: Vec<String> = kids.map(|key| key.made.kid.clone()).collect();
-            self.vault.destroy(&kids).await?;
+            self.destroy_silent().await?;
         }
         Ok(())
+    }
+
+    /// Destroys the private halves of keys that sign no more.
+    async fn destroy_silent(&self) -> Result<(), KeyError> {
+        let recorded = self.known.borrow().recorded.clone();
+        let silent =
+            |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
+        let kids = recorded.ring.keys().filter(silent);
+        let kids: Vec<String> = kids.map(|key| key.made.kid.clone()).collect();
+        self.vault.destroy(&kids).await
     }
 }
 

@@ -145,8 +145,14 @@ CREATE TABLE jobs (
     -- The number of `tharsis.issuer.v1.Stage`.
     stage        integer NOT NULL,
     principal    text NOT NULL COLLATE "C",
+    -- Who opened it on behalf of that; empty if nobody else did.
+    opener       text NOT NULL COLLATE "C",
     created_at   timestamptz NOT NULL,
-    expires_at   timestamptz
+    expires_at   timestamptz,
+    -- A google.protobuf.Duration.
+    heartbeat_timeout bytea NOT NULL,
+    -- A tharsis.issuer.v1.Module, without attestations; none if nobody has said what it runs.
+    module       bytea
 );
 CREATE INDEX jobs_by_workspace ON jobs (workspace_id, created_at, id);
 CREATE INDEX jobs_by_time ON jobs (created_at, id);

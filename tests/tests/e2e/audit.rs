@@ -147,6 +147,54 @@ async fn what_was_issued_is_found_by_what_it_was_issued_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_listed_with_all_that_was_said_when_they_were_opened() {
+    let world = World::start().await;
+    let (admin, bob, alice) = (world.admin(), world.user("bob"), world.user("alice"));
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    for user in [&bob, &alice] {
+        admin.grants(user, Role::Deployer, &web.id).await;
+    }
+    let open = issuer::Job {
+        workspace_id: web.id.clone(),
+        stage: Stage::Apply.into(),
+        principal: "user:dev/alice".to_owned(),
+        heartbeat_timeout: Some(prost_types::Duration {
+            seconds: 90,
+            nanos: 500_000_000,
+        }),
+        module: Some(issuer::Module {
+            source: "acme/network/aws 1.2.3".to_owned(),
+            digest: "ab".repeat(32),
+            attestations: vec![],
+        }),
+        ..Default::default()
+    };
+    let opened = bob.asks(issuer::OpenJobRequest {
+        job: Some(open.clone()),
+        ..Default::default()
+    });
+    let opened = opened.await.expect("a job is opened");
+    let of_workspace = directory::ListJobsRequest {
+        workspace_id: web.id,
+        consistency_token: opened.consistency_token,
+        ..Default::default()
+    };
+    let listed = alice.asks(of_workspace).await.expect("a page").jobs;
+    let job = opened.job.expect("the job");
+    assert_eq!(
+        (&job.opener, &job.module),
+        (&"user:dev/bob".to_owned(), &open.module)
+    );
+    let as_opened = issuer::Job {
+        state: issuer::JobState::Unspecified.into(),
+        create_time: listed[0].create_time,
+        ..job
+    };
+    assert_eq!(listed, [as_opened]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_refused_is_on_the_record_too() {
     let world = World::start().await;
     let admin = world.admin();

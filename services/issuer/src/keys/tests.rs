@@ -96,6 +96,49 @@ async fn what_another_process_still_seals_with_the_old_key_is_sealed_anew() {
     running.await.expect("it ends");
 }
 
+#[tokio::test]
+async fn what_could_not_be_destroyed_when_it_was_over_is_destroyed_later() {
+    let database = database().await;
+    let keys = opens(database.pool(), FAST).await;
+    let retired = eventually(async || {
+        let advanced = keys.advance(&mut BTreeMap::new()).await;
+        advanced.map_err(|error| error.to_string())?;
+        let recorded = keys.known.borrow().recorded.clone();
+        let mut keys = recorded.ring.keys();
+        let retired = keys.find(|key| key.stage() == Stage::Retiring);
+        retired
+            .map(|key| key.made.kid.clone())
+            .ok_or("none".to_owned())
+    })
+    .await;
+    let kept = async || {
+        let kept = sqlx::query_scalar("SELECT count(*) FROM signing_keys WHERE kid = $1");
+        let kept: i64 = kept
+            .bind(&retired)
+            .fetch_one(database.pool())
+            .await
+            .expect("counted");
+        kept
+    };
+    assert_eq!(kept().await, 0);
+    sqlx::query("INSERT INTO signing_keys (kid, sealed) VALUES ($1, $2)")
+        .bind(&retired)
+        .bind(b"sealed".as_slice())
+        .execute(database.pool())
+        .await
+        .expect("it is there again");
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let running = tokio::spawn(async move { keys.run(Health::new(), stopped).await });
+    eventually(async || match kept().await {
+        0 => Ok(()),
+        _ => Err("it is kept"),
+    })
+    .await;
+    stop.cancel();
+    running.await.expect("it ends");
+}
+
 /// How the clock of the database goes wrong.
 async fn sets_clock(database: &Database, wrong_by: &str) {
     sqlx::query("UPDATE clock SET wrong_by = $1::text::interval")

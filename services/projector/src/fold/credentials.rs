@@ -4,8 +4,9 @@ use edge::hierarchy::node_key;
 use edge::request;
 use edge::violations::Violations;
 use eventlog::{Change, FoldError, RecordedEvent};
+use prost::Message as _;
 use prost_types::Timestamp;
-use proto::issuer::v1::{CredentialIssued, Event, JobOpened};
+use proto::issuer::v1::{CredentialIssued, Event, JobOpened, Module};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -126,25 +127,40 @@ async fn open(
         return Ok(());
     }
     let (mut ids, mut workspaces, mut stages, mut principals) = (vec![], vec![], vec![], vec![]);
-    let (mut created, mut expire) = (vec![], vec![]);
+    let (mut openers, mut created, mut expire) = (vec![], vec![], vec![]);
+    let (mut heartbeat_timeouts, mut modules) = (vec![], vec![]);
     for (event, job, expires) in jobs {
         ids.push(job.job_id);
         workspaces.push(job.workspace_id);
         stages.push(job.stage);
         principals.push(job.principal);
+        openers.push(job.opener);
         created.push(event.recorded_at);
         expire.push(expires);
+        heartbeat_timeouts.push(job.heartbeat_timeout.unwrap_or_default().encode_to_vec());
+        modules.push(job.module.map(|module| {
+            let shown = Module {
+                attestations: vec![],
+                ..module
+            };
+            shown.encode_to_vec()
+        }));
     }
     sqlx::query!(
-        "INSERT INTO jobs (id, workspace_id, stage, principal, created_at, expires_at)
+        "INSERT INTO jobs
+             (id, workspace_id, stage, principal, opener, created_at, expires_at, heartbeat_timeout, module)
          SELECT * FROM UNNEST
-             ($1::text[], $2::text[], $3::integer[], $4::text[], $5::timestamptz[], $6::timestamptz[])",
+             ($1::text[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
+              $8::bytea[], $9::bytea[])",
         &ids,
         &workspaces,
         &stages,
         &principals,
+        &openers,
         &created,
-        &expire
+        &expire,
+        &heartbeat_timeouts,
+        &modules as &[Option<Vec<u8>>]
     )
     .execute(connection)
     .await?;

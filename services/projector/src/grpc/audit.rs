@@ -8,7 +8,8 @@ use edge::violations::Violations;
 use edge::{request, status};
 use model::principal::InvalidPrincipal;
 use model::{JobId, Kind, ManagedIdentityId, Principal, ResourceId, ServiceAccountId, WorkspaceId};
-use prost_types::Timestamp;
+use prost::{DecodeError, Message as _};
+use prost_types::{Duration, Timestamp};
 use proto::directory::v1 as pb;
 use proto::directory::v1::audit_service_server::AuditService;
 use proto::issuer;
@@ -102,8 +103,9 @@ async fn list_jobs(
     let next_page_token = page.cut(&mut rows, |row| {
         vec![order::moment(row.created_at), row.id.clone()]
     });
+    let jobs = rows.into_iter().map(job).collect::<Result<_, _>>();
     Ok(pb::ListJobsResponse {
-        jobs: rows.into_iter().map(job).collect(),
+        jobs: jobs.map_err(|error| status::internal(&error))?,
         next_page_token,
     })
 }
@@ -395,18 +397,22 @@ fn after<T>(
     }
 }
 
-fn job(row: JobRow) -> issuer::v1::Job {
+fn job(row: JobRow) -> Result<issuer::v1::Job, DecodeError> {
     let trn = |path: String| format!("trn:job:{path}{}", row.id);
-    issuer::v1::Job {
+    let module = row.module.as_deref().map(issuer::v1::Module::decode);
+    Ok(issuer::v1::Job {
         trn: row.workspace_path.map(trn).unwrap_or_default(),
         id: row.id,
         workspace_id: row.workspace_id,
         stage: row.stage,
         principal: row.principal,
         create_time: Some(request::timestamp(row.created_at)),
+        opener: row.opener,
         expire_time: row.expires_at.map(request::timestamp),
+        heartbeat_timeout: Some(Duration::decode(row.heartbeat_timeout.as_slice())?),
+        module: module.transpose()?,
         ..Default::default()
-    }
+    })
 }
 
 fn credential(row: CredentialRow) -> pb::Credential {

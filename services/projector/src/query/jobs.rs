@@ -14,8 +14,14 @@ pub(crate) struct JobRow {
     pub(crate) workspace_id: String,
     pub(crate) stage: i32,
     pub(crate) principal: String,
+    /// Empty if nobody else opened it.
+    pub(crate) opener: String,
     pub(crate) created_at: OffsetDateTime,
     pub(crate) expires_at: Option<OffsetDateTime>,
+    /// A `google.protobuf.Duration`.
+    pub(crate) heartbeat_timeout: Vec<u8>,
+    /// A `Module`.
+    pub(crate) module: Option<Vec<u8>>,
     /// With a slash behind it. None if it is gone.
     pub(crate) workspace_path: Option<String>,
 }
