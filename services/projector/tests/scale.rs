@@ -3,7 +3,7 @@
 
 use bed::Database;
 use edge::caller::Caller;
-use edge::hierarchy::{Node, Place, node_key};
+use edge::hierarchy::{Hierarchy, MEMBERS, Node, Place, node_key};
 use edge::layer::Call;
 use model::{
     GroupId, JobId, ManagedIdentityId, Permission, Principal, ResourceId, Role, ServiceAccountId,
@@ -73,7 +73,7 @@ INSERT INTO managed_identities (id, source_id, group_id, name, description, conf
 INSERT INTO masks SELECT 'mask_' || n || '_' || m, id, 'azure', '' FROM team, generate_series(0, 9) m;
 INSERT INTO assignments
     SELECT workspace.id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END FROM workspace;
-INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', now() + n * interval '1 s', now() FROM workspace;
+INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', '', now() + n * interval '1 s', now(), '', NULL FROM workspace;
 INSERT INTO credentials
     SELECT n, 'jti-' || n, CASE n WHEN 17 THEN '{job}' ELSE 'job_' || n END, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
         'kid-' || n / 1000, now() + n * interval '1 s', now(), '', NULL, id, 1, '', ''
@@ -89,9 +89,19 @@ INSERT INTO activities
 ANALYZE;
 ";
 
+/// Below one group, five hundred workspaces with a member each; elsewhere a hundred times as many.
+const FACTS: &str = "
+INSERT INTO facts (key, value)
+    SELECT 'name/' || $1 || '/stage-' || number, id FROM UNNEST($2::text[]) WITH ORDINALITY AS below (id, number)
+    UNION ALL SELECT 'member/' || id || '/user:dev/bob', 'viewer/mbr' FROM UNNEST($2::text[]) AS below (id)
+    UNION ALL SELECT 'name/grp_' || n % 100 || '/stage-' || n, 'ws_' || n FROM generate_series(1, 50000) n
+    UNION ALL SELECT 'member/ws_' || n || '/user:dev/bob', 'viewer/mbr' FROM generate_series(1, 50000) n
+";
+
 const READ: &str =
     "SELECT relname::text, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
      WHERE schemaname = 'public' AND relname = ANY($1) ORDER BY relname";
+const FACTS_ALONE: [&str; 1] = ["facts"];
 const TABLES: [&str; 11] = [
     "namespaces",
     "managed_identities",
@@ -110,17 +120,17 @@ const TABLES: [&str; 11] = [
 const ENOUGH: i64 = 20_000;
 
 /// What was read of the tables so far, by this one connection.
-async fn read(pool: &PgPool) -> i64 {
+async fn read(pool: &PgPool, tables: &[&str]) -> i64 {
     sqlx::query("SELECT pg_stat_force_next_flush()")
         .execute(pool)
         .await
         .expect("PostgreSQL counts");
     let rows: Vec<(String, i64)> = sqlx::query_as(READ)
-        .bind(TABLES)
+        .bind(tables)
         .fetch_all(pool)
         .await
         .expect("PostgreSQL has counted");
-    assert_eq!(rows.len(), TABLES.len());
+    assert_eq!(rows.len(), tables.len());
     rows.iter().map(|(_, count)| count).sum()
 }
 
@@ -212,12 +222,12 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     let mut much = Vec::new();
     macro_rules! reads_little {
         ($method:ident $message:expr, $caller:expr, $place:expr, $field:ident $found:expr) => {{
-            let before = read(&pool).await;
+            let before = read(&pool, &TABLES).await;
             let (message, caller) = ($message, $caller);
             let asked = format!("{caller} {message:?}");
             let answer = rpc.$method(request(message, caller, $place)).await;
             let found = answer.expect("an answer").into_inner().$field.len();
-            let rows = read(&pool).await - before;
+            let rows = read(&pool, &TABLES).await - before;
             eprintln!("{rows} rows for {found}: {asked}");
             assert_eq!(found, $found, "{asked}");
             if rows > ENOUGH {
@@ -461,4 +471,36 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     reads_little!(list_activities below.clone(), "admin", Some(&at_group), activities 50);
     reads_little!(list_activities below, "admin", Some(&at_top), activities 50);
     assert!(much.is_empty(), "read too much:\n{}", much.join("\n"));
+}
+
+#[tokio::test]
+async fn what_lies_below_a_group_is_found_without_reading_the_rest() {
+    let group = GroupId::from_uuid(Uuid::from_u128(7));
+    let workspaces = (0..500).map(|n| WorkspaceId::from_uuid(Uuid::from_u128(n)).to_string());
+    let database = Database::create().await;
+    let pool = database.another_pool(1);
+    eventlog::migrate(&pool, None).await.expect("tables");
+    sqlx::query(FACTS)
+        .bind(group.to_string())
+        .bind(workspaces.collect::<Vec<_>>())
+        .execute(&pool)
+        .await
+        .expect("rows");
+    sqlx::query("ANALYZE facts")
+        .execute(&pool)
+        .await
+        .expect("analyzed");
+    let hierarchy = Hierarchy::new(pool.clone());
+    let before = read(&pool, &FACTS_ALONE).await;
+    let members = hierarchy.facts_below(group.into(), MEMBERS).await;
+    assert_eq!(members.expect("read").len(), 500);
+    let after_members = read(&pool, &FACTS_ALONE).await;
+    let below = hierarchy.below(group.into()).await;
+    assert_eq!(below.expect("read").len(), 500);
+    let after_all = read(&pool, &FACTS_ALONE).await;
+    let (of_members, of_all) = (after_members - before, after_all - after_members);
+    assert!(
+        of_members < 2_000 && of_all < 2_000,
+        "{of_members}, {of_all}"
+    );
 }

@@ -1,11 +1,12 @@
 //! Who opens jobs on behalf of others.
 
-use bed::unique_id;
+use bed::{eventually, unique_id};
 use e2e::foreign::ForeignIssuer;
 use e2e::refusal::refused;
-use e2e::user::{OpenedJob, access_rule, job, membership};
-use e2e::{User, World};
+use e2e::user::{OpenedJob, access_rule, group_move, job, membership};
+use e2e::{Service, User, World};
 use proto::access::v1::{Principal, Role, principal::Kind};
+use proto::directory::v1 as directory;
 use proto::identity::v1 as identity;
 use proto::issuer::v1 as issuer;
 use proto::namespace::v1 as namespace;
@@ -167,4 +168,39 @@ async fn who_may_not_open_jobs_any_more_gets_nothing_for_the_ones_of_others() {
         ..request
     };
     e2e::refusal::not_found(bob.asks(again).await);
+}
+
+/// Lists, too, go by where things lie, and not by memberships that have not ended yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_moved_away_is_in_no_list_of_a_service_account() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    for path in ["acme", "acme/team", "other"] {
+        admin.creates_group(path).await;
+    }
+    admin.creates_workspace("acme/team/web").await;
+    let (_, _, robot) = dispatcher(&world, &ci, "acme/ci", "trn:group:acme/team").await;
+    let sees = async |consistency_token: String| {
+        let request = directory::SearchNamespacesRequest {
+            consistency_token,
+            ..Default::default()
+        };
+        robot.asks(request).await.expect("a page").namespaces.len()
+    };
+    eventually(async || match sees(String::new()).await {
+        2 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    // What ends the membership waits.
+    let pool = world.database(Service::Namespace).pool();
+    let mut waits = pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE reactions IN EXCLUSIVE MODE")
+        .execute(&mut *waits)
+        .await
+        .expect("locked");
+    let moves = group_move("trn:group:acme/team", "trn:group:other");
+    let token = admin.asks(moves).await.expect("moved").consistency_token;
+    assert_eq!(sees(token).await, 0);
+    waits.rollback().await.expect("it ends");
 }

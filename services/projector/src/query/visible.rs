@@ -2,6 +2,7 @@
 
 use edge::hierarchy::{Hierarchy, Place};
 use edge::layer::Call;
+use model::Principal;
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// Behind every path.
@@ -78,10 +79,27 @@ pub(crate) async fn to(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<Range>> {
     if call.caller.administrator {
         return Ok(vec![Range::everything()]);
     }
+    let reach = match &call.caller.principal {
+        Principal::ServiceAccount(account) => {
+            let account = Hierarchy::new(pool.clone())
+                .way_up((*account).into())
+                .await?;
+            let group = account.and_then(|account| account.above());
+            let Some(group) = group else {
+                return Ok(vec![]);
+            };
+            // A membership outside, that has not ended yet after a move, gives no role.
+            Range::of(&group)
+        }
+        _ => Range::everything(),
+    };
     let paths = sqlx::query_scalar!(
         "SELECT places.path FROM members JOIN places ON places.id = members.namespace_id
-         WHERE members.principal = ANY($1) AND NOT places.gone ORDER BY places.path",
-        &principals(pool, call).await?
+         WHERE members.principal = ANY($1) AND NOT places.gone AND places.path >= $2 AND places.path < $3
+         ORDER BY places.path",
+        &principals(pool, call).await?,
+        reach.from,
+        reach.to
     )
     .fetch_all(pool)
     .await?;
