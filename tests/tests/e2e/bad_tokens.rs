@@ -503,7 +503,7 @@ async fn an_issuer_that_is_down_slow_or_hostile_is_not_believed() {
     assert_eq!(good.fetches(), 0);
 
     for (name, issuer, why) in [
-        ("down", NOWHERE, "it can't be reached"),
+        ("down", NOWHERE, "no connection to it can be made"),
         (
             "loopback",
             "http://[::1]:1",

@@ -11,6 +11,7 @@ use eventlog::ConsistencyToken;
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
 use proto::issuer::v1::{self as issuer, Check, Stage};
+use proto::namespace::v1 as namespace;
 use tonic::Code;
 
 fn question(workspace: &str, identity: &str) -> issuer::ExplainCredentialRequest {
@@ -317,17 +318,57 @@ async fn what_may_not_be_known_any_more_is_not_explained_of_the_past() {
     // It was inherited; but who never saw the group is not told that it is there.
     not_found(viewer.asks(of_then(&other.id)).await);
     not_found(viewer.asks(of_then(&other.trn)).await);
-    // What the workspace had is on its record: the id, and no more.
-    let answer = asks(&viewer, of_then(&had.id)).await;
-    assert_eq!(answer.rules, []);
-    let told = format!("{answer:?}");
-    assert!(told.contains(&had.id), "{told}");
-    for hidden in ["hidden", "project", "had is"] {
-        assert!(!told.contains(hidden), "{hidden}: {told}");
+    // Nor is it told what a workspace had there, and who might have it.
+    for named in [&had.id, &had.trn] {
+        not_found(viewer.asks(of_then(named)).await);
     }
     let answer = asks(&admin, of_then(&other.trn)).await;
     assert!(format!("{answer:?}").contains("hidden/other"), "{answer:?}");
     assert_eq!(asks(&admin, of_then(&had.id)).await.rules.len(), 1);
+    // Who sees the group that it lay in is told.
+    admin
+        .grants(&viewer, Role::Viewer, "trn:group:hidden/project")
+        .await;
+    eventually(async || {
+        let told = viewer.asks(of_then(&had.id)).await;
+        match told {
+            Ok(told) if told.rules.len() == 1 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    not_found(viewer.asks(of_then(&other.id)).await);
+    // A group that was moved says nothing of where it was, to who sees it where it is; nor does what is gone.
+    let inner = admin.creates_group("hidden/inner").await;
+    let lost = admin.creates_identity("hidden/inner/lost").await;
+    let app = admin.creates_workspace("hidden/inner/app").await.id;
+    admin.assigns(&lost.id, &app).await;
+    let then = asks(&admin, question(&app, &lost.id)).await.revision;
+    let moved = admin.asks(namespace::MoveGroupRequest {
+        id: inner.id,
+        new_parent_id: "trn:group:acme".to_owned(),
+        ..Default::default()
+    });
+    moved.await.expect("moved");
+    let of_then = issuer::ExplainCredentialRequest {
+        revision: then,
+        ..question(&app, &lost.id)
+    };
+    not_found(viewer.asks(of_then.clone()).await);
+    let deleted = admin.asks(identity::DeleteManagedIdentityRequest {
+        id: lost.id,
+        force: true,
+        ..Default::default()
+    });
+    let consistency_token = deleted.await.expect("deleted").consistency_token;
+    not_found(
+        viewer
+            .asks(issuer::ExplainCredentialRequest {
+                consistency_token,
+                ..of_then
+            })
+            .await,
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -477,7 +477,7 @@ async fn a_job_that_is_over_is_refused_with_nothing_assigned_too() {
     for (job, code, reason) in [
         (&finished, Code::FailedPrecondition, "JOB_FINISHED"),
         (&of_worker, Code::FailedPrecondition, "PRINCIPAL_NOT_MEMBER"),
-        (&lost, Code::NotFound, "RESOURCE_NOT_FOUND"),
+        (&lost, Code::FailedPrecondition, "WORKSPACE_DELETED"),
     ] {
         // Without a token of the change, it takes a moment.
         let status = eventually(async || all(&job.token).await.err().ok_or("not yet")).await;

@@ -87,13 +87,13 @@ pub enum Refusal {
     JobOver(Over),
     /// The job's principal has lost its role.
     #[error(
-        "the principal on whose behalf the job runs is no deployer of the workspace any more; ask an owner of it for \
+        "the principal on whose behalf the job runs is no deployer of the workspace; ask an owner of it for \
          that role"
     )]
     PrincipalNotMember,
     /// Who opened the job for that principal has lost its role.
     #[error(
-        "who opened the job is no deployer of the workspace any more; ask an owner of it for that role, or have \
+        "who opened the job is no deployer of the workspace; ask an owner of it for that role, or have \
          somebody else open another job"
     )]
     OpenerNotMember,
@@ -101,7 +101,7 @@ pub enum Refusal {
     #[error("the managed identity is not assigned to the job's workspace; assign it first")]
     NotAssigned,
     /// The workspace lies elsewhere.
-    #[error("the managed identity is not inherited by the job's workspace any more")]
+    #[error("the managed identity is not inherited by the job's workspace")]
     NotInherited,
     /// It is hidden there.
     #[error("the mask {0} hides the managed identity from the job's workspace")]

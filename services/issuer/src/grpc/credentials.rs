@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::ground::Ground;
 use super::job_facts::Known;
+use super::jobs::workspace_deleted;
 use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
 use super::{IssuerRpc, jobs};
 use crate::domain::credential::{self, Grant, Question, Refusal, Refusals, job_findings};
@@ -440,8 +441,7 @@ impl IssuerRpc {
         let subject = self.subject(self.present(), job.id.into(), job.clone(), *life);
         let Some(subject) = subject.await? else {
             self.note_reached().await?;
-            let missing = status::not_found(&job.id.to_string());
-            return Err(refused(vec![WORKSPACE_DELETED], missing).into());
+            return Err(refused(vec![WORKSPACE_DELETED], workspace_deleted()).into());
         };
         self.note_reached().await?;
         let findings = job_findings(life, subject.without_role(), clock::now());

@@ -60,6 +60,9 @@ impl IssuerRpc {
                 job => job,
             })
         })?;
+        if past.is_some() && !self.may_know_of_then(call, &subject.place).await? {
+            return Err(not_found(&message.workspace_id));
+        }
         let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
         let identity_place = identity_place.ok_or_else(|| not_found(named))?;
         let identity = ManagedIdentityId::try_from(identity_place.id())
@@ -73,17 +76,23 @@ impl IssuerRpc {
         };
         let weighed = view.weigh(&subject, asked).await?;
         let (mut question, verdicts) = (weighed.question, weighed.verdicts);
-        // What the workspace does not inherit, who sees the workspace may not even know of; of what it has, the id alone.
+        // What the workspace does not inherit, who sees the workspace may not even know of. Of what it has, the id alone, by
+        // which it is named then.
         let shown = self.is_shown(call, &identity_place).await?;
-        if !shown && !question.assigned {
+        let is_known = if past.is_some() {
+            shown && self.may_know_of_then(call, &identity_place).await?
+        } else {
+            shown || question.assigned && named == identity.to_string()
+        };
+        if !is_known {
             return Err(not_found(named));
         }
         let identity_name = if shown {
-            self.path_as_shown(call, &identity_place).await?
+            identity_place.path()
         } else {
             identity.to_string()
         };
-        let workspace_name = self.path_as_shown(call, &subject.place).await?;
+        let workspace_name = subject.place.path();
         self.note_reached().await?;
         question.now = clock::now();
         // Nobody knows at what time a revision was, and so whether the job was alive.
@@ -91,6 +100,8 @@ impl IssuerRpc {
         let findings: Vec<_> = findings(&question)
             .into_iter()
             .filter(|(check, _)| !hypothetical || *check != Check::Job)
+            // It is out of the workspace's reach, for which it is refused whatever its rules say.
+            .filter(|(check, _)| shown || *check != Check::Rules)
             .map(|(check, refusal)| pb::Finding {
                 check: wire_check(check).into(),
                 holds: refusal.is_none(),
@@ -142,19 +153,25 @@ impl IssuerRpc {
         Ok(has_role || inherited)
     }
 
-    /// The path of what was found, be it in the past. Who may not know of where it was is told where it is.
-    async fn path_as_shown(&self, call: &Call, then: &Place) -> Result<String, Status> {
-        let (path, hierarchy) = (then.path(), &self.shared.hierarchy);
-        let now = authorization::locate(hierarchy, then.id(), &call.caller).await?;
-        let Some(now) = now.filter(|now| !call.caller.administrator && now.path() != path) else {
-            return Ok(path);
-        };
-        let top = match then.nodes.last() {
-            Some(top) => authorization::locate(hierarchy, top.id, &call.caller).await?,
-            None => None,
-        };
-        let is_known = top.is_some_and(|top| top.role.is_some());
-        Ok(if is_known { path } else { now.path() })
+    /// Whether the caller may know of what was somewhere in the past: it is there still, or the caller has a role now in a
+    /// group above it of then that is where it was.
+    async fn may_know_of_then(&self, call: &Call, then: &Place) -> Result<bool, Status> {
+        if call.caller.administrator {
+            return Ok(true);
+        }
+        for number in 0..then.nodes.len() {
+            let nodes = then.nodes.iter().skip(number).map(|node| node.id);
+            let Some(id) = nodes.clone().next() else {
+                break;
+            };
+            let now = authorization::locate(&self.shared.hierarchy, id, &call.caller).await?;
+            let there = |now: &Place| now.nodes.iter().map(|node| node.id).eq(nodes);
+            let now = now.filter(there);
+            if now.is_some_and(|now| number == 0 || now.role.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The workspace that the request names, or, of an administrator's request that names none, that of the job: it may be

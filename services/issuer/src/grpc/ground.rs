@@ -30,6 +30,7 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use super::IssuerRpc;
+use super::jobs::workspace_deleted;
 use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
 use crate::domain::credential::{Party, Question};
 use crate::domain::job::{Job, Life, Module};
@@ -243,7 +244,7 @@ impl IssuerRpc {
             identity_named(named).map_err(|error| Violations::of(IDENTITY, error).into_status())?;
         let known = self.known_job(job).await?;
         let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-        let refused = async |reason, missing: &str| match self.note_reached().await {
+        let refused = async |reason, status| match self.note_reached().await {
             Ok(()) => Denied::from(Refused {
                 job,
                 workspace: known.job.workspace,
@@ -252,22 +253,22 @@ impl IssuerRpc {
                 reasons: vec![reason],
                 revision: self.revision(),
                 is_of_the_job: reason == WORKSPACE_DELETED,
-                status: status::not_found(missing),
+                status,
             }),
             Err(status) => status.into(),
         };
         let view = self.present();
         let subject = self.subject(view, job.into(), known.job.clone(), known.life);
         let Some(subject) = subject.await? else {
-            return Err(refused(WORKSPACE_DELETED, &job.to_string()).await);
+            return Err(refused(WORKSPACE_DELETED, workspace_deleted()).await);
         };
         let Some(identity_place) = authorization::find(hierarchy, &reference, caller).await? else {
-            return Err(refused(IDENTITY_NOT_FOUND, named).await);
+            return Err(refused(IDENTITY_NOT_FOUND, status::not_found(named)).await);
         };
         let identity = ManagedIdentityId::try_from(identity_place.id())
             .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let Some(source) = view.source(identity).await? else {
-            return Err(refused(IDENTITY_NOT_FOUND, named).await);
+            return Err(refused(IDENTITY_NOT_FOUND, status::not_found(named)).await);
         };
         let asked = Asked {
             identity,

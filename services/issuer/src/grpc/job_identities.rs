@@ -9,6 +9,7 @@ use proto::issuer::v1 as pb;
 use tonic::Status;
 
 use super::IssuerRpc;
+use super::jobs::workspace_deleted;
 use crate::domain::credential::Refusal;
 
 impl IssuerRpc {
@@ -24,7 +25,7 @@ impl IssuerRpc {
         let not_found = || status::not_found(&job.to_string());
         let known = self.known_job(job).await?.ok_or_else(not_found)?;
         let job_place = self.place_of_job(&known.job).await?;
-        let job_place = job_place.ok_or_else(not_found)?;
+        let job_place = job_place.ok_or_else(workspace_deleted)?;
         if let Some(over) = known.life.over(clock::now()) {
             return Err(Refusal::JobOver(over).into());
         }

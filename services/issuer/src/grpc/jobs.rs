@@ -190,7 +190,8 @@ impl JobService for IssuerRpc {
     }
 }
 
-fn workspace_deleted() -> Status {
+/// What a job is told whose workspace is gone.
+pub(super) fn workspace_deleted() -> Status {
     let message = "the job's workspace was deleted: nothing more is issued";
     let obstacle = PreconditionViolation::new(WORKSPACE_DELETED, "workspace", message);
     status::failed_precondition(WORKSPACE_DELETED, message, vec![obstacle])

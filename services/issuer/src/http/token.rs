@@ -275,10 +275,16 @@ impl From<Status> for Refused {
         };
         let info = status.get_details_error_info();
         let retry = status.get_details_retry_info();
+        let description = if status.code() == Code::InvalidArgument {
+            "audience (or resource) must name a service account, by its id (sa_...) or TRN \
+             (trn:service_account:acme/ci)"
+        } else {
+            status.message()
+        };
         Self {
             status: code,
             error,
-            description: status.message().to_owned(),
+            description: description.to_owned(),
             reason: info.map(|info| info.reason).unwrap_or_default(),
             retry: retry.and_then(|retry| retry.retry_delay),
         }

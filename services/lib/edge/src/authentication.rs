@@ -49,7 +49,10 @@ pub enum AuthenticationError {
     #[error("the token is longer than {MAX_TOKEN} bytes; ask for one with fewer claims")]
     TooLarge,
     /// Not a JWT.
-    #[error("the token is not a JWT in compact form; send the issuer's token as it is")]
+    #[error(
+        "the token is not a JWT that is taken: three parts in base64url, no member of an object twice, and alg in its \
+         header, but no crit, b64, enc or zip; send the issuer's token as it is"
+    )]
     Malformed,
     /// Nobody whose tokens are taken.
     #[error(
@@ -63,7 +66,10 @@ pub enum AuthenticationError {
     )]
     AlgorithmRefused,
     /// The issuer has no such key.
-    #[error("the token's key is not among those of its issuer; get a new token")]
+    #[error(
+        "the token names no key that is among those of its issuer, which is asked for them once in 10 s at most; try \
+         again then, or get a new token"
+    )]
     KeyUnknown,
     /// Nobody says what the key is for.
     #[error(
@@ -76,6 +82,12 @@ pub enum AuthenticationError {
         "the token's key is an RSA key of less than 2048 bits; have the issuer sign with a longer one"
     )]
     KeyTooShort,
+    /// A key that is none.
+    #[error(
+        "the token's key can't be used: RSA keys of 2048 to 8192 bits with an odd exponent, and points of P-256, P-384 \
+         and Ed25519 in full length are taken; have the issuer publish it so"
+    )]
+    KeyUnusable,
     /// Forged, damaged, or by another key.
     #[error("the token's signature does not verify; get a new token")]
     SignatureInvalid,
@@ -101,7 +113,9 @@ pub enum AuthenticationError {
     )]
     TypeRefused,
     /// The issuer's keys were never seen, or too long ago.
-    #[error("the keys of the issuer {issuer} can't be fetched: {why}; try again")]
+    #[error(
+        "the keys of the issuer {issuer} can't be fetched: {why}; try again, or have the issuer mended"
+    )]
     IssuerUnavailable {
         /// The configured name; the URL of one that is not configured.
         issuer: String,
@@ -124,6 +138,7 @@ impl AuthenticationError {
             Self::KeyUnknown => "TOKEN_KEY_UNKNOWN",
             Self::KeyWithoutAlgorithm => "TOKEN_KEY_WITHOUT_ALGORITHM",
             Self::KeyTooShort => "TOKEN_KEY_TOO_SHORT",
+            Self::KeyUnusable => "TOKEN_KEY_UNUSABLE",
             Self::SignatureInvalid => "TOKEN_SIGNATURE_INVALID",
             Self::Expired => "TOKEN_EXPIRED",
             Self::NotYetValid => "TOKEN_NOT_YET_VALID",
@@ -142,6 +157,7 @@ impl AuthenticationError {
                 | Self::KeyUnknown
                 | Self::KeyWithoutAlgorithm
                 | Self::KeyTooShort
+                | Self::KeyUnusable
                 | Self::SignatureInvalid
         )
     }
@@ -166,6 +182,7 @@ impl From<NoKey> for AuthenticationError {
             NoKey::OtherAlgorithm => Self::AlgorithmRefused,
             NoKey::NoAlgorithm => Self::KeyWithoutAlgorithm,
             NoKey::Short => Self::KeyTooShort,
+            NoKey::Unusable => Self::KeyUnusable,
         }
     }
 }

@@ -830,9 +830,12 @@ impl Hierarchy {
                    SELECT $1::text COLLATE "C", 0
                    UNION ALL
                    SELECT named.value, level + 1
-                   FROM below JOIN facts named
-                       -- What is right below: 0 follows on / in the order of the keys.
-                       ON named.key > 'name/' || below.id || '/' AND named.key < 'name/' || below.id || '0'
+                   FROM below CROSS JOIN LATERAL (
+                       -- What is right below: 0 follows on / in the order of the keys. Of each by itself (OFFSET): a plan
+                       -- that knows neither how many there are nor what they are called reads all facts for each.
+                       SELECT value FROM facts
+                       WHERE key > 'name/' || below.id || '/' AND key < 'name/' || below.id || '0' OFFSET 0
+                   ) named
                    WHERE level < $2
                )
                SELECT id AS "id!", level AS "level!" FROM below WHERE level > 0"#,
@@ -886,13 +889,18 @@ impl Hierarchy {
                    SELECT $1::text COLLATE "C", 0
                    UNION ALL
                    SELECT named.value, level + 1
-                   FROM below JOIN facts named
-                       ON named.key > 'name/' || below.id || '/' AND named.key < 'name/' || below.id || '0'
+                   FROM below CROSS JOIN LATERAL (
+                       -- See `below`.
+                       SELECT value FROM facts
+                       WHERE key > 'name/' || below.id || '/' AND key < 'name/' || below.id || '0' OFFSET 0
+                   ) named
                    WHERE level < $3
                )
-               SELECT fact.key, fact.value
-               FROM below JOIN facts fact
-                   ON fact.key > $2 || below.id || '/' AND fact.key < $2 || below.id || '0'
+               SELECT fact.key AS "key!", fact.value AS "value!"
+               FROM below CROSS JOIN LATERAL (
+                   SELECT key, value FROM facts
+                   WHERE key > $2 || below.id || '/' AND key < $2 || below.id || '0' OFFSET 0
+               ) fact
                ORDER BY fact.key"#,
             id.to_string(),
             prefix,

@@ -43,6 +43,9 @@ const LOCK_LIMITS: [(&str, &str); 2] = [
     ("idle_in_transaction_session_timeout", "5s"),
     ("lock_timeout", "30s"),
 ];
+/// What queries cost is not known to PostgreSQL that go down a hierarchy, and to compile one (hundreds of milliseconds)
+/// takes longer than it does.
+const NO_COMPILING: [(&str, &str); 1] = [("jit", "off")];
 /// So long a follower may fail to apply what is there until the service is not well. A deletion of millions of groups and
 /// workspaces takes minutes.
 const HELD_UP_FOR_LONG: Duration = Duration::from_mins(5);
@@ -163,7 +166,8 @@ impl Host {
             Some(schema) => options.options([("search_path", schema)]),
             None => options,
         }
-        .options(LOCK_LIMITS);
+        .options(LOCK_LIMITS)
+        .options(NO_COMPILING);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECTION_PATIENCE)

@@ -5,14 +5,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, Extension, Request};
 use axum::middleware::{Next, from_fn};
 use axum::serve::Listener;
+use futures::{StreamExt as _, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -106,7 +108,7 @@ async fn attend(
     let app = app.layer(from_fn(move |request: Request, next: Next| {
         let asked = Arc::clone(&asked);
         async move {
-            let _busy = asked.busy();
+            let (request, _busy) = asked.once_it_is_there(request);
             next.run(request).await
         }
     }));
@@ -164,7 +166,7 @@ struct Seat {
 }
 
 /// While something is asked on a connection.
-struct Busy<'a>(&'a Seat);
+struct Busy(Arc<Seat>);
 
 impl Seat {
     fn taken(among: &Idle) -> Self {
@@ -194,14 +196,36 @@ impl Seat {
         *self.number() = Some(number);
     }
 
-    fn busy(&self) -> Busy<'_> {
+    /// Nothing is asked as long as a request has not arrived to its end. Until what comes with it is dropped, the connection
+    /// is busy from then on.
+    fn once_it_is_there(self: &Arc<Self>, request: Request) -> (Request, Arc<OnceLock<Busy>>) {
+        let busy = Arc::new(OnceLock::new());
+        let (seat, begun) = (Arc::clone(self), Arc::clone(&busy));
+        let begin = move || {
+            begun.get_or_init(|| seat.busy());
+        };
+        if request.body().is_end_stream() {
+            begin();
+            return (request, busy);
+        }
+        let request = request.map(|body| {
+            let end = stream::poll_fn(move |_| {
+                begin();
+                Poll::Ready(None)
+            });
+            Body::from_stream(body.into_data_stream().chain(end))
+        });
+        (request, busy)
+    }
+
+    fn busy(self: &Arc<Self>) -> Busy {
         let number = self.number().take();
         number.map(|number| self.among.seats().idle.remove(&number));
         // Another one has to make the room that this one was to make.
         if self.left.is_cancelled() {
             self.among.makes_room();
         }
-        Busy(self)
+        Busy(Arc::clone(self))
     }
 
     fn is_busy(&self) -> bool {
@@ -209,7 +233,7 @@ impl Seat {
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.waits();
     }
@@ -303,10 +327,9 @@ impl AsyncWrite for Impatient {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, Bytes};
+    use axum::body::Bytes;
     use axum::http::Uri;
     use axum::routing::{get, post};
-    use futures::stream;
     use std::convert::Infallible;
     use std::future::pending;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -466,11 +489,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_on_which_nothing_is_asked_makes_room() {
-        let app = || Router::new().fallback(async || {});
-        // Nothing yet, a head that does not end, and a request that was answered.
+        let app = || Router::new().fallback(async |_: Bytes| {});
+        // Nothing yet, a head that does not end, a body that does not, and a request that was answered.
         for (start, answered) in [
             ("", false),
             ("GET / HT", false),
+            (
+                "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf",
+                false,
+            ),
             ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", true),
         ] {
             let (mut first, _stop, _served) = served(ONE, app()).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Events in a transaction at most.
 pub(crate) const BATCH: usize = 500;
 /// The most time that one event is given: a connection that broke unnoticed in between is waited for as long.
-const LONGEST: Duration = Duration::from_secs(30 * 60);
+const LONGEST: Duration = Duration::from_mins(30);
 
 /// Of one follower.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! A set of verification keys, parsed once, each with the algorithms that it may be used with.
 
+use std::ops::RangeInclusive;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{
@@ -19,8 +21,10 @@ const RSA: &[Algorithm] = &[
     Algorithm::PS512,
 ];
 
-/// Of the modulus of an RSA key, at least (RFC 7518, 3.3).
-const RSA_BITS: usize = 2_048;
+/// Of the modulus of an RSA key: at least (RFC 7518, 3.3), and as many as are reckoned with.
+const RSA_BITS: RangeInclusive<usize> = 2_048..=8_192;
+/// Of its exponent, at most.
+const EXPONENT_BITS: usize = 33;
 /// Keys with the same id that are tried at most: a set with more is no one's who changes keys, and costs as it likes.
 const SAME_ID: usize = 4;
 
@@ -34,8 +38,8 @@ struct Key {
     algorithms: Vec<Algorithm>,
     /// Whether it says its algorithm itself.
     declared: bool,
-    /// Left out for what it is, and known so that whoever shows a token of it is told.
-    short: bool,
+    /// Why it is left out for what it is, and known so that whoever shows a token of it is told.
+    unfit: Option<NoKey>,
     public: DecodingKey,
 }
 
@@ -79,6 +83,8 @@ pub(super) enum NoKey {
     NoAlgorithm,
     /// The token's could be broken.
     Short,
+    /// Nothing can be verified with the token's.
+    Unusable,
 }
 
 impl KeySet {
@@ -117,8 +123,8 @@ impl KeySet {
         for key in self.0.iter().filter(is_named) {
             if !key.algorithms.contains(&wanted.algorithm) {
                 missing = NoKey::OtherAlgorithm;
-            } else if key.short {
-                missing = NoKey::Short;
+            } else if let Some(unfit) = key.unfit {
+                missing = unfit;
             } else if wanted.declared && !key.declared {
                 missing = NoKey::NoAlgorithm;
             } else if found.len() < SAME_ID {
@@ -156,26 +162,63 @@ impl Key {
         if !signs || !verifies || algorithms.is_empty() {
             return None;
         }
-        let public = DecodingKey::from_jwk(jwk).ok()?;
+        let public = match &jwk.algorithm {
+            AlgorithmParameters::RSA(key) => {
+                DecodingKey::from_rsa_raw_components(&number(&key.n)?, &number(&key.e)?)
+            }
+            _ => DecodingKey::from_jwk(jwk).ok()?,
+        };
         Some(Self {
             id: jwk.common.key_id.clone(),
             algorithms,
             declared: declared.is_some(),
-            short: is_short(&jwk.algorithm),
+            unfit: unfit(&jwk.algorithm),
             public,
         })
     }
 }
 
-fn is_short(parameters: &AlgorithmParameters) -> bool {
-    let AlgorithmParameters::RSA(key) = parameters else {
-        return false;
+/// Why nobody's tokens are verified with a key of these parameters.
+fn unfit(parameters: &AlgorithmParameters) -> Option<NoKey> {
+    let has_bytes = |text: &str, bytes: usize| {
+        let decoded = URL_SAFE_NO_PAD.decode(text);
+        decoded.is_ok_and(|decoded| decoded.len() == bytes)
     };
-    let modulus = URL_SAFE_NO_PAD.decode(&key.n).unwrap_or_default();
-    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
-    let modulus = &modulus[zeros..];
-    let unused = modulus.first().map_or(0, |byte| byte.leading_zeros());
-    modulus.len() * 8 - (unused as usize) < RSA_BITS
+    let usable = match parameters {
+        AlgorithmParameters::RSA(key) => {
+            let [modulus, exponent] = [&key.n, &key.e].map(|text| number(text).unwrap_or_default());
+            if bits(&modulus) < *RSA_BITS.start() {
+                return Some(NoKey::Short);
+            }
+            let is_odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+            RSA_BITS.contains(&bits(&modulus))
+                && (2..=EXPONENT_BITS).contains(&bits(&exponent))
+                && is_odd(&modulus)
+                && is_odd(&exponent)
+        }
+        AlgorithmParameters::EllipticCurve(key) => {
+            let bytes = if key.curve == EllipticCurve::P256 {
+                32
+            } else {
+                48
+            };
+            has_bytes(&key.x, bytes) && has_bytes(&key.y, bytes)
+        }
+        AlgorithmParameters::OctetKeyPair(key) => has_bytes(&key.x, 32),
+        _ => false,
+    };
+    (!usable).then_some(NoKey::Unusable)
+}
+
+/// A number of a JWK. No zeros should stand in front (RFC 7518, 6.3.1.1), but there are libraries that write them.
+fn number(text: &str) -> Option<Vec<u8>> {
+    let decoded = URL_SAFE_NO_PAD.decode(text).ok()?;
+    Some(decoded.into_iter().skip_while(|byte| *byte == 0).collect())
+}
+
+fn bits(number: &[u8]) -> usize {
+    let unused = number.first().map_or(0, |byte| byte.leading_zeros());
+    number.len() * 8 - unused as usize
 }
 
 /// What a key of this type may be used with: never a symmetric algorithm.

@@ -180,7 +180,10 @@ impl GetError {
             Self::Http(error) if error.is_timeout() => {
                 format!("it does not answer within {} s", TIMEOUT.as_secs())
             }
-            Self::Http(_) => "it can't be reached".to_owned(),
+            Self::Http(error) if error.is_connect() => {
+                "no connection to it can be made, by its name or with its TLS".to_owned()
+            }
+            Self::Http(_) => "its answer breaks off, or is no HTTP".to_owned(),
             Self::Address { .. } => "it is not at a public address".to_owned(),
             Self::Status { status, .. } if status.is_redirection() => {
                 "it redirects, which is not followed".to_owned()

@@ -58,6 +58,16 @@ pub struct Verified {
     pub leans_on: Option<Guard>,
 }
 
+/// What a policy asks for is not told to whoever has a token of the issuer.
+fn without_policy(error: AuthenticationError) -> AuthenticationError {
+    match error {
+        AuthenticationError::AudienceWrong { .. } => AuthenticationError::AudienceWrong {
+            expected: "the one that the service account's trust policy names".to_owned(),
+        },
+        other => other,
+    }
+}
+
 impl TrustedIssuers {
     /// At public addresses and in these networks. The tokens that the set's own issuer signs for clouds are verified with
     /// its own keys.
@@ -105,7 +115,8 @@ impl TrustedIssuers {
             .map(|policy| policy.audience.to_string())
             .collect();
         let verify = |found: &[Candidate]| {
-            let (claims, key) = token::verify(token, &header, found, &issuer, &audiences)?;
+            let verified = token::verify(token, &header, found, &issuer, &audiences);
+            let (claims, key) = verified.map_err(without_policy)?;
             read(&header, &claims, key)
         };
         if issuer == self.own {

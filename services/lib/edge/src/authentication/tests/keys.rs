@@ -21,10 +21,40 @@ async fn an_rsa_key_that_could_be_broken_is_refused_for_that() {
         (of_bytes(0, 256), "TOKEN_KEY_TOO_SHORT"),
         (with(signer.jwk(), "n", ""), "TOKEN_KEY_TOO_SHORT"),
         (of_bytes(0x80, 256), "TOKEN_SIGNATURE_INVALID"),
+        // Nor are there signatures of these.
+        (of_bytes(0xff, 1_025), "TOKEN_KEY_UNUSABLE"),
+        (with(signer.jwk(), "e", "Ag"), "TOKEN_KEY_UNUSABLE"),
+        (with(signer.jwk(), "e", "AQ"), "TOKEN_KEY_UNUSABLE"),
+        (with(signer.jwk(), "e", ""), "TOKEN_KEY_UNUSABLE"),
     ] {
         Answers::set(&answers.keys, vec![jwk.clone()]);
         let refused = caller(&authenticator(&answers), &token).await.err();
         assert_eq!(refused, Some(reason), "{jwk}");
+    }
+}
+
+#[tokio::test]
+async fn zeros_in_front_of_a_number_change_nothing_and_a_coordinate_has_its_length() {
+    let (rsa, p256) = (Signer::rsa("a"), Signer::p256("a"));
+    let answers = issuer(&[]).await;
+    for name in ["n", "e"] {
+        let number = rsa.jwk()[name]
+            .as_str()
+            .map(|text| URL_SAFE_NO_PAD.decode(text));
+        let mut number = number.expect("a text").expect("base64url");
+        number.insert(0, 0);
+        let jwk = with(rsa.jwk(), name, URL_SAFE_NO_PAD.encode(number));
+        Answers::set(&answers.keys, vec![jwk]);
+        let token = rsa.token(&json!({"alg": "RS256", "kid": "a"}), &claims(&answers));
+        let taken = caller(&authenticator(&answers), &token).await;
+        assert!(taken.is_ok(), "{name}: {taken:?}");
+    }
+    let token = p256.token(&json!({"alg": "ES256", "kid": "a"}), &claims(&answers));
+    for name in ["x", "y"] {
+        let jwk = with(p256.jwk(), name, URL_SAFE_NO_PAD.encode([7; 31]));
+        Answers::set(&answers.keys, vec![jwk]);
+        let refused = caller(&authenticator(&answers), &token).await.err();
+        assert_eq!(refused, Some("TOKEN_KEY_UNUSABLE"), "{name}");
     }
 }
 
