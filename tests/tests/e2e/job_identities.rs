@@ -1,7 +1,7 @@
 //! What a job is told of the identities that its workspace has.
 
 use bed::eventually;
-use e2e::refusal::{invalid, not_found, refused};
+use e2e::refusal::{invalid, refused};
 use e2e::user::{aws, job, unassignment};
 use e2e::{Service, User, World};
 use proto::identity::v1 as identity;
@@ -144,5 +144,9 @@ async fn only_a_job_that_goes_on_is_told() {
         ..Default::default()
     };
     admin.asks(delete).await.expect("deleted");
-    not_found(lists(&admin.with_token(&opened.token), "").await);
+    refused(
+        lists(&admin.with_token(&opened.token), "").await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
 }

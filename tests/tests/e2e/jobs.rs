@@ -669,7 +669,11 @@ async fn what_is_remembered_for_all_does_not_outlive_membership_or_workspace() {
         ..Default::default()
     };
     let deleted = admin.asks(delete).await.expect("deleted");
-    not_found(asks(&of_admin, &deleted.consistency_token).await);
+    refused(
+        asks(&of_admin, &deleted.consistency_token).await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
     // Whoever runs it is told, and may end it.
     let heartbeat = issuer::HeartbeatJobRequest {
         consistency_token: deleted.consistency_token,
