@@ -194,6 +194,7 @@ async fn print_exports(
     environment.keep("THARSIS_JOB_TOKEN");
     environment.keep("THARSIS_JOB_TOKEN_FILE");
     environment.set("THARSIS_EXEC_FOLDER", folder.path().display().to_string());
+    provider::note(&|name| std::env::var(name).ok(), &mut environment);
     let life = tokens.iter().map(|(_, token)| token.life().as_secs()).min();
     let text = format!(
         "{}# The tokens hold for {} s. To renew them: eval \"$(tharsis-exec env)\"\n\

@@ -11,16 +11,22 @@ use crate::scene::{EXEC, Ran, Scene, ended, read, runs};
 async fn a_shell_evaluates_the_exports_and_renews_in_place() {
     const TWICE: &str = r#"
         eval "$("$EXEC" env)" && cp "$AWS_WEB_IDENTITY_TOKEN_FILE" "$THARSIS_EXEC_FOLDER/first" &&
-        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN"
+        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN" &&
+        echo "$AWS_EC2_METADATA_DISABLED $ARM_USE_CLI"
     "#;
     let scene = Scene::set().await;
     let mut shell = scene.program("sh");
     shell.args(["-c", TWICE]).env("EXEC", EXEC);
+    // The user's own guards.
+    shell
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("ARM_USE_CLI", "false");
     let ran = runs(shell).await;
     assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
     let mut lines = ran.out.lines();
     let file = lines.next().expect("the file");
     assert_eq!(lines.next(), Some(ROLE));
+    assert_eq!(lines.next(), Some("true false"));
     let folders = scene.folders();
     assert_eq!(folders.len(), 1, "the second uses the folder of the first");
     let (first, second) = (read(folders[0].join("first")), read(file));
