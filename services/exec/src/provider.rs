@@ -265,7 +265,10 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), value, "{name}");
         }
-        takes_out(&environment, &["AWS_ACCESS_KEY", "AWS_PROFILE"]);
+        takes_out(
+            &environment,
+            &["AWS_ACCESS_KEY", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"],
+        );
         let read = || std::fs::read_to_string(folder.file("aws-config")).expect("the file");
         let config = read();
         assert_eq!(

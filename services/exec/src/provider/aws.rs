@@ -13,8 +13,8 @@ use crate::folder::Folder;
 use crate::issuer::Identity;
 use crate::settings::Settings;
 
-/// Clients take keys, of either spelling, and a profile's role before a web identity.
-pub(super) const CREDENTIALS: [&str; 13] = [
+/// Clients take keys, of either spelling, and a profile's role before a web identity; for Bedrock, its bearer token.
+pub(super) const CREDENTIALS: [&str; 14] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ACCESS_KEY",
     "AWS_SECRET_ACCESS_KEY",
@@ -28,6 +28,7 @@ pub(super) const CREDENTIALS: [&str; 13] = [
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_BEARER_TOKEN_BEDROCK",
 ];
 
 /// Some clients take these of the default profile before a web identity of the environment.
