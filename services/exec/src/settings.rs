@@ -87,6 +87,10 @@ impl Settings {
         );
         let home = given("HOME").map(PathBuf::from);
         let folder = given("THARSIS_EXEC_FOLDER").map(PathBuf::from);
+        // It would be another one for who goes elsewhere.
+        if folder.as_ref().is_some_and(|folder| folder.is_relative()) {
+            wrong.push("THARSIS_EXEC_FOLDER must be an absolute path".to_owned());
+        }
         // Of ours, in a folder that was removed since.
         let is_lost = |path: &Path| {
             let folder = folder.as_deref();
@@ -144,11 +148,16 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_and_no_secret() {
-        let told = read(&[("THARSIS_EXEC_GOOGLE_STS_URL", "sts")]).expect_err("wrong");
+        let told = read(&[
+            ("THARSIS_EXEC_GOOGLE_STS_URL", "sts"),
+            ("THARSIS_EXEC_FOLDER", "tokens"),
+        ]);
+        let told = told.expect_err("wrong");
         for variable in [
             "THARSIS_ISSUER_GRPC_URL",
             "THARSIS_JOB_TOKEN",
             "THARSIS_EXEC_GOOGLE_STS_URL",
+            "THARSIS_EXEC_FOLDER",
         ] {
             assert!(told.contains(variable), "{told}");
         }

@@ -1,5 +1,9 @@
 //! `tharsis-exec env` and `tharsis-exec token`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use bed::eventually;
 use e2e::clouds::example::ROLE;
 use e2e::relying_party;
@@ -83,6 +87,28 @@ async fn who_was_rid_of_the_tokens_gets_new_ones() {
     assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
     assert!(ran.out.contains(ROLE), "{}", ran.out);
     assert_eq!(scene.folders().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_else_s_folder_stays_as_it_is() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("set");
+    let theirs = ["github.token", "kubeconfig", "aws-config"].map(|name| folder.path().join(name));
+    for file in &theirs {
+        std::fs::write(file, "of the user").expect("written");
+    }
+    for (named, code) in [(folder.path(), 73), (Path::new("."), 64)] {
+        let mut exec = scene.exec(&["env"]);
+        exec.env("THARSIS_EXEC_FOLDER", named)
+            .current_dir(folder.path());
+        let ran = runs(exec).await;
+        assert_eq!(ran.code, Some(code), "{}", ran.said);
+        assert!(ran.said.contains("THARSIS_EXEC_FOLDER"), "{}", ran.said);
+        for file in &theirs {
+            assert_eq!(read(file), "of the user", "{}", file.display());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
