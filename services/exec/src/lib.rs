@@ -10,6 +10,7 @@ mod failure;
 mod folder;
 mod fresh;
 mod issuer;
+mod job_token;
 mod provider;
 mod settings;
 mod signals;
@@ -81,7 +82,11 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
     let asking = arguments.asking.clone();
     let action = arguments.action()?;
     let mut signals = Signals::listen(&Signals::ASKING)?;
-    let settings = Settings::read(&|name| std::env::var(name).ok())?;
+    let mut settings = Settings::read(&|name| std::env::var(name).ok())?;
+    settings.job_token = tokio::select! {
+        token = settings.job_token.kept(asking.patience) => token?,
+        signal = signals.next() => return Err(Failure::Interrupted(signal.as_raw())),
+    };
     let issuer = Issuer::at(&settings, asking.patience)?;
     // Whatever is under way is dropped, with what it has written, when a signal comes before the command runs.
     let doing = async {

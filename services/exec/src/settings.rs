@@ -1,11 +1,11 @@
 //! What the environment says. All that is wrong with it is told at once.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use http::Uri;
 
 use crate::failure::Failure;
+use crate::job_token::JobToken;
 
 /// Where Google exchanges tokens, and where it gives out a service account's.
 const GOOGLE_STS: &str = "https://sts.googleapis.com";
@@ -22,21 +22,6 @@ pub(crate) struct Settings {
     /// Those that AWS's clients would read without us, if they are there.
     pub(crate) aws_config_file: Option<PathBuf>,
     pub(crate) aws_credentials_file: Option<PathBuf>,
-}
-
-/// The bearer token of the job, or the file that holds it.
-pub(crate) enum JobToken {
-    Given(String),
-    InFile(PathBuf),
-}
-
-impl fmt::Debug for JobToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(_) => f.write_str("Given"),
-            Self::InFile(path) => f.debug_tuple("InFile").field(path).finish(),
-        }
-    }
 }
 
 impl Settings {
