@@ -13,14 +13,21 @@ pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     /// Those that ask whoever we are.
-    pub(crate) const ASKING: [Signal; 6] = [
+    pub(crate) const ASKING: [Signal; 10] = [
         Signal::HUP,
         Signal::INT,
         Signal::QUIT,
         Signal::TERM,
         Signal::USR1,
         Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::XCPU,
     ];
+    /// Those that come when the time is over that we were given, and the command was not.
+    pub(crate) const OF_A_CLOCK: [Signal; 4] =
+        [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU];
     /// Those that matter as well once the command runs: that it stopped or should, and that the terminal's size is another.
     pub(crate) const OF_A_JOB: [Signal; 3] = [Signal::CHILD, Signal::TSTP, Signal::WINCH];
 

@@ -207,6 +207,18 @@ async fn a_signal_is_the_command_s() {
         );
         assert!(scene.folders().is_empty(), "{signal:?}");
     }
+    // Those that would end us alone ask the command to end.
+    for signal in [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU] {
+        let asked = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+        let mut child = scene
+            .exec(&["--", "sh", "-c", asked])
+            .spawn()
+            .expect("it starts");
+        writes(&mut child, "ready").await;
+        sends(&child, signal);
+        assert_eq!(ended(child).await.code, Some(3), "{signal:?}");
+        assert!(scene.folders().is_empty(), "{signal:?}");
+    }
     // One that does not listen to it is ended by it, and we say so as a shell would.
     let mut child = scene
         .exec(&["--", "sh", "-c", "echo ready; exec sleep 60"])
