@@ -7,9 +7,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::failure::Failure;
+use crate::signals::is_ignored;
 
 /// Removed with this value, unless it is left or was there before.
 #[derive(Debug)]
@@ -23,13 +25,14 @@ pub(crate) struct Folder {
 const MARK: &str = ".tharsis-exec";
 
 impl Folder {
-    /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones.
+    /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones, as
+    /// for who is to go on without the session.
     pub(crate) fn temporary() -> Result<Self, Failure> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let runtime = runtime.filter(|path| path.is_absolute());
+        let runtime = runtime.filter(|path| path.is_absolute() && !is_ignored(Signal::HUP));
         // It may be another user's, or of a session that is over.
         let made = runtime.and_then(|path| Self::within(&path).ok());
-        made.map_or_else(|| Self::within(&std::env::temp_dir()), Ok)
+        made.map_or_else(|| Self::within(&temporary()), Ok)
     }
 
     fn within(above: &Path) -> Result<Self, Failure> {
@@ -148,6 +151,15 @@ impl Folder {
             let _ = own.keep();
         }
     }
+}
+
+/// The folder of temporary ones. An empty name would be the folder that we are in.
+fn temporary() -> PathBuf {
+    let named = std::env::temp_dir();
+    if named.as_os_str().is_empty() {
+        return "/tmp".into();
+    }
+    named
 }
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ fn ignored() -> u64 {
     bits.unwrap_or_default()
 }
 
+/// Whether we were told to ignore it, as by `nohup`.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    is_among(ignored(), signal)
+}
+
 fn is_among(signals: u64, signal: Signal) -> bool {
     signals >> (signal.as_raw() - 1) & 1 == 1
 }
