@@ -28,10 +28,14 @@ impl Settings {
     pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let given = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut wrong = Vec::new();
-        // Of a path, nothing would be asked.
+        // Of a path, nothing would be asked; a password would be in every message that names the issuer.
         let issuer = given("THARSIS_ISSUER_GRPC_URL")
             .and_then(|url| address(&url))
-            .filter(|url| url.path() == "/" && url.query().is_none());
+            .filter(|url| url.path() == "/" && url.query().is_none())
+            .filter(|url| {
+                !url.authority()
+                    .is_some_and(|host| host.as_str().contains('@'))
+            });
         if issuer.is_none() {
             wrong.push(
                 "THARSIS_ISSUER_GRPC_URL must be the issuer's http(s)://host:port".to_owned(),
@@ -169,10 +173,14 @@ mod tests {
             ("http://127.0.0.1:7103/v1", false),
             ("http://127.0.0.1:7103/?v=1", false),
             ("127.0.0.1:7103", false),
+            ("http://alice:hunter2@127.0.0.1:7103", false),
+            ("http://alice@127.0.0.1:7103", false),
         ] {
             let issuer = ("THARSIS_ISSUER_GRPC_URL", url);
             let told = read(&[issuer, ("THARSIS_JOB_TOKEN", "hunter2")]);
             assert_eq!(told.is_ok(), right, "{url}");
+            let told = told.err().unwrap_or_default();
+            assert!(!told.contains("hunter2"), "{told}");
         }
     }
 
