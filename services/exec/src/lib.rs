@@ -18,8 +18,11 @@ mod terminal;
 mod token;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::future::pending;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -191,6 +194,10 @@ async fn print_exports(
     let before = settings.folder.as_deref().map(Folder::again).transpose()?;
     let folder = match before.flatten() {
         Some(folder) => folder,
+        None if is_unheard() => {
+            let source = io::Error::other("nobody would know of the folder with the tokens");
+            return Err(Failure::file("the standard output leads nowhere", source));
+        }
         None => Folder::temporary()?,
     };
     let (mut environment, tokens) = prepare(issuer, asking, settings, &folder, None).await?;
@@ -222,6 +229,16 @@ fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(|source| Failure::file("the standard output", source))
+}
+
+/// Whether what is printed goes to `/dev/null`, which also stands in for an output that was closed when we started.
+fn is_unheard() -> bool {
+    let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let out = out.and_then(|out| out.metadata());
+    match (out, std::fs::metadata("/dev/null")) {
+        (Ok(out), Ok(null)) => out.rdev() == null.rdev(),
+        _ => false,
+    }
 }
 
 fn say(message: &str) {

@@ -158,3 +158,20 @@ async fn one_token_is_printed_by_id_path_or_trn() {
     }
     assert!(scene.folders().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_folder_stays_that_nobody_is_told_of() {
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    let unheard = r#""$EXEC" env >&-; echo "$?"; "$EXEC" env >/dev/null; echo "$?""#;
+    shell.args(["-c", unheard]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!(ran.out, "73\n73\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+    // One that is known is renewed in silence.
+    let renews = r#"eval "$("$EXEC" env)"; "$EXEC" env >/dev/null; echo "$?""#;
+    let mut shell = scene.program("sh");
+    shell.args(["-c", renews]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!(ran.out, "0\n", "{}", ran.said);
+}
