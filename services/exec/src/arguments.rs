@@ -27,8 +27,8 @@ tharsis-exec -- env AWS_ACCESS_KEY_ID=… COMMAND
 Environment:
   THARSIS_ISSUER_GRPC_URL   the issuer: http(s)://host:port
   THARSIS_JOB_TOKEN         the job token; or
-  THARSIS_JOB_TOKEN_FILE    the file that holds it
-  THARSIS_EXEC_FOLDER       of `env`: the folder to use again, if it is still there
+  THARSIS_JOB_TOKEN_FILE    the file that holds it; a pipe is read once
+  THARSIS_EXEC_FOLDER       of `env`, which sets it: the folder to use again, if it is still there
                             (to be rid of its tokens: rm -r \"$THARSIS_EXEC_FOLDER\")
   THARSIS_EXEC_GOOGLE_STS_URL, THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL
                             where these of Google's are not at their public addresses

@@ -133,6 +133,11 @@ struct Running {
 // It may have ended just now; then nobody misses what it is not told.
 impl Running {
     fn passes_on(&mut self, signal: Signal) {
+        // It would end the command on the spot, as if that had spent its own time.
+        let signal = match signal {
+            of_a_clock if Signals::OF_A_CLOCK.contains(&of_a_clock) => Signal::TERM,
+            signal => signal,
+        };
         let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal);
         match (&self.terminal, signal) {
             // Nobody would continue it.

@@ -45,7 +45,6 @@ impl Environment {
         text
     }
 
-    #[cfg(test)]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_deref()
     }

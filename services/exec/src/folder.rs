@@ -7,9 +7,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::failure::Failure;
+use crate::signals::is_ignored;
 
 /// Removed with this value, unless it is left or was there before.
 #[derive(Debug)]
@@ -19,14 +21,18 @@ pub(crate) struct Folder {
     written: RefCell<BTreeSet<String>>,
 }
 
+/// Lies in each folder of ours: in no other one is anything written or removed.
+const MARK: &str = ".tharsis-exec";
+
 impl Folder {
-    /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones.
+    /// A new one: in `XDG_RUNTIME_DIR`, which is in memory and gone with the session, or else among the temporary ones, as
+    /// for who is to go on without the session.
     pub(crate) fn temporary() -> Result<Self, Failure> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let runtime = runtime.filter(|path| path.is_absolute());
+        let runtime = runtime.filter(|path| path.is_absolute() && !is_ignored(Signal::HUP));
         // It may be another user's, or of a session that is over.
         let made = runtime.and_then(|path| Self::within(&path).ok());
-        made.map_or_else(|| Self::within(&std::env::temp_dir()), Ok)
+        made.map_or_else(|| Self::within(&temporary()), Ok)
     }
 
     fn within(above: &Path) -> Result<Self, Failure> {
@@ -43,11 +49,13 @@ impl Folder {
                 let what = format!("no folder can be made in {}", above.display());
                 Failure::file(&what, source)
             })?;
-        Ok(Self {
+        let folder = Self {
             path: made.path().to_owned(),
             own: Some(made),
             written: RefCell::default(),
-        })
+        };
+        folder.write(MARK, "")?;
+        Ok(folder)
     }
 
     /// One of before, if it is still there; nobody else may have made it or look in.
@@ -57,8 +65,13 @@ impl Folder {
             found.is_dir() && found.uid() == owner && found.mode() & 0o777 == 0o700
         };
         let found = match fs::symlink_metadata(path) {
-            Ok(found) if is_ours(&found) => Ok(()),
-            Ok(_) => Err(io::Error::other("not a folder of this user's alone")),
+            Ok(found) if !is_ours(&found) => {
+                Err(io::Error::other("not a folder of this user's alone"))
+            }
+            Ok(_) if !path.join(MARK).exists() => Err(io::Error::other(
+                "not made by tharsis-exec env; unset it to get a new one",
+            )),
+            Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
         };
@@ -100,10 +113,10 @@ impl Folder {
     /// Removes the files of an earlier time, which were not written again; what somebody else laid there stays.
     pub(crate) fn remove_the_rest(&self) -> Result<(), Failure> {
         let is_ours = |name: &str| {
-            [".token", ".google.json"]
+            let of_an_identity = [".token", ".google.json"]
                 .iter()
-                .any(|end| name.ends_with(end))
-                || ["aws-config", "aws-credentials", "kubeconfig"].contains(&name)
+                .any(|end| name.starts_with("mi_") && name.ends_with(end));
+            of_an_identity || ["aws-config", "aws-credentials", "kubeconfig"].contains(&name)
         };
         let removed = fs::read_dir(&self.path).and_then(|entries| {
             for entry in entries {
@@ -140,6 +153,15 @@ impl Folder {
     }
 }
 
+/// The folder of temporary ones. An empty name would be the folder that we are in.
+fn temporary() -> PathBuf {
+    let named = std::env::temp_dir();
+    if named.as_os_str().is_empty() {
+        return "/tmp".into();
+    }
+    named
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,11 +178,12 @@ mod tests {
             fs::read_to_string(folder.file("token")).expect("read"),
             "two"
         );
-        assert_eq!(fs::read_dir(&path).expect("read").count(), 1, "no drafts");
+        let count = fs::read_dir(&path).expect("read").count();
+        assert_eq!(count, 2, "the mark and no drafts");
         folder.remove().expect("removed");
         assert!(!path.exists());
         let folder = Folder::temporary().expect("a folder");
-        fs::remove_dir(folder.path()).expect("removed");
+        fs::remove_dir_all(folder.path()).expect("removed");
         folder.remove().expect("somebody else removed it");
     }
 
@@ -170,15 +193,21 @@ mod tests {
         for name in ["mi_1.token", "mi_2.token", "kubeconfig"] {
             folder.write(name, "one").expect("written");
         }
-        fs::write(folder.file("notes"), "not ours").expect("written");
+        for name in ["notes", "github.token", "key.google.json"] {
+            fs::write(folder.file(name), "not ours").expect("written");
+        }
         let again = Folder::again(folder.path()).expect("it is ours");
         let again = again.expect("it is there");
         again.write("mi_2.token", "two").expect("written");
         again.remove_the_rest().expect("removed");
         let left = |name: &str| Path::new(&folder.file(name)).exists();
         assert_eq!(
-            ["mi_1.token", "mi_2.token", "kubeconfig", "notes"].map(left),
-            [false, true, false, true]
+            ["mi_1.token", "mi_2.token", "kubeconfig"].map(left),
+            [false, true, false]
+        );
+        assert_eq!(
+            ["notes", "github.token", "key.google.json"].map(left),
+            [true; 3]
         );
     }
 
@@ -195,6 +224,9 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(folder.path(), &link).expect("a link");
         Folder::again(&link).expect_err("somebody may turn it elsewhere");
+        fs::remove_file(folder.file(MARK)).expect("removed");
+        let refused = Folder::again(folder.path()).expect_err("somebody else's");
+        assert_eq!(refused.code(), 73);
         let gone = Folder::again(Path::new("/nowhere")).expect("one may be gone");
         assert!(gone.is_none());
     }

@@ -12,7 +12,8 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::failure::Failure;
-use crate::settings::{JobToken, Settings};
+use crate::job_token::JobToken;
+use crate::settings::Settings;
 use crate::token::Token;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -167,14 +168,8 @@ impl<'a> Issuer<'a> {
     }
 
     fn bearer(&self) -> Result<MetadataValue<Ascii>, Failure> {
-        let token = match &self.settings.job_token {
-            JobToken::Given(token) => token.clone(),
-            JobToken::InFile(path) => std::fs::read_to_string(path).map_err(|error| {
-                let what = format!("THARSIS_JOB_TOKEN_FILE={}: {error}", path.display());
-                Failure::Usage(vec![what])
-            })?,
-        };
-        let mut bearer: MetadataValue<Ascii> = format!("Bearer {}", token.trim())
+        let token = self.settings.job_token.read()?;
+        let mut bearer: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()
             .map_err(|_| Failure::Usage(vec!["the job token is no token".to_owned()]))?;
         bearer.set_sensitive(true);

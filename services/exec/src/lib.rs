@@ -10,6 +10,7 @@ mod failure;
 mod folder;
 mod fresh;
 mod issuer;
+mod job_token;
 mod provider;
 mod settings;
 mod signals;
@@ -17,8 +18,11 @@ mod terminal;
 mod token;
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::future::pending;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -81,7 +85,11 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
     let asking = arguments.asking.clone();
     let action = arguments.action()?;
     let mut signals = Signals::listen(&Signals::ASKING)?;
-    let settings = Settings::read(&|name| std::env::var(name).ok())?;
+    let mut settings = Settings::read(&|name| std::env::var(name).ok())?;
+    settings.job_token = tokio::select! {
+        token = settings.job_token.kept(asking.patience) => token?,
+        signal = signals.next() => return Err(Failure::Interrupted(signal.as_raw())),
+    };
     let issuer = Issuer::at(&settings, asking.patience)?;
     // Whatever is under way is dropped, with what it has written, when a signal comes before the command runs.
     let doing = async {
@@ -186,6 +194,10 @@ async fn print_exports(
     let before = settings.folder.as_deref().map(Folder::again).transpose()?;
     let folder = match before.flatten() {
         Some(folder) => folder,
+        None if is_unheard() => {
+            let source = io::Error::other("nobody would know of the folder with the tokens");
+            return Err(Failure::file("the standard output leads nowhere", source));
+        }
         None => Folder::temporary()?,
     };
     let (mut environment, tokens) = prepare(issuer, asking, settings, &folder, None).await?;
@@ -194,6 +206,7 @@ async fn print_exports(
     environment.keep("THARSIS_JOB_TOKEN");
     environment.keep("THARSIS_JOB_TOKEN_FILE");
     environment.set("THARSIS_EXEC_FOLDER", folder.path().display().to_string());
+    provider::note(&|name| std::env::var(name).ok(), &mut environment);
     let life = tokens.iter().map(|(_, token)| token.life().as_secs()).min();
     let text = format!(
         "{}# The tokens hold for {} s. To renew them: eval \"$(tharsis-exec env)\"\n\
@@ -216,6 +229,16 @@ fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     printed.map_err(|source| Failure::file("the standard output", source))
+}
+
+/// Whether what is printed goes to `/dev/null`, which also stands in for an output that was closed when we started.
+fn is_unheard() -> bool {
+    let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let out = out.and_then(|out| out.metadata());
+    match (out, std::fs::metadata("/dev/null")) {
+        (Ok(out), Ok(null)) => out.rdev() == null.rdev(),
+        _ => false,
+    }
 }
 
 fn say(message: &str) {

@@ -19,6 +19,17 @@ use crate::say;
 use crate::settings::Settings;
 use crate::token::Token;
 
+/// Which of [`OF_USERS_TOO`] an environment has from us.
+const SET_BY_US: &str = "THARSIS_EXEC_GUARDS";
+
+/// What users set as well, to keep clients from the machine's own login or from another's.
+const OF_USERS_TOO: [&str; 4] = [
+    "AWS_EC2_METADATA_DISABLED",
+    "ARM_USE_CLI",
+    "ARM_USE_MSI",
+    google::IMPERSONATED_BY_GCLOUD,
+];
+
 /// What a provider of credentials works with.
 pub(crate) struct Place<'a> {
     pub(crate) identity: &'a Identity,
@@ -65,10 +76,7 @@ pub(crate) fn close(identity: &Identity, folder: &Folder, environment: &mut Envi
     match &identity.configuration {
         Some(Type::Aws(_)) => environment.set("AWS_EC2_METADATA_DISABLED", "true"),
         Some(Type::Azure(_)) => azure::close(&token_file, environment),
-        Some(Type::Google(_)) => {
-            environment.set("GOOGLE_APPLICATION_CREDENTIALS", &token_file);
-            environment.set("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", token_file);
-        }
+        Some(Type::Google(_)) => google::close(token_file, environment),
         Some(Type::Kubernetes(_) | Type::Tharsis(_)) | None => {}
     }
 }
@@ -103,7 +111,11 @@ pub(crate) fn take_out_of(
                 "AZURE_TENANT_ID",
             ],
         ),
-        ("GOOGLE_APPLICATION_CREDENTIALS", &google::CREDENTIALS, &[]),
+        (
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            &google::CREDENTIALS,
+            &[google::IMPERSONATED_BY_GCLOUD],
+        ),
         ("KUBE_TOKEN_FILE", &kubernetes::CREDENTIALS, &[]),
         (
             "THARSIS_SERVICE_ACCOUNT_TOKEN_FILE",
@@ -111,13 +123,36 @@ pub(crate) fn take_out_of(
             &[],
         ),
     ];
+    let by_us = lookup(SET_BY_US).unwrap_or_default();
+    let is_ours = |name: &str| !OF_USERS_TOO.contains(&name) || names(&by_us, name);
     for (file, credentials, others) in types {
         if lookup(file).is_some_and(|file| Path::new(&file).starts_with(folder)) {
             for name in credentials.iter().chain(others) {
-                environment.unset(name);
+                if is_ours(name) {
+                    environment.unset(name);
+                }
             }
         }
     }
+}
+
+/// Notes for the next time what the user has not set so himself.
+pub(crate) fn note(lookup: &dyn Fn(&str) -> Option<String>, environment: &mut Environment) {
+    let before = lookup(SET_BY_US).unwrap_or_default();
+    let is_ours = |name: &&str| {
+        let set = environment.get(name);
+        set.is_some() && (set != lookup(name).as_deref() || names(&before, name))
+    };
+    let ours: Vec<_> = OF_USERS_TOO.into_iter().filter(is_ours).collect();
+    if ours.is_empty() {
+        environment.unset(SET_BY_US);
+    } else {
+        environment.set(SET_BY_US, ours.join(" "));
+    }
+}
+
+fn names(list: &str, name: &str) -> bool {
+    list.split(' ').any(|listed| listed == name)
 }
 
 /// Writes the tokens, and what the clients have to know besides.
@@ -230,7 +265,10 @@ mod tests {
         ] {
             assert_eq!(environment.get(name), value, "{name}");
         }
-        takes_out(&environment, &["AWS_ACCESS_KEY", "AWS_PROFILE"]);
+        takes_out(
+            &environment,
+            &["AWS_ACCESS_KEY", "AWS_PROFILE", "AWS_BEARER_TOKEN_BEDROCK"],
+        );
         let read = || std::fs::read_to_string(folder.file("aws-config")).expect("the file");
         let config = read();
         assert_eq!(
@@ -316,10 +354,57 @@ mod tests {
             ("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential"),
             ("ARM_USE_MSI", "false"),
             ("GOOGLE_APPLICATION_CREDENTIALS", &google),
+            ("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", ""),
+            ("CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT", ""),
         ] {
             assert_eq!(environment.get(name), Some(value), "{name}");
         }
         assert!(!Path::new(&azure).exists() && !Path::new(&google).exists());
+    }
+
+    #[test]
+    fn what_the_user_has_set_himself_stays_the_next_time() {
+        let folder = Folder::temporary().expect("a folder");
+        let file = folder.file("file");
+        let mut shell = vec![
+            ("AWS_CONFIG_FILE", file.as_str()),
+            ("AZURE_FEDERATED_TOKEN_FILE", &file),
+            ("GOOGLE_APPLICATION_CREDENTIALS", &file),
+            ("ARM_USE_MSI", "false"),
+        ];
+        let lookup = |shell: &[(&str, &str)], name: &str| {
+            let found = shell.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let mut closed = Environment::default();
+        for name in ["AWS_EC2_METADATA_DISABLED", "ARM_USE_CLI", "ARM_USE_MSI"] {
+            closed.set(name, "false");
+        }
+        closed.set("CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT", "");
+        note(&|name| lookup(&shell, name), &mut closed);
+        let by_us = closed.get(SET_BY_US).expect("it is noted");
+
+        let mut next = Environment::default();
+        take_out_of(folder.path(), &|name| lookup(&shell, name), &mut next);
+        let exports = next.exports();
+        for name in OF_USERS_TOO {
+            assert!(!exports.contains(name), "not by us: {exports}");
+        }
+        takes_out(&next, &["ARM_USE_OIDC", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"]);
+        shell.push((SET_BY_US, by_us));
+        take_out_of(folder.path(), &|name| lookup(&shell, name), &mut next);
+        takes_out(
+            &next,
+            &[
+                "AWS_EC2_METADATA_DISABLED",
+                "ARM_USE_CLI",
+                "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
+            ],
+        );
+        let exports = next.exports();
+        assert!(!exports.contains("ARM_USE_MSI"), "{exports}");
+        note(&|name| lookup(&shell, name), &mut next);
+        takes_out(&next, &[SET_BY_US]);
     }
 
     #[test]
@@ -339,6 +424,12 @@ mod tests {
             assert_eq!(environment.get(name), Some(file.as_str()), "{name}");
         }
         takes_out(&environment, &["GOOGLE_IMPERSONATE_SERVICE_ACCOUNT"]);
+        for name in [
+            "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
+            "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
+        ] {
+            assert_eq!(environment.get(name), Some(""), "{name}");
+        }
         let account = json(&folder, "mi_1.google.json");
         assert_eq!(account["type"], "external_account");
         assert_eq!(
@@ -358,6 +449,7 @@ mod tests {
         let environment = provided(&settings(), &folder, Type::Google(configuration));
         let account = json(&folder, "mi_1.google.json");
         assert!(account.get("service_account_impersonation_url").is_none());
+        assert_eq!(environment.get("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE"), Some(""));
         let exports = environment.exports();
         assert!(!exports.contains("IMPERSONATE"), "{exports}");
     }

@@ -1,11 +1,11 @@
 //! What the environment says. All that is wrong with it is told at once.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use http::Uri;
 
 use crate::failure::Failure;
+use crate::job_token::JobToken;
 
 /// Where Google exchanges tokens, and where it gives out a service account's.
 const GOOGLE_STS: &str = "https://sts.googleapis.com";
@@ -24,29 +24,18 @@ pub(crate) struct Settings {
     pub(crate) aws_credentials_file: Option<PathBuf>,
 }
 
-/// The bearer token of the job, or the file that holds it.
-pub(crate) enum JobToken {
-    Given(String),
-    InFile(PathBuf),
-}
-
-impl fmt::Debug for JobToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Given(_) => f.write_str("Given"),
-            Self::InFile(path) => f.debug_tuple("InFile").field(path).finish(),
-        }
-    }
-}
-
 impl Settings {
     pub(crate) fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let given = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let mut wrong = Vec::new();
-        // Of a path, nothing would be asked.
+        // Of a path, nothing would be asked; a password would be in every message that names the issuer.
         let issuer = given("THARSIS_ISSUER_GRPC_URL")
             .and_then(|url| address(&url))
-            .filter(|url| url.path() == "/" && url.query().is_none());
+            .filter(|url| url.path() == "/" && url.query().is_none())
+            .filter(|url| {
+                !url.authority()
+                    .is_some_and(|host| host.as_str().contains('@'))
+            });
         if issuer.is_none() {
             wrong.push(
                 "THARSIS_ISSUER_GRPC_URL must be the issuer's http(s)://host:port".to_owned(),
@@ -87,6 +76,10 @@ impl Settings {
         );
         let home = given("HOME").map(PathBuf::from);
         let folder = given("THARSIS_EXEC_FOLDER").map(PathBuf::from);
+        // It would be another one for who goes elsewhere.
+        if folder.as_ref().is_some_and(|folder| folder.is_relative()) {
+            wrong.push("THARSIS_EXEC_FOLDER must be an absolute path".to_owned());
+        }
         // Of ours, in a folder that was removed since.
         let is_lost = |path: &Path| {
             let folder = folder.as_deref();
@@ -144,11 +137,16 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_told_at_once_and_no_secret() {
-        let told = read(&[("THARSIS_EXEC_GOOGLE_STS_URL", "sts")]).expect_err("wrong");
+        let told = read(&[
+            ("THARSIS_EXEC_GOOGLE_STS_URL", "sts"),
+            ("THARSIS_EXEC_FOLDER", "tokens"),
+        ]);
+        let told = told.expect_err("wrong");
         for variable in [
             "THARSIS_ISSUER_GRPC_URL",
             "THARSIS_JOB_TOKEN",
             "THARSIS_EXEC_GOOGLE_STS_URL",
+            "THARSIS_EXEC_FOLDER",
         ] {
             assert!(told.contains(variable), "{told}");
         }
@@ -175,10 +173,14 @@ mod tests {
             ("http://127.0.0.1:7103/v1", false),
             ("http://127.0.0.1:7103/?v=1", false),
             ("127.0.0.1:7103", false),
+            ("http://alice:hunter2@127.0.0.1:7103", false),
+            ("http://alice@127.0.0.1:7103", false),
         ] {
             let issuer = ("THARSIS_ISSUER_GRPC_URL", url);
             let told = read(&[issuer, ("THARSIS_JOB_TOKEN", "hunter2")]);
             assert_eq!(told.is_ok(), right, "{url}");
+            let told = told.err().unwrap_or_default();
+            assert!(!told.contains("hunter2"), "{told}");
         }
     }
 

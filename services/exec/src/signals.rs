@@ -13,14 +13,21 @@ pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     /// Those that ask whoever we are.
-    pub(crate) const ASKING: [Signal; 6] = [
+    pub(crate) const ASKING: [Signal; 10] = [
         Signal::HUP,
         Signal::INT,
         Signal::QUIT,
         Signal::TERM,
         Signal::USR1,
         Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::XCPU,
     ];
+    /// Those that come when the time is over that we were given, and the command was not.
+    pub(crate) const OF_A_CLOCK: [Signal; 4] =
+        [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU];
     /// Those that matter as well once the command runs: that it stopped or should, and that the terminal's size is another.
     pub(crate) const OF_A_JOB: [Signal; 3] = [Signal::CHILD, Signal::TSTP, Signal::WINCH];
 
@@ -56,6 +63,11 @@ fn ignored() -> u64 {
     let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
     bits.unwrap_or_default()
+}
+
+/// Whether we were told to ignore it, as by `nohup`.
+pub(crate) fn is_ignored(signal: Signal) -> bool {
+    is_among(ignored(), signal)
 }
 
 fn is_among(signals: u64, signal: Signal) -> bool {

@@ -2,6 +2,7 @@
 //! (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-assume-role-credentials.html>).
 
 use std::fmt::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use proto::identity::v1::AwsConfiguration;
@@ -13,8 +14,8 @@ use crate::folder::Folder;
 use crate::issuer::Identity;
 use crate::settings::Settings;
 
-/// Clients take keys, of either spelling, and a profile's role before a web identity.
-pub(super) const CREDENTIALS: [&str; 13] = [
+/// Clients take keys, of either spelling, and a profile's role before a web identity; for Bedrock, its bearer token.
+pub(super) const CREDENTIALS: [&str; 14] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_ACCESS_KEY",
     "AWS_SECRET_ACCESS_KEY",
@@ -28,6 +29,7 @@ pub(super) const CREDENTIALS: [&str; 13] = [
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_BEARER_TOKEN_BEDROCK",
 ];
 
 /// Some clients take these of the default profile before a web identity of the environment.
@@ -101,11 +103,19 @@ pub(super) fn provide(
     Ok(())
 }
 
-/// What is still good of a file of before; of one that is not there, nothing, as for the clients.
+/// What is still good of a file of before; of one that is not there, nothing, as for the clients, nor of a device, as
+/// `/dev/null`.
 fn theirs(before: Option<&Path>, ours: &str) -> Result<String, Failure> {
-    let Some(before) = before.filter(|path| path.exists()) else {
+    let kind = |path: &Path| Some(path.metadata().ok()?.file_type());
+    let found = before.and_then(|path| Some((path, kind(path)?)));
+    let Some((before, kind)) = found.filter(|(_, kind)| !kind.is_char_device()) else {
         return Ok(String::new());
     };
+    if kind.is_fifo() {
+        // Who writes it may never come.
+        let what = format!("AWS's configuration in {} is a pipe", before.display());
+        return Err(Failure::Usage(vec![what]));
+    }
     let found = std::fs::read_to_string(before).map_err(|source| {
         let what = format!("AWS's configuration in {}", before.display());
         Failure::file(&what, source)

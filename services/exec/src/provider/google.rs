@@ -19,11 +19,24 @@ pub(super) const CREDENTIALS: [&str; 8] = [
     "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
 ];
 
-/// What is impersonated with any credentials.
-const IMPERSONATED: [&str; 2] = [
-    "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
-    "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
-];
+/// Who is impersonated with any credentials: by Terraform's provider, and by gcloud.
+const IMPERSONATED: &str = "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT";
+pub(super) const IMPERSONATED_BY_GCLOUD: &str = "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT";
+
+/// gcloud takes the first of these places: an access token's file, and then the other; each in the environment, where it
+/// may be empty, before its own configuration, where it may be the runner's.
+fn lead(file: String, environment: &mut Environment) {
+    environment.set("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "");
+    environment.set("CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", file.as_str());
+    // gcloud does not read this one, and the others only this.
+    environment.set("GOOGLE_APPLICATION_CREDENTIALS", file);
+}
+
+/// Has the clients look for a file that does not come.
+pub(super) fn close(file: String, environment: &mut Environment) {
+    lead(file, environment);
+    environment.set(IMPERSONATED_BY_GCLOUD, "");
+}
 
 pub(super) fn provide(
     place: &Place<'_>,
@@ -44,17 +57,11 @@ pub(super) fn provide(
             settings.google_iam_credentials, google.service_account
         ));
         // It would have to impersonate another one. Without it, which one is the job's to say.
-        for name in IMPERSONATED {
-            environment.unset(name);
-        }
+        environment.unset(IMPERSONATED);
+        environment.set(IMPERSONATED_BY_GCLOUD, "");
     }
     let name = format!("{}.google.json", place.identity.id);
     place.folder.write(&name, &account.to_string())?;
-    environment.set("GOOGLE_APPLICATION_CREDENTIALS", place.folder.file(&name));
-    // gcloud does not read the other.
-    environment.set(
-        "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
-        place.folder.file(&name),
-    );
+    lead(place.folder.file(&name), environment);
     Ok(())
 }

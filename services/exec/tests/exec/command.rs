@@ -136,6 +136,24 @@ async fn a_runtime_folder_that_can_t_be_used_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_name_of_the_temporary_folder_is_none() {
+    let scene = Scene::set().await;
+    let here = tempfile::tempdir().expect("a folder");
+    let mut exec = scene.exec(&["--", "sh", "-c", "echo \"$AWS_WEB_IDENTITY_TOKEN_FILE\""]);
+    exec.env("XDG_RUNTIME_DIR", "/proc")
+        .env("TMPDIR", "")
+        .current_dir(here.path());
+    let ran = runs(exec).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    let file = std::path::Path::new(&ran.out);
+    assert!(
+        file.is_absolute() && !file.starts_with(here.path()),
+        "{}",
+        ran.out
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
     let scene = Scene::set().await;
     for refused in [&scene.aws, &scene.google] {
@@ -207,6 +225,18 @@ async fn a_signal_is_the_command_s() {
         );
         assert!(scene.folders().is_empty(), "{signal:?}");
     }
+    // Those that would end us alone ask the command to end.
+    for signal in [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU] {
+        let asked = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done";
+        let mut child = scene
+            .exec(&["--", "sh", "-c", asked])
+            .spawn()
+            .expect("it starts");
+        writes(&mut child, "ready").await;
+        sends(&child, signal);
+        assert_eq!(ended(child).await.code, Some(3), "{signal:?}");
+        assert!(scene.folders().is_empty(), "{signal:?}");
+    }
     // One that does not listen to it is ended by it, and we say so as a shell would.
     let mut child = scene
         .exec(&["--", "sh", "-c", "echo ready; exec sleep 60"])
@@ -248,6 +278,8 @@ async fn what_the_command_has_left_behind_is_asked_to_end_too() {
 async fn what_is_to_be_ignored_is_ignored_by_the_command_too() {
     let scene = Scene::set().await;
     let end = tempfile::tempdir().expect("a folder");
+    let temporary = end.path().join("temporary");
+    std::fs::create_dir(&temporary).expect("made");
     let end = end.path().join("end");
     let waits = "echo ready; until [ -e \"$THE_END\" ]; do sleep 0.02; done; exit 7";
     let mut child = scene
@@ -255,10 +287,15 @@ async fn what_is_to_be_ignored_is_ignored_by_the_command_too() {
         .args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", EXEC])
         .args(["--", "sh", "-c", waits])
         .env("THE_END", &end)
+        .env("TMPDIR", &temporary)
         .spawn()
         .expect("it starts");
     writes(&mut child, "ready").await;
     sends(&child, Signal::HUP);
+    // That of the session is gone when the session is.
+    assert!(scene.folders().is_empty());
+    let folders = std::fs::read_dir(&temporary).expect("read");
+    assert_eq!(folders.count(), 1);
     std::fs::write(&end, "").expect("written");
     let ran = ended(child).await;
     assert_eq!(ran.code, Some(7), "{}", ran.said);

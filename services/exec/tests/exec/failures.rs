@@ -3,13 +3,15 @@
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bed::eventually;
 use e2e::Service;
 use e2e::user::job;
+use tokio::time::timeout;
 
-use crate::scene::{Ran, Scene, runs};
+use crate::scene::{EXEC, Ran, Scene, runs};
 
 #[track_caller]
 fn failed(ran: &Ran, code: i32, words: &str) {
@@ -30,6 +32,11 @@ async fn each_failure_has_its_exit_code() {
     let mut exec = scene.exec_as("");
     exec.env("THARSIS_JOB_TOKEN_FILE", "/nowhere").args(SPEAKS);
     failed(&runs(exec).await, 64, "/nowhere");
+    let empty = tempfile::NamedTempFile::new().expect("a file");
+    let mut exec = scene.exec_as("");
+    exec.env("THARSIS_JOB_TOKEN_FILE", empty.path())
+        .args(SPEAKS);
+    failed(&runs(exec).await, 64, "holds no token");
 
     let mut exec = scene.exec_as("hunter2");
     exec.args(SPEAKS);
@@ -90,6 +97,47 @@ async fn who_is_silent_is_waited_for_no_longer_than_patience_lasts() {
     failed(&runs(exec).await, 69, "does not answer");
     let taken = begun.elapsed();
     assert!(taken < Duration::from_secs(6), "{taken:?}");
+}
+
+/// A pipe with a name, which nobody writes.
+fn pipe(folder: &Path) -> PathBuf {
+    let pipe = folder.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    pipe
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_is_waited_for_no_longer_than_patience_lasts_or_a_signal_comes() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = pipe(folder.path());
+    let exec = |patience| {
+        let mut exec = scene.exec_as("");
+        exec.env("THARSIS_JOB_TOKEN_FILE", &pipe)
+            .args(["--patience", patience])
+            .args(SPEAKS);
+        exec
+    };
+    let begun = Instant::now();
+    let ran = timeout(Duration::from_secs(8), runs(exec("1"))).await;
+    failed(&ran.expect("it does not wait"), 64, "nobody writes");
+    let mut waits = scene.program("timeout");
+    // It is asked to end, and killed if it does not.
+    waits
+        .args(["-k", "5", "-s", "TERM", "1", EXEC, "--patience", "60"])
+        .args(SPEAKS)
+        .env_remove("THARSIS_JOB_TOKEN")
+        .env("THARSIS_JOB_TOKEN_FILE", &pipe);
+    failed(&runs(waits).await, 124, "ended by signal 15");
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(8), "{taken:?}");
+
+    let mut exec = scene.exec(&SPEAKS);
+    exec.env("AWS_CONFIG_FILE", &pipe);
+    let ran = timeout(Duration::from_secs(8), runs(exec)).await;
+    failed(&ran.expect("it does not wait"), 64, "is a pipe");
+    assert!(scene.folders().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::scene::{Scene, ended, read};
+use crate::scene::{EXEC, Scene, ended, read, runs};
 
 /// Runs until it may end.
 const WAITS: &str = "until [ -e \"$THE_END\" ]; do sleep 0.02; done";
@@ -154,6 +154,21 @@ async fn a_job_token_that_was_refused_may_be_another_the_next_time() {
     changes(&file, &held).await;
     std::fs::write(&end, "").expect("written");
     assert_eq!(ended(child).await.code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_token_out_of_a_pipe_is_read_once_and_kept() {
+    const PIPED: &str = r#"
+        printf '%s\n' "$THARSIS_JOB_TOKEN" | {
+            unset THARSIS_JOB_TOKEN
+            THARSIS_JOB_TOKEN_FILE=/dev/stdin "$EXEC" -- sh -c 'test -s "$AWS_WEB_IDENTITY_TOKEN_FILE"'
+        }
+    "#;
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    shell.args(["-c", PIPED]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
 }
 
 /// As `AzureRM` and `AzureAD` ask for a token.

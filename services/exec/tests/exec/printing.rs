@@ -1,5 +1,9 @@
 //! `tharsis-exec env` and `tharsis-exec token`.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use bed::eventually;
 use e2e::clouds::example::ROLE;
 use e2e::relying_party;
@@ -11,16 +15,22 @@ use crate::scene::{EXEC, Ran, Scene, ended, read, runs};
 async fn a_shell_evaluates_the_exports_and_renews_in_place() {
     const TWICE: &str = r#"
         eval "$("$EXEC" env)" && cp "$AWS_WEB_IDENTITY_TOKEN_FILE" "$THARSIS_EXEC_FOLDER/first" &&
-        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN"
+        eval "$("$EXEC" env)" && echo "$AWS_WEB_IDENTITY_TOKEN_FILE" && echo "$AWS_ROLE_ARN" &&
+        echo "$AWS_EC2_METADATA_DISABLED $ARM_USE_CLI"
     "#;
     let scene = Scene::set().await;
     let mut shell = scene.program("sh");
     shell.args(["-c", TWICE]).env("EXEC", EXEC);
+    // The user's own guards.
+    shell
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("ARM_USE_CLI", "false");
     let ran = runs(shell).await;
     assert_eq!((ran.code, ran.said.as_str()), (Some(0), ""));
     let mut lines = ran.out.lines();
     let file = lines.next().expect("the file");
     assert_eq!(lines.next(), Some(ROLE));
+    assert_eq!(lines.next(), Some("true false"));
     let folders = scene.folders();
     assert_eq!(folders.len(), 1, "the second uses the folder of the first");
     let (first, second) = (read(folders[0].join("first")), read(file));
@@ -80,6 +90,28 @@ async fn who_was_rid_of_the_tokens_gets_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_else_s_folder_stays_as_it_is() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("set");
+    let theirs = ["github.token", "kubeconfig", "aws-config"].map(|name| folder.path().join(name));
+    for file in &theirs {
+        std::fs::write(file, "of the user").expect("written");
+    }
+    for (named, code) in [(folder.path(), 73), (Path::new("."), 64)] {
+        let mut exec = scene.exec(&["env"]);
+        exec.env("THARSIS_EXEC_FOLDER", named)
+            .current_dir(folder.path());
+        let ran = runs(exec).await;
+        assert_eq!(ran.code, Some(code), "{}", ran.said);
+        assert!(ran.said.contains("THARSIS_EXEC_FOLDER"), "{}", ran.said);
+        for file in &theirs {
+            assert_eq!(read(file), "of the user", "{}", file.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_shell_evaluates_fails_as_we_do() {
     let scene = Scene::set().await;
     let mut shell = scene.program("sh");
@@ -125,4 +157,21 @@ async fn one_token_is_printed_by_id_path_or_trn() {
         assert_eq!(verified.expect("it verifies").claims["sub"], scene.aws.id);
     }
     assert!(scene.folders().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_folder_stays_that_nobody_is_told_of() {
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    let unheard = r#""$EXEC" env >&-; echo "$?"; "$EXEC" env >/dev/null; echo "$?""#;
+    shell.args(["-c", unheard]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!(ran.out, "73\n73\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+    // One that is known is renewed in silence.
+    let renews = r#"eval "$("$EXEC" env)"; "$EXEC" env >/dev/null; echo "$?""#;
+    let mut shell = scene.program("sh");
+    shell.args(["-c", renews]).env("EXEC", EXEC);
+    let ran = runs(shell).await;
+    assert_eq!(ran.out, "0\n", "{}", ran.said);
 }
