@@ -104,7 +104,7 @@ async fn a_token_holds_what_the_answer_leaned_on() {
         consistency_token: token,
         ..Default::default()
     };
-    let hasty = admin.within(Duration::from_secs(1));
+    let hasty = admin.within(Duration::from_secs(3));
     refused(
         hasty.asks(list.clone()).await,
         Code::DeadlineExceeded,
@@ -132,7 +132,7 @@ async fn a_token_is_waited_for_and_refused_clearly() {
         let (admin, token) = (admin.clone(), token.clone());
         async move { admin.asks(children("trn:group:acme", &token)).await }
     });
-    let hasty = admin.within(Duration::from_secs(1));
+    let hasty = admin.within(Duration::from_secs(3));
     let status = refused(
         hasty.asks(children("trn:group:acme", &token)).await,
         Code::DeadlineExceeded,
@@ -183,7 +183,7 @@ async fn a_token_is_waited_for_and_refused_clearly() {
         ..head
     };
     let beyond = ConsistencyToken::of("namespace", beyond).to_string();
-    let hasty = admin.within(Duration::from_secs(1));
+    let hasty = admin.within(Duration::from_secs(3));
     for service in [Service::Identity, Service::Issuer, Service::Projector] {
         let request = eventlog_api::AwaitRequest {
             consistency_token: beyond.clone(),

@@ -392,7 +392,11 @@ async fn a_group_goes_only_empty_or_by_force_and_then_at_once() {
         consistency_token: token,
         ..credential(&deployer.id)
     };
-    not_found(admin.with_token(&opened.token).asks(request).await);
+    refused(
+        admin.with_token(&opened.token).asks(request).await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
 
     // The name is free, and what was below does not come back with it.
     let again = admin.creates_group("acme/team").await;

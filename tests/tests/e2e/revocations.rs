@@ -170,9 +170,10 @@ impl Revocation {
             Self::Unassigned => (Code::FailedPrecondition, "NOT_ASSIGNED"),
             Self::MembershipLost => (Code::FailedPrecondition, "PRINCIPAL_NOT_MEMBER"),
             Self::JobCancelled => (Code::FailedPrecondition, "JOB_CANCELLED"),
-            Self::WorkspaceDeleted | Self::GroupDeleted | Self::IdentityDeleted => {
-                (Code::NotFound, "RESOURCE_NOT_FOUND")
+            Self::WorkspaceDeleted | Self::GroupDeleted => {
+                (Code::FailedPrecondition, "WORKSPACE_DELETED")
             }
+            Self::IdentityDeleted => (Code::NotFound, "RESOURCE_NOT_FOUND"),
         }
     }
 }
