@@ -202,5 +202,12 @@ async fn what_was_moved_away_is_in_no_list_of_a_service_account() {
     let moves = group_move("trn:group:acme/team", "trn:group:other");
     let token = admin.asks(moves).await.expect("moved").consistency_token;
     assert_eq!(sees(token).await, 0);
+    let to_the_top = group_move("trn:group:other/team", "");
+    let moved = admin.asks(to_the_top).await.expect("moved");
+    let at_the_top = robot.asks(directory::ListChildrenRequest {
+        consistency_token: moved.consistency_token,
+        ..Default::default()
+    });
+    assert_eq!(at_the_top.await.expect("a page").children, []);
     waits.rollback().await.expect("it ends");
 }

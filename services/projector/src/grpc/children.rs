@@ -12,7 +12,7 @@ use tonic::Status;
 use super::{expect, keyed};
 use crate::order::{Direction, Order};
 use crate::page::Page;
-use crate::query::namespaces::{self, Children, NamespaceRow, WithIdentity};
+use crate::query::namespaces::{self, Children, Members, NamespaceRow, WithIdentity};
 use crate::query::visible;
 
 /// Key and id.
@@ -40,15 +40,14 @@ pub(super) async fn list(
     let after = keyed(&page, order)?;
     let at_the_top = call.place.is_none() && !call.caller.administrator;
     let members = if at_the_top {
-        Some(visible::principals(pool, call).await)
+        members(pool, call).await.map(Some)
     } else {
-        None
+        Ok(None)
     };
-    let members = members.transpose();
     let members = members.map_err(|error| status::database(&error))?;
     let children = Children {
         parent: &parent,
-        members: members.as_deref(),
+        members: members.as_ref(),
         kind,
         order,
         after,
@@ -74,6 +73,14 @@ pub(super) async fn list(
     Ok(pb::ListChildrenResponse {
         children,
         next_page_token,
+    })
+}
+
+async fn members(pool: &PgPool, call: &Call) -> sqlx::Result<Members> {
+    let principals = visible::principals(pool, call).await?;
+    Ok(match visible::reach(pool, call).await? {
+        Some(within) => Members { principals, within },
+        None => Members::default(),
     })
 }
 

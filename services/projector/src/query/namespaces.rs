@@ -34,12 +34,19 @@ pub(crate) struct PlacedRow {
     pub(crate) path: String,
 }
 
+/// Principals that are members somewhere, and where that counts.
+#[derive(Default)]
+pub(crate) struct Members {
+    pub(crate) principals: Vec<String>,
+    pub(crate) within: Range,
+}
+
 /// Which of the groups and workspaces below a group are listed, and how.
 pub(crate) struct Children<'a> {
     /// Empty for the top.
     pub(crate) parent: &'a str,
-    /// Only those of which one of these principals is a member.
-    pub(crate) members: Option<&'a [String]>,
+    /// Only those of which one of these is a member.
+    pub(crate) members: Option<&'a Members>,
     /// Empty for both.
     pub(crate) kind: &'a str,
     pub(crate) order: Order,
@@ -55,8 +62,13 @@ pub(crate) async fn children(
     let (column, direction) = (children.order.column(), children.order.direction());
     // Not "or it does not matter of whom": then each child would be read to ask it.
     let of_members = match children.members {
-        Some(_) => "id IN (SELECT namespace_id FROM members WHERE principal = ANY($3))",
-        None => "$3::text[] IS NULL",
+        Some(_) => {
+            "id IN (
+                 SELECT namespace_id FROM members JOIN places ON places.id = namespace_id
+                 WHERE principal = ANY($3) AND path >= $7 AND path < $8
+             )"
+        }
+        None => "$3::text[] IS NULL AND $7::text IS NULL AND $8::text IS NULL",
     };
     let query = format!(
         "SELECT {COLUMNS} FROM namespaces
@@ -68,10 +80,16 @@ pub(crate) async fn children(
     sqlx::query_as(AssertSqlSafe(query))
         .bind(children.parent)
         .bind(children.kind)
-        .bind(children.members)
+        .bind(
+            children
+                .members
+                .map(|members| members.principals.as_slice()),
+        )
         .bind(key)
         .bind(id)
         .bind(children.limit)
+        .bind(children.members.map(|members| members.within.from.as_str()))
+        .bind(children.members.map(|members| members.within.to.as_str()))
         .persistent(false)
         .fetch_all(pool)
         .await

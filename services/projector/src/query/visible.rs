@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 const END: char = '\x7f';
 
 /// A place and everything below.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Range {
     /// The first path.
     pub(crate) from: String,
@@ -73,25 +73,26 @@ pub(crate) async fn principals(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<S
     Ok(principals.iter().map(ToString::to_string).collect())
 }
 
+/// Where the caller's memberships count. Those of a service account that are not below its group give no role, though they
+/// may not have ended yet after a move. `None` if it is gone.
+pub(crate) async fn reach(pool: &PgPool, call: &Call) -> sqlx::Result<Option<Range>> {
+    let Principal::ServiceAccount(account) = &call.caller.principal else {
+        return Ok(Some(Range::everything()));
+    };
+    let hierarchy = Hierarchy::new(pool.clone());
+    let account = hierarchy.way_up((*account).into()).await?;
+    let group = account.and_then(|account| account.above());
+    Ok(group.as_ref().map(Range::of))
+}
+
 /// All that the caller may see: what lies below its memberships, for each of them lets one see. In the order of the
 /// paths, none within another.
 pub(crate) async fn to(pool: &PgPool, call: &Call) -> sqlx::Result<Vec<Range>> {
     if call.caller.administrator {
         return Ok(vec![Range::everything()]);
     }
-    let reach = match &call.caller.principal {
-        Principal::ServiceAccount(account) => {
-            let account = Hierarchy::new(pool.clone())
-                .way_up((*account).into())
-                .await?;
-            let group = account.and_then(|account| account.above());
-            let Some(group) = group else {
-                return Ok(vec![]);
-            };
-            // A membership outside, that has not ended yet after a move, gives no role.
-            Range::of(&group)
-        }
-        _ => Range::everything(),
+    let Some(reach) = reach(pool, call).await? else {
+        return Ok(vec![]);
     };
     let paths = sqlx::query_scalar!(
         "SELECT places.path FROM members JOIN places ON places.id = members.namespace_id
