@@ -23,6 +23,8 @@ pub(crate) struct Change {
     /// When it was asked for.
     pub(crate) begun: u64,
     pub(crate) gives: bool,
+    /// Of its event in the log.
+    pub(crate) position: u64,
 }
 
 /// A credential was asked for.
@@ -52,6 +54,16 @@ pub(crate) struct Audit {
     pub(crate) issued: Vec<String>,
     /// The reasons of refusals.
     pub(crate) refused: BTreeSet<String>,
+    /// Of both.
+    pub(crate) decisions: Vec<Decision>,
+}
+
+/// What was decided, by its event.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) issued: bool,
+    /// How far it says that it knew the changes.
+    pub(crate) revision: u64,
 }
 
 /// Checks the answers against the changes, and against what is on the record.
@@ -86,6 +98,14 @@ pub(crate) fn check(changes: &[Change], asks: &[Ask], audit: &Audit) -> Result<(
             && !audit.refused.contains(reason)
         {
             return Err(format!("{reason} is not on the record"));
+        }
+    }
+    for decision in &audit.decisions {
+        let known = changes.partition_point(|change| change.position <= decision.revision);
+        if given(known) != decision.issued {
+            return Err(format!(
+                "{decision:?} is not what was so after {known} of {changes:?}"
+            ));
         }
     }
     let recorded: BTreeSet<&String> = audit.issued.iter().collect();
@@ -130,18 +150,26 @@ mod tests {
 
     /// Taken from 10 on, and given back from 20 on.
     fn verdict(asks: &[Ask]) -> Result<(), String> {
-        let changes = [(10, false), (20, true)].map(|(begun, gives)| Change { begun, gives });
         let issued = asks.iter().filter_map(|ask| match &ask.outcome {
             Outcome::Issued(id) => Some(id.as_str()),
             _ => None,
         });
-        check(&changes, asks, &on_record(&issued.collect::<Vec<_>>()))
+        check(&changes(), asks, &on_record(&issued.collect::<Vec<_>>()))
+    }
+
+    fn changes() -> [Change; 2] {
+        [(10, false, 3), (20, true, 7)].map(|(begun, gives, position)| Change {
+            begun,
+            gives,
+            position,
+        })
     }
 
     fn on_record(issued: &[&str]) -> Audit {
         Audit {
             issued: issued.iter().map(ToString::to_string).collect(),
             refused: ["NOT_ASSIGNED".to_owned()].into(),
+            decisions: vec![],
         }
     }
 
@@ -190,9 +218,25 @@ mod tests {
         let taken = [Change {
             begun: 0,
             gives: false,
+            position: 1,
         }];
         let refused = [ask(1, 2, 1, false)];
         check(&taken, &refused, &on_record(&[])).expect("allowed");
         check(&taken, &refused, &Audit::default()).expect_err("not on the record");
+    }
+    #[test]
+    fn a_decision_names_a_revision_at_which_it_is_right() {
+        for (revision, issued) in [(2, true), (3, false), (6, false), (7, true), (9, true)] {
+            let verdict = |issued| {
+                let decisions = vec![Decision { issued, revision }];
+                let audit = Audit {
+                    decisions,
+                    ..Audit::default()
+                };
+                check(&changes(), &[], &audit)
+            };
+            verdict(issued).expect("allowed");
+            verdict(!issued).expect_err("otherwise then");
+        }
     }
 }

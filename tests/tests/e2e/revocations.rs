@@ -12,6 +12,7 @@ use e2e::user::{
 };
 use e2e::world::Setup;
 use e2e::{Service, User, World};
+use eventlog::ConsistencyToken;
 use futures::future::join_all;
 use proto::access::v1::Role;
 use proto::identity::v1 as identity;
@@ -21,7 +22,7 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use crate::chance::Chance;
-use crate::history::{Ask, Audit, Change, Clock, Outcome, check};
+use crate::history::{Ask, Audit, Change, Clock, Decision, Outcome, check};
 
 /// What a job needs: everything below a group of its own.
 pub(crate) struct Scene {
@@ -303,6 +304,29 @@ impl Switch {
         Self::Team,
         Self::Rule,
     ];
+
+    /// Whose events turn it.
+    fn log(self) -> &'static str {
+        match self {
+            Self::Assignment | Self::Rule => "identity",
+            Self::Membership | Self::Role | Self::Team => "namespace",
+        }
+    }
+
+    /// How far a revision, `namespace=7,identity=9`, knows of its turns.
+    fn position_in(self, revision: &str) -> u64 {
+        let mut logs = revision.split(',').filter_map(|log| log.split_once('='));
+        let position = logs.find(|(log, _)| *log == self.log());
+        let position = position.and_then(|(_, position)| position.parse().ok());
+        position.expect("the log's position")
+    }
+
+    /// Where the event of a turn stands that was answered with this consistency token.
+    fn position_of(self, token: &str) -> u64 {
+        let token: ConsistencyToken = token.parse().expect("a consistency token");
+        let head = token.logs().find(|(log, _)| *log == self.log());
+        head.expect("the log's head").1.position
+    }
 }
 
 /// A scene, and the switch that is turned in it.
@@ -479,7 +503,11 @@ impl Course {
             } else {
                 switched.takes(&user).await
             };
-            changes.push(Change { begun, gives });
+            changes.push(Change {
+                begun,
+                gives,
+                position: switched.switch.position_of(&token),
+            });
             *self.known.lock().expect("not poisoned") = (turn, token);
         }
         self.is_asked().await;
@@ -576,8 +604,20 @@ async fn every_answer_is_one_that_the_history_allows() {
         let mut audit = Audit::default();
         for event in of_job {
             match issuer::Event::decode(&event.event_type, &event.payload).expect("an event") {
-                issuer::Event::CredentialIssued(issued) => audit.issued.push(issued.token_id),
-                issuer::Event::CredentialRefused(refused) => audit.refused.extend(refused.reasons),
+                issuer::Event::CredentialIssued(issued) => {
+                    audit.issued.push(issued.token_id);
+                    audit.decisions.push(Decision {
+                        issued: true,
+                        revision: switch.position_in(&issued.revision),
+                    });
+                }
+                issuer::Event::CredentialRefused(refused) => {
+                    audit.refused.extend(refused.reasons);
+                    audit.decisions.push(Decision {
+                        issued: false,
+                        revision: switch.position_in(&refused.revision),
+                    });
+                }
                 _ => {}
             }
         }

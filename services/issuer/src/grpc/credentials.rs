@@ -19,7 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::ground::Ground;
+use super::ground::{Ground, Remembered};
 use super::job_facts::Known;
 use super::jobs::workspace_deleted;
 use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
@@ -31,7 +31,7 @@ use crate::signing::{SigningError, SigningKey, TokenType};
 use crate::wire;
 
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
-const ATTEMPTS: usize = 10;
+pub(super) const ATTEMPTS: usize = 10;
 
 /// The word for a refusal, in answers and on the record.
 pub(super) fn reason(refusal: &Refusal) -> &'static str {
@@ -77,25 +77,29 @@ fn violations(refusal: &Refusal) -> Vec<PreconditionViolation> {
 }
 
 /// What a job gets, and what that was decided on.
-type Granted = (Grant, Arc<Ground>);
+pub(super) struct Granted {
+    grant: Grant,
+    pub(super) ground: Arc<Ground>,
+    /// One at which it was so.
+    revision: String,
+}
 
 /// The same, with what it is signed with.
 struct Signable {
     token_id: Uuid,
-    grant: Grant,
-    ground: Arc<Ground>,
+    granted: Granted,
     key: Arc<SigningKey>,
 }
 
 impl Signable {
-    fn sign(&self, issuer: &str, revision: &str) -> Result<String, SigningError> {
-        let Ground {
-            stage,
-            workspace_path: path,
-            ..
-        } = &*self.ground;
-        let id = self.token_id;
-        let claims = wire::credential_claims(issuer, &self.grant, id, *stage, path, revision);
+    fn sign(&self, issuer: &str) -> Result<String, SigningError> {
+        let Granted {
+            grant,
+            ground,
+            revision,
+        } = &self.granted;
+        let (id, path) = (self.token_id, &ground.workspace_path);
+        let claims = wire::credential_claims(issuer, grant, id, ground.stage, path, revision);
         self.key.sign(TokenType::Credential, &claims)
     }
 
@@ -105,7 +109,7 @@ impl Signable {
             audience,
             expires,
             ..
-        } = &self.grant;
+        } = &self.granted.grant;
         pb::Credential {
             managed_identity_id: identity.to_string(),
             audience: audience.clone(),
@@ -117,10 +121,12 @@ impl Signable {
 }
 
 /// What puts tokens on the record, if all that they lean on is so still.
-fn audit(job: JobId, granted: &[Signable], revision: &str, metadata: Metadata) -> Append {
+fn audit(job: JobId, granted: &[Signable], metadata: Metadata) -> Append {
     let events = granted.iter().map(|signable| {
-        let (grant, kid) = (&signable.grant, signable.key.kid());
-        let event = wire::issued(grant, signable.token_id, kid, revision);
+        let Granted {
+            grant, revision, ..
+        } = &signable.granted;
+        let event = wire::issued(grant, signable.token_id, signable.key.kid(), revision);
         NewEvent {
             id: clock::new_uuid(),
             event_type: event.event_type(),
@@ -128,8 +134,8 @@ fn audit(job: JobId, granted: &[Signable], revision: &str, metadata: Metadata) -
         }
     });
     let events = events.collect();
-    let grounds = granted.iter().map(|signable| &signable.ground.guards);
-    let shared = grounds.map(Arc::clone).collect();
+    let grounds = granted.iter().map(|signable| &signable.granted.ground);
+    let shared = grounds.map(|ground| Arc::clone(&ground.guards)).collect();
     // One that does not sign any more is refused with the audit.
     let guards = granted
         .iter()
@@ -232,7 +238,43 @@ fn not_ready(grant: &Grant, revision: String) -> Refused {
     }
 }
 
-fn contention() -> Status {
+/// What a job gets on a ground that was so at a revision.
+fn decide_on(ground: &Ground, named: &str, revision: &str) -> Result<Grant, Refused> {
+    let question = Question {
+        now: clock::now(),
+        ..ground.question.clone()
+    };
+    let (job, workspace, stage) = (question.job, question.workspace, question.stage);
+    let identity = question.identity;
+    let is_hidden = !question.assigned && !question.inherited;
+    let refused = |about, reasons, is_of_the_job, status| Refused {
+        job,
+        workspace,
+        stage,
+        about,
+        reasons,
+        revision: revision.to_owned(),
+        is_of_the_job,
+        status,
+    };
+    credential::decide(question).map_err(|refusals| {
+        // A job sees what its workspace has, and nothing else: all other identities don't exist for it, nor for
+        // those who read the record of its workspace.
+        if is_hidden {
+            let about = About::Named(named.to_owned());
+            let reasons = vec![IDENTITY_NOT_FOUND];
+            return refused(about, reasons, false, status::not_found(named));
+        }
+        let is_of_the_job = matches!(
+            refusals.first,
+            Refusal::JobOver(_) | Refusal::PrincipalNotMember | Refusal::OpenerNotMember
+        );
+        let (about, reasons) = (About::Identity(identity), reasons(&refusals));
+        refused(about, reasons, is_of_the_job, refusals.into())
+    })
+}
+
+pub(super) fn contention() -> Status {
     status::aborted(
         "CONTENTION",
         "what the credential depends on kept changing; try again",
@@ -249,8 +291,7 @@ impl IssuerRpc {
     ) -> Result<pb::IssueCredentialResponse, Denied> {
         for _ in 0..ATTEMPTS {
             let since = self.current().await?;
-            let (grant, ground) = self.decide(job, call, named).await?;
-            let granted = vec![(grant, ground)];
+            let granted = vec![self.decide(job, call, named).await?];
             if let Some(mut issued) = self.issue(call, metadata, job, granted, since).await? {
                 let credential = issued.credentials.pop().unwrap_or_default();
                 return Ok(pb::IssueCredentialResponse {
@@ -279,7 +320,8 @@ impl IssuerRpc {
                 Some(granted) => (granted, vec![]),
                 None => self.decide_all(job, call).await?,
             };
-            let identities: Vec<_> = granted.iter().map(|(grant, _)| grant.identity).collect();
+            let identities = granted.iter().map(|granted| granted.grant.identity);
+            let identities: Vec<_> = identities.collect();
             if let Some(issued) = self.issue(call, metadata, job, granted, since).await? {
                 return self.tell(call, metadata, issued, refused).await;
             }
@@ -297,15 +339,46 @@ impl IssuerRpc {
         let Some(workspace) = self.grounds.workspace(job) else {
             return Ok(None);
         };
-        let assigned = self.assigned(workspace).await?;
-        let granted = assigned.iter().map(|identity| {
-            let named = identity.to_string();
-            let ground = self.grounds.get(job, &named)?;
-            let grant = self.decide_on(&ground, &named).ok()?;
-            Some((grant, ground))
-        });
-        let granted: Option<Vec<_>> = granted.collect();
-        Ok(granted.filter(|granted| !granted.is_empty()))
+        let mut all = Vec::new();
+        for identity in self.assigned(workspace).await? {
+            let Some(granted) = self.remembered(job, &identity.to_string()).await? else {
+                return Ok(None);
+            };
+            all.push(granted);
+        }
+        Ok(Some(all).filter(|all| !all.is_empty()))
+    }
+
+    /// What a job gets, if that is remembered and is so still.
+    async fn remembered(&self, job: JobId, named: &str) -> Result<Option<Granted>, Status> {
+        let Some(Remembered {
+            ground,
+            mut revision,
+        }) = self.grounds.get(job, named)
+        else {
+            return Ok(None);
+        };
+        if revision != self.revision() {
+            let Some(now) = self.still_at(&ground.guards).await? else {
+                return Ok(None);
+            };
+            revision = now;
+            self.remember(job, named, &ground, &revision);
+        }
+        let grant = decide_on(&ground, named, &revision).ok();
+        Ok(grant.map(|grant| Granted {
+            grant,
+            ground,
+            revision,
+        }))
+    }
+
+    fn remember(&self, job: JobId, named: &str, ground: &Arc<Ground>, revision: &str) {
+        let known = Remembered {
+            ground: Arc::clone(ground),
+            revision: revision.to_owned(),
+        };
+        self.grounds.remember(job, named, known);
     }
 
     async fn decide_all(
@@ -313,9 +386,7 @@ impl IssuerRpc {
         job: JobId,
         call: &Call,
     ) -> Result<(Vec<Granted>, Vec<Refused>), Denied> {
-        let known = self.known_job(job).await?;
-        let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-        self.refuse_whole_job(&known).await?;
+        let known = self.refuse_whole_job(job).await?;
         let (mut granted, mut refused) = (Vec::new(), Vec::new());
         for identity in self.assigned(known.job.workspace).await? {
             match self.decide(job, call, &identity.to_string()).await {
@@ -356,99 +427,79 @@ impl IssuerRpc {
 
     /// What is remembered may be wrong. A grant is checked when it is recorded; a refusal has to be looked up.
     async fn decide(&self, job: JobId, call: &Call, named: &str) -> Result<Granted, Denied> {
-        if let Some(ground) = self.grounds.get(job, named)
-            && let Ok(grant) = self.decide_on(&ground, named)
-        {
-            return Ok((grant, ground));
+        if let Some(granted) = self.remembered(job, named).await? {
+            return Ok(granted);
         }
-        let (grant, ground) = self.decide_anew(job, &call.caller, named).await?;
+        let granted = self.decide_anew(job, &call.caller, named).await?;
+        let Granted {
+            grant,
+            ground,
+            revision,
+        } = &granted;
         if self.shared.keys.active_for(grant.algorithm).is_none() {
-            return Err(not_ready(&grant, self.revision()).into());
+            return Err(not_ready(grant, revision.clone()).into());
         }
-        let ground = Arc::new(ground);
-        self.grounds.remember(job, named, Arc::clone(&ground));
-        Ok((grant, ground))
+        self.remember(job, named, ground, revision);
+        Ok(granted)
     }
 
-    /// What a refusal is decided on was read in pieces: it counts only if all of them are so still, and so were at once.
+    /// What is decided on was read in pieces: it counts only if all of them are so still, and so were at once.
     pub(super) async fn decide_anew(
         &self,
         job: JobId,
         caller: &Caller,
         named: &str,
-    ) -> Result<(Grant, Ground), Denied> {
-        for _ in 0..ATTEMPTS {
+    ) -> Result<Granted, Denied> {
+        for attempt in 1..=ATTEMPTS {
+            let before = self.revision_now().await?;
             let ground = self.look_up(job, caller, named).await?;
-            match self.decide_on(&ground, named) {
-                Ok(grant) => return Ok((grant, ground)),
-                Err(refused) if self.hold_still(&ground.guards).await? => {
-                    return Err(refused.into());
-                }
-                Err(_) => {}
+            let has_role = ground.question.without_role.is_none();
+            let at = self.found_at(&ground.guards, has_role, &before, attempt);
+            if let Some(revision) = at.await? {
+                let grant = decide_on(&ground, named, &revision)?;
+                return Ok(Granted {
+                    grant,
+                    ground: Arc::new(ground),
+                    revision,
+                });
             }
         }
         Err(contention().into())
     }
 
-    pub(super) fn decide_on(&self, ground: &Ground, named: &str) -> Result<Grant, Refused> {
-        let question = Question {
-            now: clock::now(),
-            ..ground.question.clone()
-        };
-        let (job, workspace, stage) = (question.job, question.workspace, question.stage);
-        let identity = question.identity;
-        let is_hidden = !question.assigned && !question.inherited;
-        let refused = |about, reasons, is_of_the_job, status| Refused {
-            job,
-            workspace,
-            stage,
-            about,
-            reasons,
-            revision: self.revision(),
-            is_of_the_job,
-            status,
-        };
-        credential::decide(question).map_err(|refusals| {
-            // A job sees what its workspace has, and nothing else: all other identities don't exist for it, nor for
-            // those who read the record of its workspace.
-            if is_hidden {
-                let about = About::Named(named.to_owned());
-                let reasons = vec![IDENTITY_NOT_FOUND];
-                return refused(about, reasons, false, status::not_found(named));
-            }
-            let is_of_the_job = matches!(
-                refusals.first,
-                Refusal::JobOver(_) | Refusal::PrincipalNotMember | Refusal::OpenerNotMember
-            );
-            let (about, reasons) = (About::Identity(identity), reasons(&refusals));
-            refused(about, reasons, is_of_the_job, refusals.into())
-        })
-    }
-
     /// What a job would be refused for with any identity, and with none.
-    async fn refuse_whole_job(&self, known: &Known) -> Result<(), Denied> {
-        let Known { job, life, .. } = known;
-        let refused = |reasons, status| Refused {
-            job: job.id,
-            workspace: job.workspace,
-            stage: job.stage,
-            about: About::All,
-            reasons,
-            revision: self.revision(),
-            is_of_the_job: true,
-            status,
-        };
-        let subject = self.subject(self.present(), job.id.into(), job.clone(), *life);
-        let Some(subject) = subject.await? else {
-            self.note_reached().await?;
-            return Err(refused(vec![WORKSPACE_DELETED], workspace_deleted()).into());
-        };
-        self.note_reached().await?;
-        let findings = job_findings(life, subject.without_role(), clock::now());
-        match Refusals::among(findings) {
-            Some(refusals) => Err(refused(reasons(&refusals), refusals.into()).into()),
-            None => Ok(()),
+    async fn refuse_whole_job(&self, job: JobId) -> Result<Known, Denied> {
+        for attempt in 1..=ATTEMPTS {
+            let before = self.revision_now().await?;
+            let known = self.known_job(job).await?;
+            let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
+            let refused = |reasons, revision, status| Refused {
+                job,
+                workspace: known.job.workspace,
+                stage: known.job.stage,
+                about: About::All,
+                reasons,
+                revision,
+                is_of_the_job: true,
+                status,
+            };
+            let subject = self.subject(self.present(), job.into(), known.job.clone(), known.life);
+            let Some(subject) = subject.await? else {
+                let (reasons, revision) = (vec![WORKSPACE_DELETED], self.revision_now().await?);
+                return Err(refused(reasons, revision, workspace_deleted()).into());
+            };
+            let findings = job_findings(&known.life, subject.without_role(), clock::now());
+            let Some(refusals) = Refusals::among(findings) else {
+                return Ok(known);
+            };
+            let guards: Vec<_> = subject.guards().into_iter().chain(known.guards()).collect();
+            let has_role = subject.without_role().is_none();
+            let at = self.found_at(&guards, has_role, &before, attempt);
+            if let Some(revision) = at.await? {
+                return Err(refused(reasons(&refusals), revision, refusals.into()).into());
+            }
         }
+        Err(contention().into())
     }
 
     /// Records and signs what was decided on what was known since then. `None` if what the decisions lean on has
@@ -462,13 +513,11 @@ impl IssuerRpc {
         since: Instant,
     ) -> Result<Option<Issued>, Status> {
         let shared = &self.shared;
-        let revision = self.revision();
-        let granted = granted.into_iter().map(|(grant, ground)| {
+        let granted = granted.into_iter().map(|granted| {
             Some(Signable {
                 token_id: clock::new_uuid(),
-                key: shared.keys.active_for(grant.algorithm)?,
-                grant,
-                ground,
+                key: shared.keys.active_for(granted.grant.algorithm)?,
+                granted,
             })
         });
         let Some(granted) = granted.collect::<Option<Vec<_>>>() else {
@@ -482,13 +531,13 @@ impl IssuerRpc {
                 actor: call.caller.principal.to_string(),
                 traceparent: request::traceparent(metadata),
             };
-            let mut append = audit(job, &granted, &revision, metadata);
+            let mut append = audit(job, &granted, metadata);
             append.guards.extend(call.caller.leans_on.clone());
             shared.commands.log().append(append).await.map(Some)
         };
         let sign = async {
             let signed = granted.iter().map(|granted| {
-                let token = granted.sign(&shared.issuer, &revision)?;
+                let token = granted.sign(&shared.issuer)?;
                 Ok::<_, SigningError>(granted.credential(token))
             });
             signed.collect::<Result<Vec<_>, _>>()
@@ -514,12 +563,12 @@ impl IssuerRpc {
         };
         self.refuse_if_late(since)?;
         let now = clock::now();
-        let is_over = |signable: &Signable| signable.ground.question.job_life.over(now).is_some();
-        if granted.iter().any(is_over) {
+        let mut lives = granted.iter().map(|it| it.granted.ground.question.job_life);
+        if lives.any(|life| life.over(now).is_some()) {
             return Ok(None);
         }
         self.recorded
-            .forget(job, granted.iter().map(|it| it.grant.identity));
+            .forget(job, granted.iter().map(|it| it.granted.grant.identity));
         let head = appended.map(|appended| Head {
             epoch: appended.epoch,
             position: appended.last,
@@ -528,14 +577,6 @@ impl IssuerRpc {
             credentials: credentials.map_err(|error| status::internal(&error))?,
             consistency_token: self.reached(head),
         }))
-    }
-
-    /// How far the logs were known that a decision leans on, or a little further: `namespace=7,identity=9`.
-    pub(super) fn revision(&self) -> String {
-        let known = self
-            .known()
-            .map(|(log, _, position)| format!("{log}={position}"));
-        known.collect::<Vec<_>>().join(",")
     }
 
     pub(super) fn reached(&self, own: Option<Head>) -> String {

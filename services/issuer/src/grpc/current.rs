@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use edge::status;
-use eventlog::Progress;
+use eventlog::{Facts, Guard, Progress};
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use uuid::Uuid;
 
 use super::IssuerRpc;
+use super::credentials::ATTEMPTS;
 
 /// What is known from longer ago than this is asked for anew: a revocation counts within a second.
 const MOMENT: Duration = Duration::from_millis(900);
@@ -21,6 +22,11 @@ const PATIENCE: Duration = Duration::from_millis(500);
 fn is_fresh(progress: &Progress) -> bool {
     let current = progress.current_at;
     progress.halted.is_some() || current.is_some_and(|at| at.elapsed() <= MOMENT)
+}
+
+fn revision(positions: impl Iterator<Item = (&'static str, u64)>) -> String {
+    let positions = positions.map(|(log, position)| format!("{log}={position}"));
+    positions.collect::<Vec<_>>().join(",")
 }
 
 impl IssuerRpc {
@@ -50,16 +56,61 @@ impl IssuerRpc {
         })
     }
 
-    /// To be called between reading what is decided on and telling how far it was known: the followers tell of what they
-    /// have written a moment later, and of what another process has written later still.
-    pub(super) async fn note_reached(&self) -> Result<(), Status> {
-        for ((log, _), reached) in self.shared.replica.iter().zip(&*self.reached) {
-            let checkpoint = eventlog::checkpoint(self.shared.commands.log().pool(), log).await;
-            let checkpoint = checkpoint.map_err(|error| status::database(&error))?;
-            let position = checkpoint.map_or(0, |head| head.position);
+    /// The revision of what is known: `namespace=7,identity=9`.
+    pub(super) fn revision(&self) -> String {
+        revision(self.known().map(|(log, _, position)| (log, position)))
+    }
+
+    /// The revision at which all is as these guards expect, as late as any that is known. `None` if it is not any more.
+    pub(super) async fn still_at(&self, guards: &[Guard]) -> Result<Option<String>, Status> {
+        let expected: Vec<(&String, Option<&str>)> = guards
+            .iter()
+            .filter_map(|guard| match guard {
+                Guard::Expect { key, value } => Some((key, value.as_deref())),
+                Guard::Set { .. } | Guard::Count { .. } => None,
+            })
+            .collect();
+        let keys: Vec<String> = expected.iter().map(|(key, _)| (*key).clone()).collect();
+        let (facts, revision) = self.facts_now(&keys).await?;
+        let mut expected = expected.into_iter();
+        let all = expected.all(|(key, value)| facts.get(key) == value);
+        Ok(all.then_some(revision))
+    }
+
+    /// The same for what was read since the revision `before`. Of a role that somebody does not have, no guard tells: then
+    /// nothing at all may have changed. Unless it is the last attempt: under a log that never rests, nobody would be told of
+    /// a refusal.
+    pub(super) async fn found_at(
+        &self,
+        guards: &[Guard],
+        has_role: bool,
+        before: &str,
+        attempt: usize,
+    ) -> Result<Option<String>, Status> {
+        let revision = self.still_at(guards).await?;
+        let settled = has_role || attempt == ATTEMPTS;
+        Ok(revision.filter(|revision| settled || revision == before))
+    }
+
+    /// The revision of what is in the database: of what has been read of it before, or a later one.
+    pub(super) async fn revision_now(&self) -> Result<String, Status> {
+        let (_, revision) = self.facts_now(&[]).await?;
+        Ok(revision)
+    }
+
+    /// Facts, and their revision.
+    async fn facts_now(&self, keys: &[String]) -> Result<(Facts, String), Status> {
+        let found = self.shared.commands.log().facts_at_checkpoints(keys).await;
+        let (facts, checkpoints) = found.map_err(|error| status::log(&error))?;
+        let logs = self.shared.replica.iter().zip(&*self.reached);
+        let now = logs.map(|((log, _), reached)| {
+            let position = checkpoints.get(*log).copied().unwrap_or_default();
+            // The followers tell of what they have written a moment later, and of what another process has written later
+            // still.
             reached.fetch_max(position, Ordering::Relaxed);
-        }
-        Ok(())
+            (*log, position)
+        });
+        Ok((facts, revision(now)))
     }
 
     /// Past the bound, what we know may be revoked already: we refuse rather than guess. Answers since when all of it is

@@ -141,13 +141,14 @@ impl IssuerRpc {
                 account.guards.extend(granted);
             }
             account.guards.extend(verified.leans_on.clone());
-            self.note_reached().await?;
-            let exchanged = self
-                .sign_and_record(&asked, account, &verified, &grant)
-                .await?;
-            if let Some(exchanged) = exchanged {
-                self.refuse_if_late(since)?;
-                return Ok(exchanged);
+            if let Some(revision) = self.still_at(&account.guards).await? {
+                let exchanged = self
+                    .sign_and_record(&asked, account, &verified, &grant, revision)
+                    .await?;
+                if let Some(exchanged) = exchanged {
+                    self.refuse_if_late(since)?;
+                    return Ok(exchanged);
+                }
             }
             self.look_for_keys().await?;
         }
@@ -235,7 +236,7 @@ impl IssuerRpc {
             leans_on: None,
         };
         let granted = self.decide_anew(job, &caller, &identity.to_string()).await;
-        let (_, ground) = granted.map_err(|denied| match denied {
+        let granted = granted.map_err(|denied| match denied {
             Denied::Refused(refused) => {
                 let reason = status::reason(&refused.status);
                 status::unauthenticated(&reason, refused.status.message())
@@ -246,7 +247,7 @@ impl IssuerRpc {
         let place = place.map_err(|error| status::database(&error))?;
         let within_reach = place.filter(|place| place.is_in_reach_of(account));
         let place = within_reach.ok_or_else(out_of_reach)?;
-        Ok([place.existence(), ground.guards.to_vec()].concat())
+        Ok([place.existence(), granted.ground.guards.to_vec()].concat())
     }
 
     /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
@@ -274,6 +275,7 @@ impl IssuerRpc {
         account: Account,
         verified: &Verified,
         grant: &Grant,
+        revision: String,
     ) -> Result<Option<Exchanged>, Status> {
         let shared = &self.shared;
         let (key, token_id) = (shared.keys.active(), clock::new_uuid());
@@ -287,7 +289,7 @@ impl IssuerRpc {
             token_id,
             audience,
             kid: key.kid(),
-            revision: self.revision(),
+            revision,
             verified,
             grant,
         });

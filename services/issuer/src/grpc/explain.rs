@@ -14,7 +14,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::IssuerRpc;
-use super::credentials::reason;
+use super::credentials::{ATTEMPTS, contention, reason};
 use super::ground::{IDENTITY, NOT_AN_IDENTITY, Subject, View, identity_named};
 use crate::domain::credential::{Check, findings};
 use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
@@ -32,6 +32,22 @@ impl IssuerRpc {
         call: &Call,
         message: &pb::ExplainCredentialRequest,
     ) -> Result<pb::ExplainCredentialResponse, Status> {
+        for attempt in 1..=ATTEMPTS {
+            if let Some(explained) = self.try_to_explain(call, message, attempt).await? {
+                return Ok(explained);
+            }
+        }
+        Err(contention())
+    }
+
+    /// `None` if something of it has changed meanwhile.
+    async fn try_to_explain(
+        &self,
+        call: &Call,
+        message: &pb::ExplainCredentialRequest,
+        attempt: usize,
+    ) -> Result<Option<pb::ExplainCredentialResponse>, Status> {
+        let before = self.revision_now().await?;
         let workspace = self.workspace_of(call, message).await?;
         let (asker, reference) = asked(call, message)?;
         let past = self.past_at(&message.revision).await?;
@@ -93,7 +109,17 @@ impl IssuerRpc {
             identity.to_string()
         };
         let workspace_name = subject.place.path();
-        self.note_reached().await?;
+        let revision = if past.is_some() {
+            message.revision.clone()
+        } else {
+            let guards = [subject.guards(), identity_place.guards(), weighed.guards].concat();
+            let has_role = subject.without_role().is_none();
+            let at = self.found_at(&guards, has_role, &before, attempt);
+            let Some(revision) = at.await? else {
+                return Ok(None);
+            };
+            revision
+        };
         question.now = clock::now();
         // Nobody knows at what time a revision was, and so whether the job was alive.
         let hypothetical = message.job_id.is_empty() || past.is_some();
@@ -112,21 +138,18 @@ impl IssuerRpc {
                 reason: refusal.map_or_else(String::new, |refusal| reason(&refusal).to_owned()),
             })
             .collect();
-        Ok(pb::ExplainCredentialResponse {
+        Ok(Some(pb::ExplainCredentialResponse {
             allowed: findings.iter().all(|finding| finding.holds),
             findings,
             principal: subject.job.principal.to_string(),
             stage: wire::job::wire_stage(subject.job.stage).into(),
-            revision: match message.revision.as_str() {
-                "" => self.revision(),
-                given => given.to_owned(),
-            },
+            revision,
             rules: verdicts
                 .into_iter()
                 .filter(|_| shown)
                 .map(rule_verdict)
                 .collect(),
-        })
+        }))
     }
 
     /// Whether the caller may know now of an identity that was found, be it in the past: where it has a role, or where the

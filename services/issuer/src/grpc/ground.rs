@@ -1,7 +1,8 @@
 //! What a credential is decided on, and a memory of it: most jobs ask for the same identities again and again.
 //!
 //! The memory can be wrong without harm. What it says goes with the audit event as guards, which the append checks under
-//! the head lock that the replica's follower takes too; a refused guard forgets and looks again.
+//! the head lock that the replica's follower takes too; a refused guard forgets and looks again. So that the revision that
+//! a token names is right as well, what is remembered is compared with the facts whenever more of the logs is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,7 +107,7 @@ impl Subject {
     }
 
     /// What must still hold of where it is, and of both roles there.
-    fn guards(&self) -> Vec<Guard> {
+    pub(super) fn guards(&self) -> Vec<Guard> {
         let places = std::iter::once(&self.place).chain(&self.opener_place);
         places.flat_map(Place::guards).collect()
     }
@@ -117,11 +118,18 @@ pub(super) fn may_open(place: &Place) -> bool {
     place.role >= Some(Role::Deployer)
 }
 
+/// What is known of a job and an identity, and a revision at which it was so.
+#[derive(Clone)]
+pub(super) struct Remembered {
+    pub(super) ground: Arc<Ground>,
+    pub(super) revision: String,
+}
+
 #[derive(Default)]
-pub(super) struct Grounds(Mutex<BTreeMap<(JobId, String), Arc<Ground>>>);
+pub(super) struct Grounds(Mutex<BTreeMap<(JobId, String), Remembered>>);
 
 impl Grounds {
-    pub(super) fn get(&self, job: JobId, identity: &str) -> Option<Arc<Ground>> {
+    pub(super) fn get(&self, job: JobId, identity: &str) -> Option<Remembered> {
         let grounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         grounds.get(&(job, identity.to_owned())).cloned()
     }
@@ -129,16 +137,16 @@ impl Grounds {
     /// The workspace of a job that something is remembered of; a job's never changes.
     pub(super) fn workspace(&self, job: JobId) -> Option<WorkspaceId> {
         let grounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ((first, _), ground) = grounds.range((job, String::new())..).next()?;
-        (*first == job).then_some(ground.question.workspace)
+        let ((first, _), known) = grounds.range((job, String::new())..).next()?;
+        (*first == job).then_some(known.ground.question.workspace)
     }
 
-    pub(super) fn remember(&self, job: JobId, identity: &str, ground: Arc<Ground>) {
+    pub(super) fn remember(&self, job: JobId, identity: &str, known: Remembered) {
         let mut grounds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if grounds.len() >= REMEMBERED {
             grounds.clear();
         }
-        grounds.insert((job, identity.to_owned()), ground);
+        grounds.insert((job, identity.to_owned()), known);
     }
 
     pub(super) fn forget(&self, job: JobId, identity: &str) {
@@ -215,23 +223,6 @@ impl IssuerRpc {
         Ok(ids.collect())
     }
 
-    /// Whether all is still as these guards expect.
-    pub(super) async fn hold_still(&self, guards: &[Guard]) -> Result<bool, Status> {
-        let expected: Vec<(&String, Option<&str>)> = guards
-            .iter()
-            .filter_map(|guard| match guard {
-                Guard::Expect { key, value } => Some((key, value.as_deref())),
-                Guard::Set { .. } | Guard::Count { .. } => None,
-            })
-            .collect();
-        let keys: Vec<String> = expected.iter().map(|(key, _)| (*key).clone()).collect();
-        let facts = self.shared.commands.log().facts(&keys).await;
-        let facts = facts.map_err(|error| status::log(&error))?;
-        Ok(expected
-            .into_iter()
-            .all(|(key, value)| facts.get(key) == value))
-    }
-
     /// Looks up what a job's request for an identity is decided on.
     pub(super) async fn look_up(
         &self,
@@ -244,14 +235,14 @@ impl IssuerRpc {
             identity_named(named).map_err(|error| Violations::of(IDENTITY, error).into_status())?;
         let known = self.known_job(job).await?;
         let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
-        let refused = async |reason, status| match self.note_reached().await {
-            Ok(()) => Denied::from(Refused {
+        let refused = async |reason, status| match self.revision_now().await {
+            Ok(revision) => Denied::from(Refused {
                 job,
                 workspace: known.job.workspace,
                 stage: known.job.stage,
                 about: About::Named(named.to_owned()),
                 reasons: vec![reason],
-                revision: self.revision(),
+                revision,
                 is_of_the_job: reason == WORKSPACE_DELETED,
                 status,
             }),
@@ -276,7 +267,6 @@ impl IssuerRpc {
             source: &source,
         };
         let weighed = view.weigh(&subject, asked).await?;
-        self.note_reached().await?;
         let mut guards = subject.guards();
         guards.extend(identity_place.guards());
         guards.extend(known.guards());

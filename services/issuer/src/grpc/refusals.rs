@@ -60,7 +60,7 @@ pub(super) struct Refused {
     pub(super) about: About,
     /// As the record has them.
     pub(super) reasons: Vec<&'static str>,
-    /// How far the logs were known that it leans on, or a little further.
+    /// One at which it was so.
     pub(super) revision: String,
     /// Whether it would be the same for any identity.
     pub(super) is_of_the_job: bool,

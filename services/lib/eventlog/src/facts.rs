@@ -1,6 +1,6 @@
 //! Facts: small keyed values that commands decide on, kept behind the head row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, PgConnection, PgPool};
@@ -19,6 +19,27 @@ impl Facts {
             .fetch_all(pool)
             .await?;
         Ok(rows.into_iter().map(|row| (row.key, row.value)).collect())
+    }
+
+    /// The same, and how far each log has been followed that they replicate, all of one moment.
+    pub async fn read_at_checkpoints(
+        pool: &PgPool,
+        keys: &[String],
+    ) -> Result<(Self, BTreeMap<String, u64>), sqlx::Error> {
+        let rows = sqlx::query!(
+            r#"SELECT key AS "name!", value, NULL::bigint AS position FROM facts WHERE key = ANY($1)
+               UNION ALL SELECT log, NULL, position FROM checkpoints"#,
+            keys
+        );
+        let (mut facts, mut checkpoints) = (Self::default(), BTreeMap::new());
+        for row in rows.fetch_all(pool).await? {
+            if let Some(value) = row.value {
+                facts.0.insert(row.name, value);
+            } else if let Some(position) = row.position {
+                checkpoints.insert(row.name, position.cast_unsigned());
+            }
+        }
+        Ok((facts, checkpoints))
     }
 
     /// The fact's value.

@@ -1,5 +1,6 @@
 //! The log: append, read, head.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt as _};
@@ -206,6 +207,14 @@ impl EventLog {
     /// Those of the facts that there are.
     pub async fn facts(&self, keys: &[String]) -> Result<Facts, LogError> {
         Ok(Facts::read(&self.pool, keys).await?)
+    }
+
+    /// The same, and how far each log has been followed that they replicate, all of one moment.
+    pub async fn facts_at_checkpoints(
+        &self,
+        keys: &[String],
+    ) -> Result<(Facts, BTreeMap<String, u64>), LogError> {
+        Ok(Facts::read_at_checkpoints(&self.pool, keys).await?)
     }
 
     /// The keys of the facts that start with a prefix, in order.
