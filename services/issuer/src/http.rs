@@ -75,11 +75,13 @@ fn path(url: &str) -> &str {
         .map_or("", |start| authority[start..].trim_end_matches('/'))
 }
 
-/// `OpenID` Connect Discovery 1.0, 3. There is no authorization endpoint: our tokens are not had by logging in.
+/// `OpenID` Connect Discovery 1.0, 3. Our tokens are not had by logging in; as in the document of a Kubernetes cluster, the
+/// authorization endpoint is a name that says so, for there are clients that refuse a document without one.
 fn document(issuer: &str) -> serde_json::Value {
     serde_json::json!({
         "issuer": issuer,
         "jwks_uri": format!("{}/oauth/discovery/keys", issuer.trim_end_matches('/')),
+        "authorization_endpoint": "urn:tharsis:programmatic_authorization",
         "token_endpoint": format!("{}/token", issuer.trim_end_matches('/')),
         "token_endpoint_auth_methods_supported": ["none"],
         "grant_types_supported": [token::GRANT_TYPE],
