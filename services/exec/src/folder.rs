@@ -113,7 +113,7 @@ impl Folder {
     /// Removes the files of an earlier time, which were not written again; what somebody else laid there stays.
     pub(crate) fn remove_the_rest(&self) -> Result<(), Failure> {
         let is_ours = |name: &str| {
-            let of_an_identity = [".token", ".google.json"]
+            let of_an_identity = [".token", ".google.json", ".kubernetes.json"]
                 .iter()
                 .any(|end| name.starts_with("mi_") && name.ends_with(end));
             of_an_identity || ["aws-config", "aws-credentials", "kubeconfig"].contains(&name)

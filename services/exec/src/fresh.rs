@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::{Identity, Issuer};
+use crate::provider;
 use crate::say;
 use crate::token::Token;
 
@@ -63,7 +64,7 @@ fn sooner(due: Duration, wanted: Option<Duration>) -> Duration {
 /// Writes a token as soon as it can be: a disk may be full for a moment.
 async fn writes(folder: &Folder, identity: &Identity, token: &Token) {
     let mut pause = FIRST_PAUSE;
-    while let Err(failure) = folder.write(&identity.token_file(), token.text()) {
+    while let Err(failure) = provider::write(identity, token, folder) {
         if pause == FIRST_PAUSE {
             say(&format!(
                 "the token of {} is not renewed yet: {failure}",

@@ -155,6 +155,14 @@ fn names(list: &str, name: &str) -> bool {
     list.split(' ').any(|listed| listed == name)
 }
 
+/// Writes a token, be it the first one or the next, wherever clients read it.
+pub(crate) fn write(identity: &Identity, token: &Token, folder: &Folder) -> Result<(), Failure> {
+    if let Some(Type::Kubernetes(_)) = identity.configuration {
+        kubernetes::write(identity, token, folder)?;
+    }
+    folder.write(&identity.token_file(), token.text())
+}
+
 /// Writes the tokens, and what the clients have to know besides.
 pub(crate) fn provide(
     tokens: &[(Identity, Token)],
@@ -165,7 +173,7 @@ pub(crate) fn provide(
     environment: &mut Environment,
 ) -> Result<(), Failure> {
     for (identity, token) in tokens {
-        folder.write(&identity.token_file(), token.text())?;
+        write(identity, token, folder)?;
         let place = Place {
             identity,
             token,
@@ -471,7 +479,14 @@ mod tests {
         takes_out(&environment, &["KUBE_USER", "KUBE_CLIENT_CERT_DATA"]);
         let kubeconfig = json(&folder, "kubeconfig");
         assert_eq!(kubeconfig["users"][0]["name"], "acme/deployer");
-        assert_eq!(kubeconfig["users"][0]["user"]["tokenFile"], token_file);
+        let plugin = &kubeconfig["users"][0]["user"]["exec"];
+        assert_eq!(plugin["command"], "cat");
+        assert_eq!(plugin["args"][0], folder.file("mi_1.kubernetes.json"));
+        let credential = json(&folder, "mi_1.kubernetes.json");
+        assert_eq!(credential["apiVersion"], plugin["apiVersion"]);
+        let status = &credential["status"];
+        assert_eq!(status["token"], token().text());
+        assert_eq!(status["expirationTimestamp"], "1970-01-01T00:13:31Z");
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Token {
         Duration::from_secs(self.times.exp.saturating_sub(self.times.iat))
     }
 
+    /// Unix time, in seconds.
+    pub(crate) fn ends(&self) -> u64 {
+        self.times.exp
+    }
+
     /// How long after its issue the next one is due: a third of its life is left for an issuer that is away meanwhile.
     /// Tokens that live shorter and shorter, as they do at the end of a job, are not asked for without pause.
     pub(crate) fn due(&self) -> Duration {

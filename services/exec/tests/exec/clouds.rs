@@ -5,7 +5,10 @@ use std::path::Path;
 
 use e2e::clouds::example::{self, CLIENT, SERVICE_ACCOUNT};
 use e2e::clouds::{Served, Trust};
+use prost_types::Duration;
+use proto::identity::v1::UpdateManagedIdentityRequest;
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::scene::{Scene, runs};
 
@@ -23,23 +26,35 @@ fn trust(scene: &Scene) -> Trust {
     example::trust(&scene.world.issuer_url(), &subjects)
 }
 
-/// What each client was given, or how it was refused.
-async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<String, String> {
+/// The program with a script that uses the clouds' clients.
+fn script(
+    scene: &Scene,
+    clouds: &Served,
+    folder: &Path,
+    arguments: &[&str],
+    name: &str,
+) -> Command {
     let sdks = std::env::var("THARSIS_TEST_SDKS")
         .expect("THARSIS_TEST_SDKS is set: `deploy/dev test` installs the clouds' clients");
     let clusters = folder.join("clusters.yaml");
     let contexts = clouds.addresses().kubeconfig("acme/cluster");
     std::fs::write(&clusters, contexts.to_string()).expect("written");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdks/clouds.py");
-    let mut exec = scene.exec(&["--", "python3"]);
-    exec.arg(script)
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sdks");
+    let mut exec = scene.exec(arguments);
+    exec.args(["--", "python3"])
+        .arg(scripts.join(name))
         .arg(clusters)
         .env("PYTHONPATH", sdks)
         .env("HOME", folder)
         .env("AWS_PROFILE", "of-the-runner")
         .env("AWS_MAX_ATTEMPTS", "1")
         .envs(clouds.addresses().environment());
-    let ran = runs(exec).await;
+    exec
+}
+
+/// What each client was given, or how it was refused.
+async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<String, String> {
+    let ran = runs(script(scene, clouds, folder, &[], "clouds.py")).await;
     assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.said);
     let lines = ran.out.lines().map(|line| {
         let line: Value = serde_json::from_str(line).expect("JSON");
@@ -110,4 +125,37 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
         let outcome = &outcomes[client];
         assert!(outcome.contains(words), "{client}: {outcome}");
     }
+}
+
+/// Of five minutes and less, Python's client takes no token for good enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubernetes_client_goes_on_with_the_next_token() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let clouds = Served::start(folder.path()).await;
+    clouds.clouds.trust_only(trust(&scene));
+    let mut cluster = scene.kubernetes.clone();
+    cluster.token_settings.get_or_insert_default().lifetime = Some(Duration {
+        seconds: 60,
+        nanos: 0,
+    });
+    let update = UpdateManagedIdentityRequest {
+        managed_identity: Some(cluster),
+        ..Default::default()
+    };
+    scene.admin.asks(update).await.expect("updated");
+    let ran = runs(script(
+        &scene,
+        &clouds,
+        folder.path(),
+        &["--renew-after", "1"],
+        "renewed.py",
+    ));
+    let ran = ran.await;
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(0), "the next\n"),
+        "{}",
+        ran.said
+    );
 }
