@@ -682,3 +682,47 @@ async fn what_took_longer_than_the_bound_to_record_is_not_issued() {
         "{status:?}"
     );
 }
+
+/// An issuer that was stopped while it held the lock keeps its sibling from applying what was revoked, but not from hearing
+/// of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_to_be_revoked_and_can_t_be_applied_is_not_issued() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    eventually(async || scene.gets_credential(&admin, "").await).await;
+    let pool = world.database(Service::Issuer).pool();
+    let mut held = pool.begin().await.expect("a transaction");
+    sqlx::query("SELECT FROM checkpoints FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("held");
+    Revocation::Unassigned
+        .happens(&admin.in_a_hurry(), &scene)
+        .await;
+    let revoked = Instant::now();
+    let status = eventually(async || {
+        let begun = revoked.elapsed();
+        let issued = scene.gets_credential(&admin, "").await;
+        assert!(
+            issued.is_err() || begun < Duration::from_secs(1),
+            "issued {begun:?} later"
+        );
+        issued.err().ok_or("it is still issued")
+    })
+    .await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "REPLICA_STALE"),
+        "{status:?}"
+    );
+    held.rollback().await.expect("released");
+    let status = eventually(async || {
+        let status = scene.gets_credential(&admin, "").await;
+        let status = status.expect_err("it was revoked");
+        (reason(&status) == "NOT_ASSIGNED")
+            .then_some(())
+            .ok_or(status)
+    });
+    status.await;
+}

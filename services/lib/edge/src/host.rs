@@ -40,7 +40,7 @@ const CONNECTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Appends and followers pass through one locked row. What PostgreSQL does with a process that is stopped or cut off
 /// while it holds the lock, and with those who wait for it: behind it a revocation may wait too.
 const LOCK_LIMITS: [(&str, &str); 2] = [
-    ("idle_in_transaction_session_timeout", "5s"),
+    ("idle_in_transaction_session_timeout", "2s"),
     ("lock_timeout", "30s"),
 ];
 /// What queries cost is not known to PostgreSQL that go down a hierarchy, and to compile one (hundreds of milliseconds)

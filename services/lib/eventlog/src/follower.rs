@@ -112,6 +112,8 @@ pub struct Progress {
     pub event_id: Option<Uuid>,
     /// When everything that the log held was known to be applied.
     pub current_at: Option<Instant>,
+    /// Where the owner has said that its log ends, and when it was asked, while not all of that is applied.
+    pub ahead: Option<(u64, Instant)>,
     /// Since when events are there that the database has not taken, and none since.
     pub held_up_since: Option<Instant>,
     /// Set if the follower stands still for good.
@@ -229,7 +231,7 @@ impl<F: Fold> Follower<F> {
         let poll = poll_owner(
             self.owner.clone(),
             self.log,
-            self.progress(),
+            self.progress.clone(),
             connected.subscribe(),
             heads,
         );
@@ -541,6 +543,7 @@ impl<F: Fold> Follower<F> {
             progress.held_up_since = progress
                 .held_up_since
                 .filter(|_| position <= progress.position);
+            progress.ahead = progress.ahead.filter(|(head, _)| position < *head);
             progress.epoch = Some(epoch);
             progress.position = position;
             progress.event_id = event_id;
@@ -589,11 +592,12 @@ struct Poll {
     head: Head,
 }
 
-/// Asks the owner for ever; a task of its own, so that an owner that is slow or away never holds up the bus.
+/// Asks the owner for ever; a task of its own, so that an owner that is slow or away never holds up the bus, and a database
+/// that does not take what is there never keeps anybody from knowing of it.
 async fn poll_owner(
     owner: Owner,
     log: &'static str,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Sender<Progress>,
     mut bus_connected: watch::Receiver<bool>,
     heads: watch::Sender<Option<Poll>>,
 ) {
@@ -606,6 +610,13 @@ async fn poll_owner(
         };
         match owner.head(checkpoint).await {
             Ok((head, there)) => {
+                progress.send_if_modified(|progress| {
+                    let further = head.position > progress.position && progress.ahead.is_none();
+                    if further {
+                        progress.ahead = Some((head.position, asked_at));
+                    }
+                    further
+                });
                 heads.send_replace(Some(Poll {
                     asked_at,
                     checkpoint,
