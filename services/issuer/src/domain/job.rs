@@ -7,6 +7,9 @@ use time::{Duration, OffsetDateTime};
 /// How long a job that has ever sent a heartbeat may be silent, if it was not told otherwise.
 pub const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::minutes(5);
 
+/// Steps of a heartbeat time-out: by one at most a job lives longer than it may be silent, and so often it says that it lives.
+const STEPS: i64 = 20;
+
 /// A job's life so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -216,19 +219,23 @@ fn heartbeat(state: &State, now: OffsetDateTime) -> Result<Vec<Event>, Rejection
     if let Some(over) = life.over(now) {
         return Err(Rejection::Over(over));
     }
-    // In whole seconds, as facts have it, and never before the time-out is over.
-    let earliest = now + job.heartbeat_timeout;
-    let mut silent_after = earliest.replace_nanosecond(0).unwrap_or(earliest);
-    if silent_after < earliest {
-        silent_after += Duration::SECOND;
-    }
-    // A heartbeat right behind another one says nothing new, and the log is not for them.
-    let soon = |end| silent_after - end < job.heartbeat_timeout / 4;
-    if life.silent_after.is_some_and(soon) {
+    let silent_after = silent_after(now, job.heartbeat_timeout);
+    if life.silent_after >= Some(silent_after) {
         return Ok(vec![]);
     }
     let at = now;
     Ok(vec![Event::Alive { at, silent_after }])
+}
+
+/// When a job is over that is silent from now on: never before its time-out is. Put off to the next of [`STEPS`] within the
+/// time-out, or to a whole second, as facts have it: so a heartbeat right behind another one says nothing new, and the log
+/// is not for them.
+fn silent_after(now: OffsetDateTime, timeout: Duration) -> OffsetDateTime {
+    let step = (timeout.whole_seconds() / STEPS).max(1);
+    let earliest = now + timeout;
+    let seconds = earliest.unix_timestamp() + i64::from(earliest.nanosecond() > 0);
+    let end = seconds + (-seconds).rem_euclid(step);
+    OffsetDateTime::from_unix_timestamp(end).unwrap_or(earliest)
 }
 
 /// A job that is overdue or was silent can still come to its end: then everybody knows which.
@@ -267,6 +274,8 @@ pub fn evolve(state: &mut State, event: &Event) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
@@ -333,16 +342,27 @@ mod tests {
             Err(Rejection::Over(Over::Silent))
         );
         // One right behind another says nothing new.
-        assert_eq!(
-            decide(&beating, Command::Heartbeat(at(10) + Duration::seconds(59))),
-            Ok(vec![])
-        );
+        assert_eq!(decide(&beating, Command::Heartbeat(at(10))), Ok(vec![]));
         let beat = |now| decide(&beating, Command::Heartbeat(now));
         let alive = |at, silent_after| Ok(vec![Event::Alive { at, silent_after }]);
         assert_eq!(beat(at(11)), alive(at(11), at(15)));
-        // Never before the whole time-out is over.
         let late = at(11) + Duration::milliseconds(950);
-        assert_eq!(beat(late), alive(late, at(15) + Duration::SECOND));
+        assert_eq!(beat(late), alive(late, at(15) + Duration::seconds(12)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_job_is_missed_too_early_nor_much_too_late(
+            millis in 0..10_000_000_i64,
+            timeout in 1..3_600_i64,
+        ) {
+            let (now, timeout) = (NOON + Duration::milliseconds(millis), Duration::seconds(timeout));
+            let end = silent_after(now, timeout);
+            let late = end - (now + timeout);
+            prop_assert!(!late.is_negative(), "{late}");
+            prop_assert!(late < Duration::SECOND.max(timeout / 20) + Duration::SECOND, "{late}");
+            prop_assert_eq!(end.nanosecond(), 0);
+        }
     }
 
     #[test]
