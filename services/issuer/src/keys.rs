@@ -56,6 +56,8 @@ pub struct Keys {
     published: Arc<watch::Sender<JwkSet>>,
     /// When it was last known that nothing had changed.
     looked: Arc<watch::Sender<Instant>>,
+    /// By how much our clock was off when that was looked at last, if by more than it may.
+    off: Arc<watch::Sender<Option<Duration>>>,
     looking: Arc<Mutex<()>>,
     wake: Arc<Notify>,
 }
@@ -116,14 +118,16 @@ pub enum KeyError {
     /// Whose clock is wrong can't be told here. A key that leaves the key set too early, or signs too early, does so for
     /// good, and a token whose times are wrong is of no use.
     #[error(
-        "the clocks of this machine and of the database differ by {off} s, more than THARSIS_CLOCK_SKEW_SECONDS ({skew}): \
-         set them right"
+        "the clocks of this machine and of the database differ by {} s, more than THARSIS_CLOCK_SKEW_SECONDS ({}): set them \
+         right",
+        off.as_secs(),
+        skew.as_secs()
     )]
     Clock {
-        /// By how many seconds, at least.
-        off: i64,
-        /// The most that they may, in seconds.
-        skew: i64,
+        /// By how much, at least.
+        off: Duration,
+        /// The most that they may.
+        skew: Duration,
     },
     /// Never of what is due by itself.
     #[error(transparent)]
@@ -171,6 +175,7 @@ impl Keys {
             of_jobs: Arc::new(watch::channel(of_jobs).0),
             published: Arc::new(watch::channel(published).0),
             looked: Arc::new(watch::channel(Instant::now()).0),
+            off: Arc::default(),
             looking: Arc::default(),
             wake: Arc::default(),
         })
@@ -287,12 +292,17 @@ impl Keys {
                 healthy = well;
             }
             // If the database does not tell, that is another trouble.
-            let off = self.time().await.err();
-            let off = off.filter(|error| matches!(error, KeyError::Clock { .. }));
-            if off.is_none() != on_time {
-                on_time = off.is_none();
-                let holds = off.map_or(Ok(()), |error| Err(error.to_string()));
-                health.set(CLOCK, holds).await;
+            match self.time().await {
+                Ok(_) => drop(self.off.send_replace(None)),
+                Err(KeyError::Clock { off, .. }) => drop(self.off.send_replace(Some(off))),
+                Err(_) => {}
+            }
+            let agreed = self.clock_agrees();
+            if agreed.is_ok() != on_time {
+                on_time = agreed.is_ok();
+                health
+                    .set(CLOCK, agreed.map_err(|error| error.to_string()))
+                    .await;
             }
         }
     }
@@ -327,6 +337,24 @@ impl Keys {
 
     fn age(&self) -> Duration {
         self.looked().elapsed()
+    }
+
+    /// Whether our clock was right when that was looked at last: where it is not, no token's times are.
+    pub(crate) fn clock_agrees(&self) -> Result<(), KeyError> {
+        match *self.off.borrow() {
+            Some(off) => Err(self.policy.off(off)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether our clock was right when something was recorded, which was between these times by it.
+    pub(crate) fn recorded_in_time(
+        &self,
+        before: OffsetDateTime,
+        recorded_at: OffsetDateTime,
+        after: OffsetDateTime,
+    ) -> Result<(), KeyError> {
+        self.policy.agree(before, recorded_at, after)
     }
 
     /// Looks at the log, after something was changed there or refused.
@@ -470,14 +498,32 @@ async fn agreed_time(log: &EventLog, policy: &Policy) -> Result<OffsetDateTime, 
     let before = clock::now();
     let now = log.now().await?;
     let after = clock::now();
-    // However long it took until the database was asked, or its answer came.
-    let off = (before - now).max(now - after);
-    let skew = policy.clock_skew;
-    if off > skew {
-        let [off, skew] = [off, skew].map(time::Duration::whole_seconds);
-        return Err(KeyError::Clock { off, skew });
-    }
+    policy.agree(before, now, after)?;
     Ok(now)
+}
+
+impl Policy {
+    /// Whether the database's time lies between ours, as far as clocks may differ: however long it took until the database
+    /// was asked, or its answer came.
+    fn agree(
+        &self,
+        before: OffsetDateTime,
+        theirs: OffsetDateTime,
+        after: OffsetDateTime,
+    ) -> Result<(), KeyError> {
+        let off = (before - theirs).max(theirs - after);
+        if off > self.clock_skew {
+            return Err(self.off(off.unsigned_abs()));
+        }
+        Ok(())
+    }
+
+    fn off(&self, off: Duration) -> KeyError {
+        KeyError::Clock {
+            off,
+            skew: self.clock_skew.unsigned_abs(),
+        }
+    }
 }
 
 async fn in_time<T>(

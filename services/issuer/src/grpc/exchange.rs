@@ -308,6 +308,7 @@ impl IssuerRpc {
                 traceparent: asked.traceparent.clone(),
             },
         };
+        let before = clock::now();
         let appended = match shared.commands.log().append(append).await {
             Ok(appended) => appended,
             Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
@@ -320,6 +321,10 @@ impl IssuerRpc {
                 return Err(status::logged(&error, status));
             }
         };
+        let recorded_at = appended.recorded_at;
+        shared
+            .keys
+            .recorded_in_time(before, recorded_at, clock::now())?;
         let head = Head {
             epoch: appended.epoch,
             position: appended.last,

@@ -41,6 +41,8 @@ impl JobService for IssuerRpc {
         let call = Call::of(&request)?;
         // A repeated request gets a token too, and that is only for who may open a job now.
         call.allowed()?;
+        // Its end, and its token's, are told by our clock.
+        self.shared.keys.clock_agrees()?;
         let (metadata, _, message) = request.into_parts();
         let wanted = wire::job::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
         let (id, now) = (clock::new_id(), clock::now());

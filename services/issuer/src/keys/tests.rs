@@ -188,6 +188,11 @@ async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
         "{refused:?}"
     );
     assert_eq!(keys.active().kid(), first);
+    let signing = keys.clock_agrees();
+    assert!(
+        matches!(signing, Err(KeyError::Clock { .. })),
+        "{signing:?}"
+    );
     let begun = Keys::open(&log(&pool).await, sealer(FIRST), FAST).await;
     assert!(matches!(begun.err(), Some(KeyError::Clock { .. })));
     sets_clock(&database, "0").await;
