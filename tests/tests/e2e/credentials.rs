@@ -2,7 +2,7 @@
 
 use bed::eventually;
 use e2e::refusal::{invalid, not_found, reason, refused};
-use e2e::user::{credential, job};
+use e2e::user::{credential, job, unassignment};
 use e2e::world::Setup;
 use e2e::{Service, World};
 use proto::access::v1::Role;
@@ -154,4 +154,91 @@ async fn an_issuer_that_does_not_know_better_refuses() {
     .await;
     world.starts(Service::Namespace).await;
     eventually(async || scene.gets_credential(&admin, "").await).await;
+}
+
+/// What another process has issued meanwhile counts: the record must not end with that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_after_an_issue_is_on_the_record_whoever_issued() {
+    let world = World::start().await;
+    let sibling = world.runs_another_issuer().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    let (identity, workspace) = (&scene.identity.id, &scene.workspace.id);
+    let here = admin.with_token(&scene.job.token);
+    let there = sibling.for_user(&here);
+    let asked = |token: &str| issuer::IssueCredentialRequest {
+        consistency_token: token.to_owned(),
+        ..credential(identity)
+    };
+    for _ in 0..2 {
+        let taken = admin.asks(unassignment(identity, workspace)).await;
+        let taken = taken.expect("unassigned").consistency_token;
+        for _ in 0..3 {
+            let refusal = here.asks(asked(&taken)).await;
+            refused(refusal, Code::FailedPrecondition, "NOT_ASSIGNED");
+        }
+        let given = admin.assigns(identity, workspace).await;
+        there.asks(asked(&given)).await.expect("issued");
+    }
+    let recorded = world.log(Service::Issuer).await;
+    let recorded = recorded
+        .iter()
+        .filter(|event| event.stream_id.ends_with(&scene.job.job.id))
+        .map(|event| event.event_type.rsplit('.').next().unwrap_or_default());
+    assert_eq!(
+        recorded.collect::<Vec<_>>(),
+        [
+            "JobOpened",
+            "CredentialRefused",
+            "CredentialIssued",
+            "CredentialRefused",
+            "CredentialIssued"
+        ]
+    );
+}
+
+/// By our clock a token would hold when nobody means it to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_clocks_disagree_nothing_is_issued() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    let issued = scene.gets_credential(&admin, "").await;
+    issued.expect("issued");
+    // Whoever connects from now on finds a clock that can be set.
+    world.stops(Service::Issuer).await;
+    let pool = world.database(Service::Issuer).pool().clone();
+    let clock = "CREATE TABLE clock AS SELECT interval '0' AS wrong_by;
+         GRANT SELECT ON clock TO PUBLIC;
+         CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+             AS 'SELECT pg_catalog.clock_timestamp() + wrong_by FROM public.clock';
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database());
+         END $$";
+    let made = sqlx::raw_sql(clock).execute(&pool).await;
+    made.expect("a clock");
+    world.starts(Service::Issuer).await;
+    eventually(async || scene.gets_credential(&admin, "").await).await;
+    let sets = async |wrong_by: &str| {
+        let set = sqlx::query("UPDATE clock SET wrong_by = $1::text::interval").bind(wrong_by);
+        set.execute(&pool).await.expect("the clock is set");
+    };
+    for wrong_by in ["-1 hour", "1 hour"] {
+        sets(wrong_by).await;
+        // Also the first one, before the issuer has looked at the clock.
+        for _ in 0..2 {
+            let refusal = scene.gets_credential(&admin, "").await;
+            refused(refusal, Code::Unavailable, "CLOCK_OFF");
+        }
+        eventually(async || {
+            let opened = admin.asks(job(&scene.workspace.id)).await;
+            let refusal = opened.err().ok_or("it is opened")?;
+            (reason(&refusal) == "CLOCK_OFF")
+                .then_some(())
+                .ok_or("something else")
+        })
+        .await;
+        sets("0").await;
+        eventually(async || scene.gets_credential(&admin, "").await).await;
+    }
 }

@@ -506,7 +506,27 @@ async fn administrators_are_told_of_what_is_deleted() {
         consistency_token: token,
         ..of_job("")
     };
-    not_found(admin.asks(now).await);
+    refused(
+        admin.asks(now).await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
+    // As the job was told, and at the revision that its refusal names.
+    let told = admin.asks_as(&job.token, &deployer).await;
+    refused(told, Code::FailedPrecondition, "WORKSPACE_DELETED");
+    let recorded = world.log(Service::Issuer).await.into_iter().rev();
+    let mut refusals = recorded.filter_map(|event| {
+        match issuer::Event::decode(&event.event_type, &event.payload).expect("an event") {
+            issuer::Event::CredentialRefused(refusal) => Some(refusal),
+            _ => None,
+        }
+    });
+    let refusal = refusals.next().expect("it is on the record");
+    refused(
+        admin.asks(of_job(&refusal.revision)).await,
+        Code::FailedPrecondition,
+        "WORKSPACE_DELETED",
+    );
     let revision = claims["tharsis_revision"].as_str().expect("it has one");
     let then = asks(&admin, of_job(revision)).await;
     assert!(then.allowed);

@@ -542,6 +542,7 @@ impl IssuerRpc {
             });
             signed.collect::<Result<Vec<_>, _>>()
         };
+        let before = clock::now();
         // Signed while the audit becomes durable; the tokens leave only when it is.
         let (appended, credentials) = join!(append, sign);
         let appended = match appended {
@@ -563,12 +564,14 @@ impl IssuerRpc {
         };
         self.refuse_if_late(since)?;
         let now = clock::now();
+        if let Some(appended) = &appended {
+            let recorded_at = appended.recorded_at;
+            shared.keys.recorded_in_time(before, recorded_at, now)?;
+        }
         let mut lives = granted.iter().map(|it| it.granted.ground.question.job_life);
         if lives.any(|life| life.over(now).is_some()) {
             return Ok(None);
         }
-        self.recorded
-            .forget(job, granted.iter().map(|it| it.granted.grant.identity));
         let head = appended.map(|appended| Head {
             epoch: appended.epoch,
             position: appended.last,

@@ -17,11 +17,23 @@ use super::credentials::ATTEMPTS;
 const MOMENT: Duration = Duration::from_millis(900);
 /// How long the answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How much longer, where a log is known to go on and the database does not take it: as long as somebody who was stopped can
+/// keep a lock, and longer.
+const MORE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Whether waiting would not make us know more.
 fn is_fresh(progress: &Progress) -> bool {
     let current = progress.current_at;
     progress.halted.is_some() || current.is_some_and(|at| at.elapsed() <= MOMENT)
+}
+
+fn behind(log: &str, since: Instant) -> Status {
+    let message = format!(
+        "the log of {log} has gone on, and for {} ms the issuer could not apply it: what is asked for may be revoked; try \
+         again",
+        since.elapsed().as_millis()
+    );
+    status::unavailable("REPLICA_STALE", &message)
 }
 
 fn revision(positions: impl Iterator<Item = (&'static str, u64)>) -> String {
@@ -31,19 +43,39 @@ fn revision(positions: impl Iterator<Item = (&'static str, u64)>) -> String {
 
 impl IssuerRpc {
     /// Since when what we know is known to be so. If that is more than a moment ago, something may have been revoked
-    /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either.
+    /// meanwhile: then word is waited for, but not long, for an owner that is away revokes nothing either. One that is not
+    /// away, and says that its log goes on, may have.
     pub(super) async fn current(&self) -> Result<Instant, Status> {
+        self.shared.keys.clock_agrees()?;
         let mut replica = self.shared.replica.iter();
         if !replica.all(|(_, progress)| is_fresh(&progress.borrow())) {
-            let word = async {
-                for (_, progress) in &self.shared.replica {
-                    // Its sender lives as long as the follower.
-                    let _ = progress.clone().wait_for(is_fresh).await;
-                }
-            };
-            let _ = timeout(PATIENCE, word).await;
+            let _ = timeout(PATIENCE, self.word()).await;
+            if self.unapplied().is_some() {
+                let _ = timeout(MORE_PATIENCE, self.word()).await;
+            }
+            if let Some((log, since)) = self.unapplied() {
+                return Err(behind(log, since));
+            }
         }
         self.refuse_on_stale_replica()
+    }
+
+    /// A log of which more is known to be there than is applied, for more than a moment; and since when.
+    fn unapplied(&self) -> Option<(&'static str, Instant)> {
+        let mut replica = self.shared.replica.iter();
+        replica.find_map(|(log, progress)| {
+            let progress = progress.borrow();
+            let ahead = progress.ahead.filter(|_| !is_fresh(&progress));
+            ahead.map(|(_, since)| (*log, since))
+        })
+    }
+
+    /// Comes when all logs are known up to a moment ago.
+    async fn word(&self) {
+        for (_, progress) in &self.shared.replica {
+            // Its sender lives as long as the follower.
+            let _ = progress.clone().wait_for(is_fresh).await;
+        }
     }
 
     /// How far each log is known: its epoch, once there is word of it, and a position.

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::IssuerRpc;
 use super::credentials::{ATTEMPTS, contention, reason};
 use super::ground::{IDENTITY, NOT_AN_IDENTITY, Subject, View, identity_named};
+use super::jobs::workspace_deleted;
 use crate::domain::credential::{Check, findings};
 use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
 use crate::wire::{self, module};
@@ -70,11 +71,11 @@ impl IssuerRpc {
                     .await?
             }
         };
-        let subject = subject.ok_or_else(|| {
-            not_found(match message.job_id.as_str() {
-                "" => &message.workspace_id,
-                job => job,
-            })
+        let subject = subject.ok_or_else(|| match message.job_id.as_str() {
+            "" => not_found(&message.workspace_id),
+            // It was by the job that its workspace was found.
+            _ if call.place.is_none() => workspace_deleted(),
+            job => not_found(job),
         })?;
         if past.is_some() && !self.may_know_of_then(call, &subject.place).await? {
             return Err(not_found(&message.workspace_id));

@@ -1,7 +1,7 @@
 //! Refused credentials on the record: a refusal is answered once its event is durable.
 //!
-//! A client that asks in a loop must not fill the log: the same refusal of a job and an identity, with nothing else decided
-//! between, is recorded by a process once in ten seconds.
+//! A client that asks in a loop must not fill the log: the same refusal of a job and an identity, with no credential issued to
+//! the job between, is recorded by a process once in ten seconds; and so are ten of the names that a job makes up.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +22,8 @@ use crate::wire;
 
 /// For so long, the same refusal is not recorded again.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Of what is not there, so many names that a job asks for are recorded in that time.
+const NAMES: usize = 10;
 /// Remembered at most; beyond, all that is older than the pause is forgotten, and then everything.
 const REMEMBERED: usize = 10_000;
 
@@ -90,47 +92,54 @@ impl From<Refused> for Denied {
 
 type Asked = (JobId, About);
 
+/// A refusal on the record.
+struct Last {
+    reasons: Vec<&'static str>,
+    at: Instant,
+    /// In the log.
+    position: u64,
+}
+
 /// What each job was refused last, and recorded a short while ago.
 #[derive(Default)]
-pub(super) struct Recorded(Mutex<BTreeMap<Asked, (Vec<&'static str>, Instant)>>);
+pub(super) struct Recorded(Mutex<BTreeMap<Asked, Last>>);
 
 impl Recorded {
-    fn has(&self, refused: &Refused) -> bool {
+    /// Where the same refusal was recorded, a short while ago.
+    fn same(&self, refused: &Refused) -> Option<u64> {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = recorded.get(&(refused.job, refused.about.clone()));
-        last.is_some_and(|(reasons, at)| *reasons == refused.reasons && at.elapsed() < PAUSE)
+        let last = recorded.get(&(refused.job, refused.about.clone()))?;
+        let same = last.reasons == refused.reasons && last.at.elapsed() < PAUSE;
+        same.then_some(last.position)
     }
 
-    fn add(&self, refused: &Refused) {
+    /// Whether a job has named enough things that are not there, for now.
+    fn is_one_name_too_many(&self, refused: &Refused) -> bool {
+        if !matches!(refused.about, About::Named(_)) {
+            return false;
+        }
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_job = recorded.range((refused.job, About::Named(String::new()))..);
+        let names = of_job
+            .take_while(|((job, about), _)| *job == refused.job && matches!(about, About::Named(_)))
+            .filter(|(_, last)| last.at.elapsed() < PAUSE);
+        names.count() >= NAMES
+    }
+
+    fn add(&self, refused: &Refused, position: u64) {
         let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded.len() >= REMEMBERED {
-            recorded.retain(|_, (_, at)| at.elapsed() < PAUSE);
+            recorded.retain(|_, last| last.at.elapsed() < PAUSE);
         }
         if recorded.len() >= REMEMBERED {
             recorded.clear();
         }
-        let last = (refused.reasons.clone(), Instant::now());
+        let last = Last {
+            reasons: refused.reasons.clone(),
+            at: Instant::now(),
+            position,
+        };
         recorded.insert((refused.job, refused.about.clone()), last);
-    }
-
-    /// A job was issued credentials for these identities: refused after that, it is something new. So is what it is
-    /// refused as a whole, or named when there was no such identity.
-    pub(super) fn forget(&self, job: JobId, issued: impl Iterator<Item = ManagedIdentityId>) {
-        let issued: Vec<_> = issued.collect();
-        if issued.is_empty() {
-            return;
-        }
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_job = (job, About::All)..;
-        let of_job = recorded.range(of_job).map(|(asked, _)| asked);
-        let of_job = of_job.take_while(|(asking, _)| *asking == job);
-        let old = of_job.filter(|(_, about)| match about {
-            About::Identity(id) => issued.contains(id),
-            About::All | About::Named(_) => true,
-        });
-        for asked in old.cloned().collect::<Vec<_>>() {
-            recorded.remove(&asked);
-        }
     }
 }
 
@@ -157,7 +166,7 @@ impl IssuerRpc {
         metadata: &MetadataMap,
         refused: &Refused,
     ) -> Result<(), Status> {
-        if self.recorded.has(refused) {
+        if self.is_recorded(refused).await? || self.recorded.is_one_name_too_many(refused) {
             return Ok(());
         }
         let requested = match &refused.about {
@@ -187,15 +196,27 @@ impl IssuerRpc {
             },
         };
         let log = self.shared.commands.log();
-        log.append(append).await.map_err(|error| {
+        let appended = log.append(append).await.map_err(|error| {
             if call.caller.is_disowned(&error) {
                 return AuthenticationError::KeyUnknown.into();
             }
             let message = "the refusal could not be recorded, so it is not answered; try again";
             status::logged(&error, status::unavailable("LOG_UNAVAILABLE", message))
         })?;
-        self.recorded.add(refused);
+        self.recorded.add(refused, appended.last);
         Ok(())
+    }
+
+    /// Whether the same was recorded a short while ago, and nobody has issued anything to the job since: another process may
+    /// have, and the audit must not end with that.
+    async fn is_recorded(&self, refused: &Refused) -> Result<bool, Status> {
+        let Some(position) = self.recorded.same(refused) else {
+            return Ok(false);
+        };
+        let issued = Event::CredentialIssued(pb::CredentialIssued::default()).event_type();
+        let (log, stream) = (self.shared.commands.log(), jobs::stream(refused.job));
+        let since = log.has_happened_since(&stream, position, issued).await;
+        Ok(!since.map_err(|error| status::log(&error))?)
     }
 }
 
@@ -226,9 +247,9 @@ mod tests {
     fn the_same_refusal_is_known() {
         let recorded = Recorded::default();
         let masked = refused(1, About::Identity(id(1)), "MASKED");
-        assert!(!recorded.has(&masked));
-        recorded.add(&masked);
-        assert!(recorded.has(&masked));
+        assert_eq!(recorded.same(&masked), None);
+        recorded.add(&masked, 7);
+        assert_eq!(recorded.same(&masked), Some(7));
         for other in [
             refused(2, About::Identity(id(1)), "MASKED"),
             refused(1, About::Identity(id(2)), "MASKED"),
@@ -236,30 +257,25 @@ mod tests {
             refused(1, About::Named(id(1).to_string()), "MASKED"),
             refused(1, About::All, "MASKED"),
         ] {
-            assert!(!recorded.has(&other), "{other:?}");
+            assert_eq!(recorded.same(&other), None, "{other:?}");
         }
         // Refused for something else meanwhile, it is no longer what was recorded last.
-        recorded.add(&refused(1, About::Identity(id(1)), "NOT_ASSIGNED"));
-        assert!(!recorded.has(&masked));
+        recorded.add(&refused(1, About::Identity(id(1)), "NOT_ASSIGNED"), 8);
+        assert_eq!(recorded.same(&masked), None);
     }
 
     #[test]
-    fn what_was_issued_begins_anew() {
+    fn a_job_makes_up_names_in_vain() {
         let recorded = Recorded::default();
-        let of = |job| {
-            [
-                refused(job, About::All, "PRINCIPAL_NOT_MEMBER"),
-                refused(job, About::Named("trn".to_owned()), IDENTITY_NOT_FOUND),
-                refused(job, About::Identity(id(1)), "MASKED"),
-                refused(job, About::Identity(id(2)), "MASKED"),
-            ]
-        };
-        let [one, other] = [1, 2].map(of);
-        one.iter().chain(&other).for_each(|it| recorded.add(it));
-        recorded.forget(one[0].job, [].into_iter());
-        assert!(one.iter().all(|it| recorded.has(it)));
-        recorded.forget(one[0].job, [id(1)].into_iter());
-        assert_eq!(one.map(|it| recorded.has(&it)), [false, false, false, true]);
-        assert!(other.iter().all(|it| recorded.has(it)));
+        let named =
+            |job, name: usize| refused(job, About::Named(name.to_string()), IDENTITY_NOT_FOUND);
+        for name in 0..NAMES {
+            assert!(!recorded.is_one_name_too_many(&named(1, name)), "{name}");
+            recorded.add(&named(1, name), 7);
+        }
+        assert!(recorded.is_one_name_too_many(&named(1, NAMES)));
+        assert!(!recorded.is_one_name_too_many(&named(2, NAMES)));
+        let masked = refused(1, About::Identity(id(1)), "MASKED");
+        assert!(!recorded.is_one_name_too_many(&masked));
     }
 }

@@ -1,6 +1,9 @@
 //! Facts: small keyed values that commands decide on, kept behind the head row.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor as _, PgConnection, PgPool};
@@ -55,15 +58,24 @@ impl FromIterator<(String, String)> for Facts {
     }
 }
 
+/// How long the connection is waited for; in vain, if it was lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Room for facts apart from those of a database: on one connection to it, and gone with that.
 pub async fn apart(pool: &PgPool) -> Result<PgPool, sqlx::Error> {
+    let connected = Arc::new(AtomicBool::new(false));
     let apart = PgPoolOptions::new()
         .max_connections(1)
+        .acquire_timeout(PATIENCE)
         .idle_timeout(None)
         .max_lifetime(None)
         // On another connection they are not there: what asks fails then, and is not answered with the database's own.
-        .after_connect(|connection, _| {
+        .after_connect(move |connection, _| {
+            let again = connected.swap(true, Ordering::Relaxed);
             Box::pin(async move {
+                if again {
+                    return Err(sqlx::Error::PoolClosed);
+                }
                 connection.execute("SET search_path TO pg_temp").await?;
                 Ok(())
             })

@@ -229,6 +229,26 @@ impl EventLog {
         Ok(keys.fetch_all(&self.pool).await?)
     }
 
+    /// Whether a stream holds an event of this type behind the one at this position, which is of the stream too.
+    pub async fn has_happened_since(
+        &self,
+        stream_id: &StreamId,
+        position: u64,
+        event_type: &str,
+    ) -> Result<bool, LogError> {
+        let happened = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                   SELECT FROM events
+                   WHERE stream_id = $1 AND event_type = $3
+                     AND version > (SELECT version FROM events WHERE position = $2)
+               ) AS "happened!""#,
+            stream_id.as_str(),
+            position.cast_signed(),
+            event_type
+        );
+        Ok(happened.fetch_one(&self.pool).await?)
+    }
+
     /// What was answered to a command, if it was carried out.
     pub async fn carried_out(&self, command_id: Uuid) -> Result<Option<Carried>, LogError> {
         let row = sqlx::query!(

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bed::Database;
-use eventlog::{Append, AppendError, Command, EventLog, Expected, Guard, Metadata, StreamAppend};
+use eventlog::{
+    Append, AppendError, Command, EventLog, Expected, Facts, Guard, Metadata, StreamAppend,
+};
 use futures::future::join_all;
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use tokio::task::JoinHandle;
@@ -479,4 +481,24 @@ async fn a_replayed_reply_is_told_by_its_fingerprint_alone() {
         log.append(second).await.unwrap().replayed.as_deref(),
         Some(&b"first"[..])
     );
+}
+
+/// Another connection is no answer: there are the database's own facts, or none.
+#[tokio::test]
+async fn facts_apart_are_gone_with_their_connection() {
+    let database = database().await;
+    let apart = eventlog::facts_apart(database.pool()).await;
+    let apart = apart.expect("room for facts");
+    let keys = ["name/acme".to_owned()];
+    let fact = (keys[0].clone(), Some("grp_1".to_owned()));
+    let mut connection = apart.acquire().await.expect("a connection");
+    let written = eventlog::write_facts(&mut connection, "other", &[fact]).await;
+    written.expect("written");
+    drop(connection);
+    let read = Facts::read(&apart, &keys).await.expect("read");
+    assert_eq!(read.get(&keys[0]), Some("grp_1"));
+    let end = sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())");
+    end.execute(&apart).await.expect_err("it ends itself");
+    let lost = Facts::read(&apart, &keys).await.expect_err("they are gone");
+    assert!(matches!(lost, sqlx::Error::PoolTimedOut), "{lost:?}");
 }
