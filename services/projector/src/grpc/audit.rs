@@ -363,6 +363,7 @@ async fn visible_to(pool: &PgPool, call: &Call) -> Result<Option<Vec<Range>>, St
 
 #[expect(
     clippy::option_option,
+/// A bound, which what is recorded lies before or not: at a whole microsecond, as all of that does.
     reason = "none is a wrong one; some of none is none given"
 )]
 fn moment(
@@ -372,7 +373,9 @@ fn moment(
 ) -> Option<Option<OffsetDateTime>> {
     match time {
         None => Some(None),
-        Some(time) => violations.merge(request::time(field, time)).map(Some),
+        Some(time) => violations
+            .merge(request::time(field, time))
+            .map(|time| Some(order::next_moment(time))),
     }
 }
 
