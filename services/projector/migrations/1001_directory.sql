@@ -199,11 +199,11 @@ CREATE INDEX credentials_by_service_account ON credentials (service_account_id, 
     WHERE service_account_id IS NOT NULL;
 CREATE INDEX credentials_by_time ON credentials (recorded_at, position);
 
--- Every event of every log: who did what when, and where. It only grows; old rows would be dropped by their time, by
--- activities_by_time.
+-- Every event of every log: who did what when, and where. That something was moved out of a group is in a second row,
+-- which is shown where the first is not. It only grows; old rows would be dropped by their time, by activities_by_time.
 CREATE TABLE activities (
-    -- The position, times four, and the number of the log: unique, and of one log in its order.
-    id                  bigint PRIMARY KEY,
+    -- The position, times four, and the number of the log: unique to an event, and of one log in its order.
+    id                  bigint NOT NULL,
     at                  timestamptz NOT NULL,
     actor               text NOT NULL COLLATE "C",
     event_type          text NOT NULL COLLATE "C",
@@ -212,7 +212,10 @@ CREATE TABLE activities (
     -- The group or workspace that one has to see to see this; empty for what is of no such place.
     place_id            text NOT NULL COLLATE "C",
     -- The managed identity that it is about too, if that is not what it happened to.
-    managed_identity_id text COLLATE "C"
+    managed_identity_id text COLLATE "C",
+    -- In the second row of a move, whose place is the group that was left: the place of the first.
+    moved_to            text COLLATE "C",
+    PRIMARY KEY (id, place_id)
 );
 CREATE INDEX activities_by_time ON activities (at, id);
 CREATE INDEX activities_by_place ON activities (place_id, at, id);

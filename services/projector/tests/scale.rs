@@ -86,8 +86,12 @@ INSERT INTO credentials
     FROM workspace;
 INSERT INTO activities
     SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceCreated', id, id,
-        CASE team WHEN 7 THEN '{identity}' END
+        CASE team WHEN 7 THEN '{identity}' END, NULL
     FROM workspace;
+INSERT INTO activities
+    SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceMoved', id,
+        CASE team WHEN 7 THEN '{group}' ELSE 'grp_' || team END, NULL, id
+    FROM workspace WHERE n % 10 = 7;
 ANALYZE;
 ";
 

@@ -730,3 +730,96 @@ async fn what_our_services_did_is_found_and_of_rules_nothing_is_said_that_is_not
     };
     invalid(admin.asks(affected).await, &["affected_id"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_is_on_the_record_of_the_place_that_was_left_too() {
+    let world = World::start().await;
+    let (admin, bob, carol) = (world.admin(), world.user("bob"), world.user("carol"));
+    for path in [
+        "acme",
+        "acme/team",
+        "acme/team/inner",
+        "other",
+        "other/team",
+    ] {
+        admin.creates_group(path).await;
+    }
+    let group = async |path: &str| {
+        let request = namespace::GetGroupRequest {
+            id: format!("trn:group:{path}"),
+            ..Default::default()
+        };
+        let got = admin.asks(request).await.expect("got");
+        got.group.expect("the group").id
+    };
+    let (left, entered) = (group("acme/team").await, group("other/team").await);
+    let inner = group("acme/team/inner").await;
+    let web = admin.creates_workspace("acme/team/web").await.id;
+    let deployer = admin.creates_identity("acme/team/deployer").await.id;
+    admin.grants(&bob, Role::Viewer, "trn:group:acme").await;
+    admin.grants(&carol, Role::Viewer, "trn:group:other").await;
+
+    let request = identity::MoveManagedIdentityRequest {
+        id: deployer.clone(),
+        new_group_id: entered.clone(),
+        ..Default::default()
+    };
+    admin.asks(request).await.expect("moved");
+    admin.moves_workspace(&web, &entered).await;
+    admin.moves_group(&inner, &entered).await;
+
+    // Each with where it happened, as far as whoever asks may know.
+    let moves = async |user: &User, request: directory::ListActivitiesRequest| {
+        let listed = user.asks(request).await.expect("a page").activities;
+        let moves = listed.into_iter().rev();
+        let moves = moves.filter(|activity| activity.event_type.ends_with("Moved"));
+        let moves = moves.map(|activity| (activity.resource_id, activity.namespace_id));
+        moves.collect::<Vec<_>>()
+    };
+    let things = [&deployer, &web, &inner];
+    let from_the_old = things.map(|thing| (thing.clone(), left.clone()));
+    let from_the_new = [&entered, &web, &inner];
+    let from_the_new = things.into_iter().zip(from_the_new);
+    let from_the_new: Vec<_> = from_the_new.map(|(a, b)| (a.clone(), b.clone())).collect();
+    eventually(async || match moves(&admin, of("")).await.len() {
+        0..3 => Err("not all yet"),
+        _ => Ok(()),
+    })
+    .await;
+    for user in [&admin, &bob] {
+        assert_eq!(moves(user, of(&left)).await, from_the_old);
+        assert_eq!(moves(user, below("trn:group:acme")).await, from_the_old);
+    }
+    assert_eq!(moves(&bob, of("")).await, from_the_old);
+    for user in [&admin, &carol] {
+        assert_eq!(moves(user, below("trn:group:other")).await, from_the_new);
+        assert_eq!(moves(user, of("")).await, from_the_new);
+    }
+    not_found(carol.asks(of(&left)).await);
+    not_found(bob.asks(of(&entered)).await);
+    for (number, thing) in things.into_iter().enumerate() {
+        let affected = || directory::ListActivitiesRequest {
+            affected_id: thing.clone(),
+            ..Default::default()
+        };
+        assert_eq!(moves(&bob, affected()).await, from_the_old[number..=number]);
+        for user in [&admin, &carol] {
+            assert_eq!(moves(user, affected()).await, from_the_new[number..=number]);
+        }
+    }
+
+    // Who sees both sees it once, however the pages are cut.
+    admin.grants(&bob, Role::Viewer, "trn:group:other").await;
+    eventually(async || {
+        let seen = moves(&bob, of("")).await;
+        if seen == from_the_new {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    })
+    .await;
+    let seen = sees(&bob, of("")).await;
+    let moved = seen.iter().filter(|name| name.ends_with("Moved"));
+    assert_eq!(moved.count(), 3, "{seen:?}");
+}
