@@ -161,10 +161,14 @@ CREATE INDEX jobs_by_time ON jobs (created_at, id);
 CREATE TABLE credentials (
     -- Of the event in the issuer's log.
     position            bigint PRIMARY KEY,
+    -- When the event was: the token says so in whole seconds only, by which nothing can be ordered.
+    recorded_at         timestamptz NOT NULL,
     token_id            text NOT NULL COLLATE "C",
     job_id              text NOT NULL COLLATE "C",
     workspace_id        text NOT NULL COLLATE "C",
     managed_identity_id text NOT NULL COLLATE "C",
+    -- The identity whose subject the token has, if that is another one: the source of an alias.
+    source_id           text COLLATE "C",
     subject             text NOT NULL COLLATE "C",
     audience            text NOT NULL COLLATE "C",
     kid                 text NOT NULL COLLATE "C",
@@ -186,19 +190,20 @@ CREATE TABLE credentials (
     requested_identity  text NOT NULL COLLATE "C"
 );
 CREATE INDEX credentials_by_token ON credentials (token_id);
-CREATE INDEX credentials_by_job ON credentials (job_id, issued_at, position);
-CREATE INDEX credentials_by_place ON credentials (place_id, issued_at, position);
-CREATE INDEX credentials_by_identity ON credentials (managed_identity_id, issued_at, position);
-CREATE INDEX credentials_by_key ON credentials (kid, issued_at, position);
-CREATE INDEX credentials_by_service_account ON credentials (service_account_id, issued_at, position)
+CREATE INDEX credentials_by_job ON credentials (job_id, recorded_at, position);
+CREATE INDEX credentials_by_place ON credentials (place_id, recorded_at, position);
+CREATE INDEX credentials_by_identity ON credentials (managed_identity_id, recorded_at, position);
+CREATE INDEX credentials_by_source ON credentials (source_id, recorded_at, position) WHERE source_id IS NOT NULL;
+CREATE INDEX credentials_by_key ON credentials (kid, recorded_at, position);
+CREATE INDEX credentials_by_service_account ON credentials (service_account_id, recorded_at, position)
     WHERE service_account_id IS NOT NULL;
-CREATE INDEX credentials_by_time ON credentials (issued_at, position);
+CREATE INDEX credentials_by_time ON credentials (recorded_at, position);
 
--- Every event of every log: who did what when, and where. It only grows; old rows would be dropped by their time, by
--- activities_by_time.
+-- Every event of every log: who did what when, and where. That something was moved out of a group is in a second row,
+-- which is shown where the first is not. It only grows; old rows would be dropped by their time, by activities_by_time.
 CREATE TABLE activities (
-    -- The position, times four, and the number of the log: unique, and of one log in its order.
-    id                  bigint PRIMARY KEY,
+    -- The position, times four, and the number of the log: unique to an event, and of one log in its order.
+    id                  bigint NOT NULL,
     at                  timestamptz NOT NULL,
     actor               text NOT NULL COLLATE "C",
     event_type          text NOT NULL COLLATE "C",
@@ -207,7 +212,10 @@ CREATE TABLE activities (
     -- The group or workspace that one has to see to see this; empty for what is of no such place.
     place_id            text NOT NULL COLLATE "C",
     -- The managed identity that it is about too, if that is not what it happened to.
-    managed_identity_id text COLLATE "C"
+    managed_identity_id text COLLATE "C",
+    -- In the second row of a move, whose place is the group that was left: the place of the first.
+    moved_to            text COLLATE "C",
+    PRIMARY KEY (id, place_id)
 );
 CREATE INDEX activities_by_time ON activities (at, id);
 CREATE INDEX activities_by_place ON activities (place_id, at, id);

@@ -163,6 +163,15 @@ pub fn moment(time: OffsetDateTime) -> String {
     (time.unix_timestamp_nanos() / NANOSECONDS).to_string()
 }
 
+/// The first time from this one on that PostgreSQL keeps, which would cut it to one before.
+#[must_use]
+pub fn next_moment(time: OffsetDateTime) -> OffsetDateTime {
+    let beyond = time.unix_timestamp_nanos().rem_euclid(NANOSECONDS);
+    let missing = (NANOSECONDS - beyond) % NANOSECONDS;
+    // After the last microsecond that there is, nothing is recorded.
+    OffsetDateTime::from_unix_timestamp_nanos(time.unix_timestamp_nanos() + missing).unwrap_or(time)
+}
+
 /// The time in a page token, if it is one that requests may have: PostgreSQL knows none before 4713 BC.
 #[must_use]
 pub fn time(text: &str) -> Option<OffsetDateTime> {
@@ -212,6 +221,27 @@ mod tests {
         for text in ["name", "desc", "time desc desc", "time, name", "time DESC"] {
             assert!(Direction::read("time", text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_between_two_microseconds_is_the_later_one() {
+        for (nanos, expected) in [
+            (-2_000, -2_000),
+            (-1_999, -1_000),
+            (-1, 0),
+            (0, 0),
+            (1, 1_000),
+            (121_191_000, 121_191_000),
+            (121_191_001, 121_192_000),
+            (121_191_999, 121_192_000),
+        ] {
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).expect("a time");
+            assert_eq!(next_moment(time).unix_timestamp_nanos(), expected);
+        }
+        // The end of the year 9999.
+        let last = OffsetDateTime::from_unix_timestamp_nanos(253_402_300_799_999_999_999);
+        let last = last.expect("a time");
+        assert_eq!(next_moment(last), last);
     }
 
     #[test]

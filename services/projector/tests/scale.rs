@@ -75,17 +75,23 @@ INSERT INTO assignments
     SELECT workspace.id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END FROM workspace;
 INSERT INTO jobs SELECT 'job_' || n, id, 1, 'user:dev/x', '', now() + n * interval '1 s', now(), '', NULL FROM workspace;
 INSERT INTO credentials
-    SELECT n, 'jti-' || n, CASE n WHEN 17 THEN '{job}' ELSE 'job_' || n END, id, CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, '', 'aws',
+    SELECT n, now() + n * interval '1 s', 'jti-' || n, CASE n WHEN 17 THEN '{job}' ELSE 'job_' || n END, id,
+        CASE team WHEN 7 THEN '{identity}' ELSE 'mi_' || team || '_0' END, CASE team WHEN 8 THEN '{identity}' END, '', 'aws',
         'kid-' || n / 1000, now() + n * interval '1 s', now(), '', NULL, id, 1, '', ''
     FROM workspace;
 INSERT INTO credentials
-    SELECT 1000000 + n, 'jti-sa-' || n, '', '', '', '', '', 'kid-' || n / 1000, now() + n * interval '1 s', now(), '',
+    SELECT 1000000 + n, now() + n * interval '1 s', 'jti-sa-' || n, '', '', '', NULL, '', '', 'kid-' || n / 1000,
+        now() + n * interval '1 s', now(), '',
         CASE n % 1000 WHEN 7 THEN '{account}' ELSE 'sa_' || n END, '{group}', 0, '', ''
     FROM workspace;
 INSERT INTO activities
     SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceCreated', id, id,
-        CASE team WHEN 7 THEN '{identity}' END
+        CASE team WHEN 7 THEN '{identity}' END, NULL
     FROM workspace;
+INSERT INTO activities
+    SELECT 4 * n, now() + n * interval '1 s', 'user:dev/actor-' || n % 100, 'tharsis.namespace.v1.WorkspaceMoved', id,
+        CASE team WHEN 7 THEN '{group}' ELSE 'grp_' || team END, NULL, id
+    FROM workspace WHERE n % 10 = 7;
 ANALYZE;
 ";
 

@@ -189,6 +189,93 @@ async fn it_presents_its_source_as_that_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_was_issued_is_found_by_its_source_for_who_may_see_it() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let (admin, source, alias) = (&scene.admin, &scene.source.id, &scene.alias.id);
+    let [lender, both] = ["lender", "both"].map(|name| world.user(name));
+    for user in [&lender, &both] {
+        admin.grants(user, Role::Viewer, "trn:group:lender").await;
+    }
+    admin.grants(&both, Role::Viewer, &scene.web.id).await;
+    let own = admin.creates_workspace("lender/own").await.id;
+    let mut jobs = vec![admin.opens_job(&scene.web.id).await];
+    admin.assigns(source, &own).await;
+    jobs.push(admin.opens_job(&own).await);
+    let (mut tokens, mut consistency_token) = (Vec::new(), String::new());
+    for (job, identity) in jobs.iter().zip([alias, source]) {
+        let issued = admin.asks_as(&job.token, identity).await;
+        let issued = issued.expect("a credential");
+        tokens.push(issued.token_id);
+        consistency_token = issued.consistency_token;
+    }
+    let [through_alias, of_source] = tokens.try_into().expect("two");
+
+    let all = || directory::ListCredentialsRequest {
+        consistency_token: consistency_token.clone(),
+        ..Default::default()
+    };
+    let by_id = |id: &str| directory::ListCredentialsRequest {
+        managed_identity_id: id.to_owned(),
+        ..all()
+    };
+    let of_parent = |id: &str| directory::ListCredentialsRequest {
+        parent_id: id.to_owned(),
+        ..all()
+    };
+    let found = async |user: &User, request: directory::ListCredentialsRequest| {
+        // A row to a page.
+        let (mut found, mut page_token) = (vec![], String::new());
+        loop {
+            let request = directory::ListCredentialsRequest {
+                page_size: 1,
+                page_token,
+                ..request.clone()
+            };
+            let page = user.asks(request).await.expect("a page");
+            found.extend(page.credentials.into_iter().map(|row| row.token_id));
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return found;
+            }
+        }
+    };
+    let everything = [of_source.as_str(), &through_alias];
+    for request in [by_id(source), of_parent(source)] {
+        for user in [admin, &both] {
+            assert_eq!(found(user, request.clone()).await, everything);
+        }
+        // The other one lies where this user sees nothing.
+        assert_eq!(found(&lender, request).await, [of_source.as_str()]);
+    }
+    assert_eq!(found(admin, by_id(alias)).await, [through_alias.as_str()]);
+    let of_both = directory::ListCredentialsRequest {
+        managed_identity_id: source.clone(),
+        ..of_parent(alias)
+    };
+    assert_eq!(found(admin, of_both).await, [through_alias.as_str()]);
+    let of_job = directory::ListCredentialsRequest {
+        job_id: jobs[0].job.id.clone(),
+        ..by_id(source)
+    };
+    let listed = admin.asks(of_job).await.expect("a page").credentials;
+    let [row] = listed.as_slice() else {
+        panic!("one: {listed:?}")
+    };
+    assert_eq!((&row.managed_identity_id, &row.subject), (alias, source));
+    // Long after the alias.
+    let deleted = admin.asks(identity::DeleteManagedIdentityAliasRequest {
+        force: true,
+        ..delete_alias(alias)
+    });
+    let request = directory::ListCredentialsRequest {
+        consistency_token: deleted.await.expect("deleted").consistency_token,
+        ..by_id(source)
+    };
+    assert_eq!(found(admin, request).await, everything);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rules_of_its_source_let_its_jobs_have_it() {
     let world = World::start().await;
     let scene = Scene::set(&world).await;

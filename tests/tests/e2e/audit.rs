@@ -1,7 +1,5 @@
 //! Who did what when: jobs, credentials, and the activity of everything.
 
-use std::collections::BTreeSet;
-
 use bed::eventually;
 use e2e::foreign::ForeignIssuer;
 use e2e::refusal::{invalid, not_found, refused};
@@ -317,8 +315,7 @@ impl Scene {
                 assert!(credential.revision.starts_with("namespace="));
             }
             let outcomes = listed.into_iter().map(|row| row.refusal_reasons.concat());
-            // Tokens are issued at whole seconds, and so may be listed as if they were from before a refusal.
-            outcomes.collect::<BTreeSet<_>>()
+            outcomes.collect::<Vec<_>>()
         };
         let (issued, refused) = ("", "NOT_ASSIGNED");
         for request in self.filters() {
@@ -337,7 +334,8 @@ impl Scene {
                 (by_key, &[issued]),
             ] {
                 let wanted = found.iter().filter(|_| sees).map(ToString::to_string);
-                assert_eq!(outcomes(asked).await, wanted.collect(), "{request:?}");
+                let wanted: Vec<_> = wanted.collect();
+                assert_eq!(outcomes(asked).await, wanted, "{request:?}");
             }
         }
         let others = |kid: &str, account: &str| directory::ListCredentialsRequest {
@@ -467,6 +465,88 @@ async fn what_is_deleted_is_on_the_record_still() {
     admin.deletes_group("trn:group:acme").await;
     for (user, sees) in [(admin, true), (&owner, false), (&outsider, false)] {
         scene.is_seen(user, sees).await;
+    }
+}
+
+/// A nanosecond later: before whatever else is recorded, in microseconds.
+fn right_after(time: prost_types::Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        nanos: time.nanos + 1,
+        ..time
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_part_what_is_recorded_before_from_what_is_recorded_later() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let admin = &scene.admin;
+    let jobs = |start, end| directory::ListJobsRequest {
+        start_time: start,
+        end_time: end,
+        ..Default::default()
+    };
+    let listed = admin.asks(jobs(None, None)).await.expect("a page").jobs;
+    let opened = listed[0].create_time.expect("a time");
+    let later = Some(right_after(opened));
+    for (request, found) in [
+        (jobs(Some(opened), None), 1),
+        (jobs(later, None), 0),
+        (jobs(None, Some(opened)), 0),
+        (jobs(None, later), 1),
+    ] {
+        let listed = admin.asks(request.clone()).await.expect("a page").jobs;
+        assert_eq!(listed.len(), found, "{request:?}");
+    }
+
+    let credentials = |start, end| directory::ListCredentialsRequest {
+        workspace_id: scene.workspace.clone(),
+        consistency_token: scene.consistency_token.clone(),
+        start_time: start,
+        end_time: end,
+        ..Default::default()
+    };
+    let all = admin.asks(credentials(None, None)).await;
+    let all = all.expect("a page").credentials;
+    let [issued, refused] = all.as_slice() else {
+        panic!("two: {all:?}")
+    };
+    let [at_issue, at_refusal] = [issued, refused].map(|row| row.record_time.expect("a time"));
+    let (issued, refused) = (issued.position, refused.position);
+    for (request, found) in [
+        (credentials(Some(opened), None), &[issued, refused][..]),
+        (credentials(Some(at_refusal), None), &[issued, refused]),
+        (credentials(Some(right_after(at_refusal)), None), &[issued]),
+        (credentials(Some(at_issue), None), &[issued]),
+        (credentials(Some(right_after(at_issue)), None), &[]),
+        (credentials(None, Some(opened)), &[]),
+        (credentials(None, Some(at_refusal)), &[]),
+        (credentials(None, Some(right_after(at_refusal))), &[refused]),
+        (credentials(None, Some(at_issue)), &[refused]),
+    ] {
+        let listed = admin.asks(request.clone()).await.expect("a page");
+        let positions = listed.credentials.iter().map(|row| row.position);
+        let positions: Vec<_> = positions.collect();
+        assert_eq!(positions, found, "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_accounts_token_is_found_from_when_it_was_recorded() {
+    let world = World::start().await;
+    let scene = Scene::set(&world).await;
+    let tokens = |start| directory::ListCredentialsRequest {
+        service_account_id: scene.account.clone(),
+        consistency_token: scene.consistency_token.clone(),
+        start_time: start,
+        ..Default::default()
+    };
+    let listed = scene.admin.asks(tokens(None)).await.expect("a page");
+    let recorded = listed.credentials[0].record_time.expect("a time");
+    for (start, found) in [(recorded, 1), (right_after(recorded), 0)] {
+        let listed = scene.admin.asks(tokens(Some(start))).await;
+        let listed = listed.expect("a page").credentials;
+        assert_eq!(listed.len(), found, "{start:?}");
     }
 }
 
@@ -649,4 +729,97 @@ async fn what_our_services_did_is_found_and_of_rules_nothing_is_said_that_is_not
         ..Default::default()
     };
     invalid(admin.asks(affected).await, &["affected_id"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_is_on_the_record_of_the_place_that_was_left_too() {
+    let world = World::start().await;
+    let (admin, bob, carol) = (world.admin(), world.user("bob"), world.user("carol"));
+    for path in [
+        "acme",
+        "acme/team",
+        "acme/team/inner",
+        "other",
+        "other/team",
+    ] {
+        admin.creates_group(path).await;
+    }
+    let group = async |path: &str| {
+        let request = namespace::GetGroupRequest {
+            id: format!("trn:group:{path}"),
+            ..Default::default()
+        };
+        let got = admin.asks(request).await.expect("got");
+        got.group.expect("the group").id
+    };
+    let (left, entered) = (group("acme/team").await, group("other/team").await);
+    let inner = group("acme/team/inner").await;
+    let web = admin.creates_workspace("acme/team/web").await.id;
+    let deployer = admin.creates_identity("acme/team/deployer").await.id;
+    admin.grants(&bob, Role::Viewer, "trn:group:acme").await;
+    admin.grants(&carol, Role::Viewer, "trn:group:other").await;
+
+    let request = identity::MoveManagedIdentityRequest {
+        id: deployer.clone(),
+        new_group_id: entered.clone(),
+        ..Default::default()
+    };
+    admin.asks(request).await.expect("moved");
+    admin.moves_workspace(&web, &entered).await;
+    admin.moves_group(&inner, &entered).await;
+
+    // Each with where it happened, as far as whoever asks may know.
+    let moves = async |user: &User, request: directory::ListActivitiesRequest| {
+        let listed = user.asks(request).await.expect("a page").activities;
+        let moves = listed.into_iter().rev();
+        let moves = moves.filter(|activity| activity.event_type.ends_with("Moved"));
+        let moves = moves.map(|activity| (activity.resource_id, activity.namespace_id));
+        moves.collect::<Vec<_>>()
+    };
+    let things = [&deployer, &web, &inner];
+    let from_the_old = things.map(|thing| (thing.clone(), left.clone()));
+    let from_the_new = [&entered, &web, &inner];
+    let from_the_new = things.into_iter().zip(from_the_new);
+    let from_the_new: Vec<_> = from_the_new.map(|(a, b)| (a.clone(), b.clone())).collect();
+    eventually(async || match moves(&admin, of("")).await.len() {
+        0..3 => Err("not all yet"),
+        _ => Ok(()),
+    })
+    .await;
+    for user in [&admin, &bob] {
+        assert_eq!(moves(user, of(&left)).await, from_the_old);
+        assert_eq!(moves(user, below("trn:group:acme")).await, from_the_old);
+    }
+    assert_eq!(moves(&bob, of("")).await, from_the_old);
+    for user in [&admin, &carol] {
+        assert_eq!(moves(user, below("trn:group:other")).await, from_the_new);
+        assert_eq!(moves(user, of("")).await, from_the_new);
+    }
+    not_found(carol.asks(of(&left)).await);
+    not_found(bob.asks(of(&entered)).await);
+    for (number, thing) in things.into_iter().enumerate() {
+        let affected = || directory::ListActivitiesRequest {
+            affected_id: thing.clone(),
+            ..Default::default()
+        };
+        assert_eq!(moves(&bob, affected()).await, from_the_old[number..=number]);
+        for user in [&admin, &carol] {
+            assert_eq!(moves(user, affected()).await, from_the_new[number..=number]);
+        }
+    }
+
+    // Who sees both sees it once, however the pages are cut.
+    admin.grants(&bob, Role::Viewer, "trn:group:other").await;
+    eventually(async || {
+        let seen = moves(&bob, of("")).await;
+        if seen == from_the_new {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    })
+    .await;
+    let seen = sees(&bob, of("")).await;
+    let moved = seen.iter().filter(|name| name.ends_with("Moved"));
+    assert_eq!(moved.count(), 3, "{seen:?}");
 }

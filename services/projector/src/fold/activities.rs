@@ -1,4 +1,4 @@
-//! Who did what when, and where: a row for each event of each log.
+//! Who did what when, and where: a row for each event of each log, and one more for each move, of the group that was left.
 //!
 //! What an event is about is read from its fields by their names, which are the same in every event of ours, so that a
 //! new event type is on the record without a word here.
@@ -14,6 +14,8 @@ use crate::activity;
 
 /// The fields that name the group or workspace in which something happened, the nearest first.
 const PLACES: [&str; 4] = ["workspace_id", "namespace_id", "group_id", "new_group_id"];
+/// The fields that name the group from which something was moved; empty for the top.
+const LEFT: [&str; 2] = ["old_group_id", "old_parent_id"];
 const IDENTITY: &str = "managed_identity_id";
 const ACCOUNT: &str = "service_account_id";
 const SOURCE: &str = "source_id";
@@ -40,6 +42,7 @@ struct Rows {
     resources: Vec<String>,
     places: Vec<String>,
     identities: Vec<Option<String>>,
+    moved_to: Vec<Option<String>>,
 }
 
 /// Written before the log's own tables are: those still tell where a thing was that an event of the batch takes away.
@@ -67,11 +70,7 @@ pub(super) async fn apply(
                     _ => None,
                 })
         };
-        let resource = event
-            .stream_id
-            .split_once('/')
-            .map_or("", |(_, id)| id)
-            .to_owned();
+        let resource = resource(event);
         let mut place = PLACES.iter().find_map(|field| text(field));
         let identity = text(IDENTITY).filter(|identity| *identity != resource);
         // An alias is about its source too.
@@ -88,13 +87,12 @@ pub(super) async fn apply(
             },
             _ => {}
         }
-        rows.ids.push(id);
-        rows.times.push(event.recorded_at);
-        rows.actors.push(event.metadata.actor.clone());
-        rows.types.push(event.event_type.clone());
-        rows.identities.push(identity);
-        rows.resources.push(resource);
-        rows.places.push(place.unwrap_or_default());
+        let place = place.unwrap_or_default();
+        let left = LEFT.iter().find_map(|field| text(field));
+        rows.add(id, event, place.clone(), identity.clone(), None);
+        if let Some(left) = left.filter(|left| *left != place) {
+            rows.add(id, event, left, identity, Some(place));
+        }
     }
     let ids: Vec<String> = unknown.iter().map(|(_, id)| id.clone()).collect();
     let earlier: HashMap<_, _> = if ids.is_empty() {
@@ -139,7 +137,8 @@ async fn places(
                    (SELECT group_id FROM managed_identities WHERE managed_identities.id = asked.id),
                    (SELECT group_id FROM service_accounts WHERE service_accounts.id = asked.id),
                    (SELECT workspace_id FROM jobs WHERE jobs.id = asked.id),
-                   (SELECT place_id FROM activities WHERE resource_id = asked.id AND place_id <> ''
+                   (SELECT place_id FROM activities
+                    WHERE resource_id = asked.id AND place_id <> '' AND moved_to IS NULL
                     ORDER BY at DESC, activities.id DESC LIMIT 1)
                ) AS place
                FROM UNNEST($1::text[]) AS asked (id)
@@ -152,19 +151,45 @@ async fn places(
     Ok(rows.into_iter().map(|row| (row.id, row.place)).collect())
 }
 
+/// The id of the aggregate.
+fn resource(event: &RecordedEvent) -> String {
+    let id = event.stream_id.split_once('/').map_or("", |(_, id)| id);
+    id.to_owned()
+}
+
 impl Rows {
+    fn add(
+        &mut self,
+        id: i64,
+        event: &RecordedEvent,
+        place: String,
+        identity: Option<String>,
+        moved_to: Option<String>,
+    ) {
+        self.ids.push(id);
+        self.times.push(event.recorded_at);
+        self.actors.push(event.metadata.actor.clone());
+        self.types.push(event.event_type.clone());
+        self.resources.push(resource(event));
+        self.places.push(place);
+        self.identities.push(identity);
+        self.moved_to.push(moved_to);
+    }
+
     async fn write(self, connection: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query!(
-            "INSERT INTO activities (id, at, actor, event_type, resource_id, place_id, managed_identity_id)
+            "INSERT INTO activities (id, at, actor, event_type, resource_id, place_id, managed_identity_id,
+                 moved_to)
              SELECT * FROM UNNEST
-                 ($1::bigint[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])",
+                 ($1::bigint[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])",
             &self.ids,
             &self.times,
             &self.actors,
             &self.types,
             &self.resources,
             &self.places,
-            &self.identities as &[Option<String>]
+            &self.identities as &[Option<String>],
+            &self.moved_to as &[Option<String>]
         )
         .execute(connection)
         .await?;

@@ -181,6 +181,20 @@ struct Answer<'a> {
     requested_identity: String,
 }
 
+impl Answer<'_> {
+    /// The identity whose subject the token has, if that is not the one that the job named.
+    fn source(&self) -> Option<String> {
+        let named = &self.credential.managed_identity_id;
+        if named.is_empty() {
+            return None;
+        }
+        // The stage may follow.
+        let identity = self.credential.subject.split(':').next();
+        let identity = identity.filter(|identity| !identity.is_empty() && identity != named);
+        identity.map(str::to_owned)
+    }
+}
+
 async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx::Result<()> {
     if answers.is_empty() {
         return Ok(());
@@ -191,9 +205,12 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         (vec![], vec![], vec![], vec![], vec![]);
     let (mut reasons, mut service_accounts, mut places) = (vec![], vec![], vec![]);
     let (mut stages, mut revisions, mut requested) = (vec![], vec![], vec![]);
+    let (mut record_times, mut sources) = (vec![], vec![]);
     for answer in answers {
+        sources.push(answer.source());
         let credential = answer.credential;
         positions.push(answer.event.position.cast_signed());
+        record_times.push(answer.event.recorded_at);
         tokens.push(credential.token_id);
         jobs.push(credential.job_id);
         workspaces.push(credential.workspace_id);
@@ -213,11 +230,11 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
     sqlx::query!(
         "INSERT INTO credentials
              (position, token_id, job_id, workspace_id, managed_identity_id, subject, audience, kid, issued_at, expires_at,
-              reasons, service_account_id, place_id, stage, revision, requested_identity)
+              reasons, service_account_id, place_id, stage, revision, requested_identity, recorded_at, source_id)
          SELECT * FROM UNNEST
              ($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
               $9::timestamptz[], $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::integer[], $15::text[],
-              $16::text[])",
+              $16::text[], $17::timestamptz[], $18::text[])",
         &positions,
         &tokens,
         &jobs,
@@ -233,7 +250,9 @@ async fn issue(connection: &mut PgConnection, answers: Vec<Answer<'_>>) -> sqlx:
         &places,
         &stages,
         &revisions,
-        &requested
+        &requested,
+        &record_times,
+        &sources as &[Option<String>]
     )
     .execute(connection)
     .await?;

@@ -157,7 +157,9 @@ async fn list_credentials(
     let mut violations = Violations::default();
     let start = moment(&mut violations, "start_time", message.start_time.as_ref());
     let end = moment(&mut violations, "end_time", message.end_time.as_ref());
-    let direction = direction(&mut violations, "issue_time", &message.order_by);
+    // Whoever orders by either means when it happened; but an `iat` has no fractions, and would not tell.
+    let order_by = message.order_by.replacen("issue_time", "record_time", 1);
+    let direction = direction(&mut violations, "record_time", &order_by);
     let issued = match pb::CredentialOutcome::try_from(message.outcome) {
         Ok(pb::CredentialOutcome::Unspecified) => None,
         Ok(outcome) => Some(outcome == pb::CredentialOutcome::Issued),
@@ -192,7 +194,7 @@ async fn list_credentials(
     let rows = list.list(pool).await;
     let mut rows = rows.map_err(|error| status::database(&error))?;
     let next_page_token = page.cut(&mut rows, |row| {
-        vec![order::moment(row.issued_at), row.position.to_string()]
+        vec![order::moment(row.recorded_at), row.position.to_string()]
     });
     Ok(pb::ListCredentialsResponse {
         credentials: rows.into_iter().map(credential).collect(),
@@ -361,6 +363,7 @@ async fn visible_to(pool: &PgPool, call: &Call) -> Result<Option<Vec<Range>>, St
     visible.map(Some).map_err(|error| status::database(&error))
 }
 
+/// A bound, which what is recorded lies before or not: at a whole microsecond, as all of that does.
 #[expect(
     clippy::option_option,
     reason = "none is a wrong one; some of none is none given"
@@ -372,7 +375,9 @@ fn moment(
 ) -> Option<Option<OffsetDateTime>> {
     match time {
         None => Some(None),
-        Some(time) => violations.merge(request::time(field, time)).map(Some),
+        Some(time) => violations
+            .merge(request::time(field, time))
+            .map(|time| Some(order::next_moment(time))),
     }
 }
 
@@ -437,6 +442,7 @@ fn credential(row: CredentialRow) -> pb::Credential {
         stage: row.stage,
         revision: row.revision,
         requested_identity: row.requested_identity,
+        record_time: Some(request::timestamp(row.recorded_at)),
     }
 }
 

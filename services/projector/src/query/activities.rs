@@ -46,6 +46,18 @@ pub(crate) struct Activities<'a> {
 
 const COLUMNS: &str = "activities.id, activities.at, activities.actor, activities.event_type, activities.resource_id, \
                        activities.place_id, activities.managed_identity_id";
+/// The condition that a row is the first of its event; only moves have a second.
+const FIRST: &str = "activities.moved_to IS NULL";
+/// The parameters that take what is visible.
+const VISIBLE: [&str; 2] = ["$12", "$13"];
+
+/// The condition that a row is the first visible one of its event: each event is listed once, and nobody learns from it of
+/// a place that is hidden.
+fn first_visible() -> String {
+    let [from_paths, to_paths] = VISIBLE;
+    let there = within("activities.moved_to", from_paths, to_paths);
+    format!("({FIRST} OR NOT {there})")
+}
 
 impl Activities<'_> {
     fn filter(&self) -> String {
@@ -75,15 +87,16 @@ impl Activities<'_> {
                 self.of_thing(pool, self.affected, Some(ranges)).await
             }
             Of::Everything => {
-                let query = format!("SELECT {COLUMNS} FROM activities WHERE {filter} {first}");
-                self.ask(pool, query, &[], &[], "").await
+                let query =
+                    format!("SELECT {COLUMNS} FROM activities WHERE {FIRST} AND {filter} {first}");
+                self.ask(pool, Query::of(query), &[], "").await
             }
             Of::Ranges(ranges) => self.of_ranges(pool, ranges).await,
             Of::Place(id) => {
                 let query = format!(
                     "SELECT {COLUMNS} FROM activities WHERE place_id = $11 AND {filter} {first}"
                 );
-                self.ask(pool, query, &[], &[], id).await
+                self.ask(pool, Query::of(query), &[], id).await
             }
             Of::Thing(id, visible) => self.of_thing(pool, id, Some(visible)).await,
         }
@@ -97,13 +110,17 @@ impl Activities<'_> {
         visible: Option<&[Range]>,
     ) -> sqlx::Result<Vec<ActivityRow>> {
         let (filter, first) = (self.filter(), self.first());
-        let visible_only = match visible {
-            Some(_) => within("activities.place_id", "$9", "$10"),
-            None => "true".to_owned(),
+        let [from_paths, to_paths] = VISIBLE;
+        let shown = match visible {
+            Some(_) => {
+                let visible = within("activities.place_id", from_paths, to_paths);
+                format!("{visible} AND {}", first_visible())
+            }
+            None => FIRST.to_owned(),
         };
         let of = |column: &str| {
             format!(
-                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {filter} AND {visible_only} {first})"
+                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {filter} AND {shown} {first})"
             )
         };
         let query = format!(
@@ -111,12 +128,13 @@ impl Activities<'_> {
             of("resource_id"),
             of("managed_identity_id")
         );
-        let (from_paths, to_paths) = ends(visible.unwrap_or_default());
-        self.ask(pool, query, &from_paths, &to_paths, id).await
+        self.ask(pool, Query::of(query), visible.unwrap_or_default(), id)
+            .await
     }
 
     async fn of_ranges(&self, pool: &PgPool, ranges: &[Range]) -> sqlx::Result<Vec<ActivityRow>> {
-        let (filter, first) = (self.filter(), self.first());
+        let filter = format!("{} AND {}", self.filter(), first_visible());
+        let first = self.first();
         let rows = Rows {
             table: "activities",
             columns: COLUMNS,
@@ -125,26 +143,26 @@ impl Activities<'_> {
             first: &first,
             lists: ["$9", "$10"],
         };
-        let Query {
-            text,
-            lists: [first, second],
-        } = rows.in_ranges(pool, ranges).await?;
-        self.ask(pool, text, &first, &second, "").await
+        let query = rows.in_ranges(pool, ranges).await?;
+        self.ask(pool, query, ranges, "").await
     }
 
-    /// The parameters of the filters, then two lists and an id, each of which a query may leave out.
+    /// The parameters of the filters, then the query's lists, an id and what is visible, each of which it may leave out.
     async fn ask(
         &self,
         pool: &PgPool,
-        query: String,
-        first: &[String],
-        second: &[String],
+        query: Query,
+        visible: &[Range],
         id: &str,
     ) -> sqlx::Result<Vec<ActivityRow>> {
         let (at, number) = self.after.unzip();
         // PostgreSQL wants the type of each parameter.
-        let typed =
-            format!("WITH parameters AS (SELECT $9::text[], $10::text[], $11::text) {query}");
+        let typed = format!(
+            "WITH parameters AS (SELECT $9::text[], $10::text[], $11::text, $12::text[], $13::text[]) {}",
+            query.text
+        );
+        let [one, other] = query.lists;
+        let (from_paths, to_paths) = ends(visible);
         sqlx::query_as(AssertSqlSafe(typed))
             .bind(self.actor)
             .bind(self.event_type)
@@ -154,9 +172,11 @@ impl Activities<'_> {
             .bind(at)
             .bind(number)
             .bind(self.limit)
-            .bind(first)
-            .bind(second)
+            .bind(one)
+            .bind(other)
             .bind(id)
+            .bind(from_paths)
+            .bind(to_paths)
             .persistent(false)
             .fetch_all(pool)
             .await

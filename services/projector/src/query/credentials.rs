@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::places::{Query, Rows};
+use super::places::Rows;
 use super::visible::{Range, sees};
 use crate::order::Direction;
 
@@ -11,6 +11,7 @@ use crate::order::Direction;
 #[derive(FromRow)]
 pub(crate) struct CredentialRow {
     pub(crate) position: i64,
+    pub(crate) recorded_at: OffsetDateTime,
     pub(crate) token_id: String,
     pub(crate) job_id: String,
     pub(crate) workspace_id: String,
@@ -33,6 +34,7 @@ pub(crate) struct CredentialRow {
 pub(crate) enum By {
     /// Of a workspace, or of the group of a service account.
     Place,
+    /// The one that a job named, or whose alias that is.
     ManagedIdentity,
     Job,
     ServiceAccount,
@@ -41,14 +43,15 @@ pub(crate) enum By {
 }
 
 impl By {
-    fn column(self) -> &'static str {
+    /// Of which a row has the value in one at most.
+    fn columns(self) -> &'static [&'static str] {
         match self {
-            Self::Place => "place_id",
-            Self::ManagedIdentity => "managed_identity_id",
-            Self::Job => "job_id",
-            Self::ServiceAccount => "service_account_id",
-            Self::Token => "token_id",
-            Self::Key => "kid",
+            Self::Place => &["place_id"],
+            Self::ManagedIdentity => &["managed_identity_id", "source_id"],
+            Self::Job => &["job_id"],
+            Self::ServiceAccount => &["service_account_id"],
+            Self::Token => &["token_id"],
+            Self::Key => &["kid"],
         }
     }
 }
@@ -71,26 +74,6 @@ pub(crate) struct Credentials<'a> {
 
 impl Credentials<'_> {
     pub(crate) async fn list(&self, pool: &PgPool) -> sqlx::Result<Vec<CredentialRow>> {
-        let (direction, behind) = (self.direction.word(), self.direction.behind());
-        let by = (9..).zip(&self.by);
-        let by = by.map(|(number, (by, _))| format!(" AND {} = ${number}", by.column()));
-        let filter = format!(
-            "($1::timestamptz IS NULL OR issued_at >= $1)
-             AND ($2::timestamptz IS NULL OR issued_at < $2)
-             AND ($3::timestamptz IS NULL OR (issued_at, position) {behind} ($3, $4))
-             AND ($6::boolean IS NULL OR (expires_at IS NOT NULL) = $6)
-             {}",
-            by.collect::<Vec<_>>().concat()
-        );
-        let first = format!("ORDER BY issued_at {direction}, position {direction} LIMIT $5");
-        let rows = Rows {
-            table: "credentials",
-            columns: "credentials.*",
-            place: "place_id",
-            filter: &filter,
-            first: &first,
-            lists: ["$7", "$8"],
-        };
         let place = self.by.iter().find(|(by, _)| *by == By::Place);
         let visible = match (self.visible, place) {
             // They are all there.
@@ -100,15 +83,34 @@ impl Credentials<'_> {
         };
         // A key signs for everybody; whatever else they have in common has an index that leaves few of them.
         let few = self.by.iter().any(|(by, _)| *by != By::Key);
-        let Query { text, lists } = match visible {
-            None => rows.all(),
-            Some(ranges) if few => rows.within(ranges),
-            Some(ranges) => rows.in_ranges(pool, ranges).await?,
-        };
+        let direction = self.direction.word();
+        let first = format!("ORDER BY recorded_at {direction}, position {direction} LIMIT $5");
+        let (mut texts, mut lists) = (Vec::new(), [vec![], vec![]]);
+        for filter in self.filters() {
+            let rows = Rows {
+                table: "credentials",
+                columns: "credentials.*",
+                place: "place_id",
+                filter: &filter,
+                first: &first,
+                lists: ["$7", "$8"],
+            };
+            let query = match visible {
+                None => rows.all(),
+                Some(ranges) if few => rows.within(ranges),
+                Some(ranges) => rows.in_ranges(pool, ranges).await?,
+            };
+            texts.push(format!("({})", query.text));
+            // The same each time: they are of places.
+            lists = query.lists;
+        }
+        let text = texts.join(" UNION ALL ");
         let (at, position) = self.after.unzip();
         let [one, other] = lists;
         // PostgreSQL wants the type of each parameter.
-        let typed = format!("WITH parameters AS (SELECT $7::text[], $8::text[]) {text}");
+        let typed = format!(
+            "WITH parameters AS (SELECT $7::text[], $8::text[]) SELECT * FROM ({text}) listed {first}"
+        );
         let mut query = sqlx::query_as(AssertSqlSafe(typed))
             .bind(self.start)
             .bind(self.end)
@@ -122,5 +124,25 @@ impl Credentials<'_> {
             query = query.bind(value);
         }
         query.persistent(false).fetch_all(pool).await
+    }
+
+    /// Conditions of which each of the rows fulfils one: what may be in either of two columns is looked up by the index of
+    /// each.
+    fn filters(&self) -> Vec<String> {
+        let behind = self.direction.behind();
+        let mut filters = vec![format!(
+            "($1::timestamptz IS NULL OR recorded_at >= $1)
+             AND ($2::timestamptz IS NULL OR recorded_at < $2)
+             AND ($3::timestamptz IS NULL OR (recorded_at, position) {behind} ($3, $4))
+             AND ($6::boolean IS NULL OR (expires_at IS NOT NULL) = $6)"
+        )];
+        for (number, (by, _)) in (9..).zip(&self.by) {
+            let in_each = filters.iter().flat_map(|filter| {
+                let columns = by.columns().iter();
+                columns.map(move |column| format!("{filter} AND {column} = ${number}"))
+            });
+            filters = in_each.collect();
+        }
+        filters
     }
 }

@@ -27,6 +27,16 @@ pub(super) struct Query {
     pub(super) lists: [Vec<String>; 2],
 }
 
+impl Query {
+    /// One without lists.
+    pub(super) fn of(text: String) -> Self {
+        Self {
+            text,
+            lists: [vec![], vec![]],
+        }
+    }
+}
+
 impl Rows<'_> {
     pub(super) fn all(&self) -> Query {
         self.those("true", [vec![], vec![]])
