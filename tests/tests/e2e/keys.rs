@@ -572,6 +572,45 @@ async fn the_key_set_is_sent_once() {
     }
 }
 
+/// What the README has done with a database that was restored from a backup, in which any key may be one that was revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_new_epoch_of_the_log_every_key_ends() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let request = issuer::OpenJobRequest {
+        request_id: unique_id().to_string(),
+        ..job(&web)
+    };
+    let opened = admin.asks(request.clone()).await.expect("opened");
+    let (active, next) = both(&admin).await;
+    world.stops(Service::Issuer).await;
+    sqlx::query("UPDATE log_head SET epoch = gen_random_uuid()")
+        .execute(world.database(Service::Issuer).pool())
+        .await
+        .expect("a new epoch");
+    world.starts(Service::Issuer).await;
+    let hurried = admin.in_a_hurry();
+    let reopened = eventually(async || hurried.asks(request.clone()).await).await;
+    assert_eq!(reopened.job, opened.job);
+    let issued = eventually(async || admin.asks_as(&reopened.job_token, &deployer).await).await;
+    let signs = kid(&issued.token);
+    assert!(![&active.kid, &next.kid].contains(&&signs), "{signs}");
+    let url = world.issuer_url();
+    let verified = relying_party::verify(&url, "aws", &issued.token).await;
+    verified.expect("a stranger verifies it");
+    refused(
+        admin.asks_as(&opened.job_token, &deployer).await,
+        Code::Unauthenticated,
+        "TOKEN_KEY_UNKNOWN",
+    );
+    for before in [active, next] {
+        let now = key(&admin, &before.id).await;
+        assert_eq!(now.state(), SigningKeyState::Revoked);
+        assert!(now.revoke_reason.contains("backup"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_key_encryption_key_can_be_changed() {
     let mut world = World::start().await;

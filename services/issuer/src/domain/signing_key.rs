@@ -118,6 +118,17 @@ pub enum Command {
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
     },
+    /// Trust none of them any more.
+    RevokeAll {
+        /// Why.
+        reason: String,
+        /// The time.
+        now: OffsetDateTime,
+        /// How the keys are to live.
+        policy: Policy,
+        /// A key that nobody has used, if one signs.
+        fresh: Option<Fresh>,
+    },
 }
 
 /// What happened to a key.
@@ -326,6 +337,12 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
             now,
             fresh,
         } => revoke(ring, id, reason, now, fresh),
+        Command::RevokeAll {
+            reason,
+            now,
+            policy,
+            fresh,
+        } => revoke_all(ring, &reason, (now, &policy), fresh),
     }
 }
 
@@ -453,6 +470,28 @@ fn revoke(
             draft.add(Event::Published { id, at, ready });
         }
         draft.add(Event::Activated(next, now));
+    }
+    Ok(draft.events)
+}
+
+fn revoke_all(
+    ring: &KeyRing,
+    reason: &str,
+    (now, policy): (OffsetDateTime, &Policy),
+    fresh: Option<Fresh>,
+) -> Result<Vec<Event>, Rejection> {
+    let mut draft = Draft::of(ring);
+    let trusted = |key: &&Key| key.revoked.is_none() && !key.is_over(now, policy);
+    for key in ring.keys().filter(trusted) {
+        let (id, at, reason) = (key.made.id, now, reason.to_owned());
+        draft.add(Event::Revoked { id, at, reason });
+    }
+    if ring.active().is_some() {
+        let fresh = fresh.ok_or(Rejection::NoSuccessor)?;
+        let (id, at, ready) = (fresh.id, now, now);
+        draft.add(Event::Created(fresh, now));
+        draft.add(Event::Published { id, at, ready });
+        draft.add(Event::Activated(id, now));
     }
     Ok(draft.events)
 }
@@ -719,6 +758,63 @@ mod tests {
             Ok(1)
         );
         assert_eq!(life.ring.active().map(|key| key.made.id), Some(id(9)));
+    }
+
+    #[test]
+    fn all_keys_are_revoked_that_anybody_may_still_trust_and_one_signs_that_nobody_had() {
+        let mut life = begun();
+        let over = NOON + POLICY.rotation;
+        life.comes_to(over);
+        life.last_expiry.insert(id(1), over);
+        life.comes_to(over + Duration::hours(1));
+        let now = over + LONGEST_JOB + POLICY.clock_skew;
+        life.rotates(now);
+        life.comes_to(now);
+        assert_eq!(
+            life.stages(),
+            [
+                Stage::Gone,
+                Stage::Retiring,
+                Stage::Active,
+                Stage::Published
+            ]
+        );
+        let revoke_all = |fresh| Command::RevokeAll {
+            reason: "restored".to_owned(),
+            now,
+            policy: POLICY,
+            fresh,
+        };
+        assert_eq!(
+            life.takes(revoke_all(None)),
+            Err(Rejection::NoSuccessor),
+            "none signs"
+        );
+        life.takes(revoke_all(Some(fresh(9)))).expect("revoked");
+        // Of the first one nothing is asked any more.
+        assert_eq!(
+            life.stages(),
+            [
+                Stage::Gone,
+                Stage::Revoked,
+                Stage::Revoked,
+                Stage::Revoked,
+                Stage::Active
+            ]
+        );
+        // One that waits until it is known has none in its place.
+        let mut life = Life::default();
+        life.takes(Command::Advance {
+            now,
+            policy: POLICY,
+            unread: false,
+            others: 2,
+            fresh: Some(fresh(1)),
+            last_expiry: BTreeMap::new(),
+        })
+        .expect("made");
+        life.takes(revoke_all(None)).expect("revoked");
+        assert_eq!(life.stages(), [Stage::Revoked]);
     }
 
     #[test]
