@@ -595,7 +595,7 @@ impl Due {
                 now,
                 policy: *policy,
                 unread: recorded.ring.is_unread(),
-                others: all.published() - ring.published(),
+                others: all.places_but(algorithm),
                 fresh: due.make(vault, algorithm, ring.wants_key()).await?,
                 last_expiry: last_expiry.clone(),
             };

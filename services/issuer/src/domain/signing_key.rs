@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use model::{JobDuration, SigningAlgorithm, SigningKeyId};
 use time::{Duration, OffsetDateTime};
 
-/// Keys in the key set at most, of all algorithms together. While there are so many, a next key waits until another one
-/// has left.
+/// Keys in the key set at most, of all algorithms together. While there are so many, none takes the place of another one
+/// that is not revoked: the next one that would then be made could not be published.
 pub const MAX_PUBLISHED: usize = 6;
 
 /// The longest life of a job, and so of its token.
@@ -95,7 +95,7 @@ pub enum Command {
         policy: Policy,
         /// Whether nobody has ever read a key set: then the first key need not wait until it is known.
         unread: bool,
-        /// Keys of other algorithms in the key set.
+        /// Places in the key set that are the keys' of other algorithms.
         others: usize,
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
@@ -106,6 +106,8 @@ pub enum Command {
     Rotate {
         /// The time.
         now: OffsetDateTime,
+        /// Places in the key set that are the keys' of other algorithms.
+        others: usize,
     },
     /// Trust a key no more.
     Revoke {
@@ -311,6 +313,22 @@ impl KeyRing {
     pub fn published(&self) -> usize {
         self.keys().filter(|key| key.is_published()).count()
     }
+
+    /// How many places in the key set are the keys' of all algorithms but one.
+    #[must_use]
+    pub fn places_but(&self, algorithm: SigningAlgorithm) -> usize {
+        let others = SigningAlgorithm::ALL.into_iter();
+        let others = others.filter(|other| *other != algorithm);
+        others.map(|other| self.only(other).places()).sum()
+    }
+
+    /// How many places in the key set are theirs: also those of one that signs and of a next one that are not there yet.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        let next = self.next().filter(|key| key.is_published());
+        let missing = [self.active(), next];
+        self.published() + missing.iter().filter(|key| key.is_none()).count()
+    }
 }
 
 /// Decides a command.
@@ -327,10 +345,10 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
             let mut draft = Draft::of(ring);
             draft.remove_spent(now, &policy, &last_expiry);
             draft.bring_next((now, unread), &policy, others, fresh);
-            draft.replace_if_due(now, &policy);
+            draft.replace_if_due(now, &policy, others);
             Ok(draft.events)
         }
-        Command::Rotate { now } => rotate(ring, now),
+        Command::Rotate { now, others } => rotate(ring, now, others),
         Command::Revoke {
             id,
             reason,
@@ -406,24 +424,27 @@ impl Draft {
     }
 
     /// Has the next key sign, if the active one has signed for long enough.
-    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy) {
+    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy, others: usize) {
         let due = self.ring.active().is_none_or(|active| {
             let age = active.activated.map(|since| now - since);
             active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
         });
         if due {
-            self.replace(now);
+            self.replace(now, others);
         }
     }
 
     /// The next key takes the place of the active one, if it may by now. Answers whether it did.
-    fn replace(&mut self, now: OffsetDateTime) -> bool {
+    fn replace(&mut self, now: OffsetDateTime, others: usize) -> bool {
         let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
         let Some(next) = self.ring.next().filter(ready).map(|key| key.made.id) else {
             return false;
         };
-        let active = self.ring.active().map(|key| key.made.id);
-        if let Some(active) = active {
+        if let Some(active) = self.ring.active().map(|key| key.made.id) {
+            // Without a place for another next one, a revocation would find none that relying parties know.
+            if self.ring.published() + others >= MAX_PUBLISHED {
+                return false;
+            }
             self.add(Event::Retired(active, now));
         }
         self.add(Event::Activated(next, now));
@@ -431,10 +452,10 @@ impl Draft {
     }
 }
 
-fn rotate(ring: &KeyRing, now: OffsetDateTime) -> Result<Vec<Event>, Rejection> {
+fn rotate(ring: &KeyRing, now: OffsetDateTime, others: usize) -> Result<Vec<Event>, Rejection> {
     let active = ring.active().ok_or(Rejection::Missing)?;
     let mut draft = Draft::of(ring);
-    if !draft.replace(now) && !active.rotation_requested {
+    if !draft.replace(now, others) && !active.rotation_requested {
         draft.add(Event::RotationRequested(active.made.id, now));
     }
     Ok(draft.events)
@@ -585,7 +606,9 @@ mod tests {
         }
 
         fn rotates(&mut self, now: OffsetDateTime) -> Vec<Event> {
-            self.takes(Command::Rotate { now }).expect("it rotates")
+            let others = self.others;
+            let rotate = Command::Rotate { now, others };
+            self.takes(rotate).expect("it rotates")
         }
 
         fn revokes(
@@ -707,25 +730,77 @@ mod tests {
             life.comes_to(now);
             assert!(life.ring.published() + life.others <= MAX_PUBLISHED);
         }
-        // Full: the next one is prepared, and published when another one has left.
+        // Full: who is asked to go stays until another one has left, for the next one that would be made could not be
+        // published.
         assert_eq!(
-            life.ring.next().map(Key::stage),
-            Some(Stage::Prepared),
-            "{:?}",
-            life.stages()
+            life.stages(),
+            [
+                Stage::Retiring,
+                Stage::Retiring,
+                Stage::Active,
+                Stage::Published
+            ]
         );
         assert_eq!(
             life.ring.active().map(|key| key.rotation_requested),
             Some(true)
         );
+        // A revocation finds one that is known.
+        let mut revoked = Life {
+            ring: life.ring.clone(),
+            ..Life::default()
+        };
+        let signs = Event::Activated(id(4), now);
+        let events = revoked.revokes(3, now, None);
+        assert_eq!(events.expect("revoked").last(), Some(&signs));
         life.last_expiry.insert(id(1), now);
         now += Duration::hours(1);
+        let removed = Event::Removed(id(1), now);
+        let retired = Event::Retired(id(3), now);
+        let activated = Event::Activated(id(4), now);
+        assert_eq!(life.comes_to(now), [removed, retired, activated]);
         life.comes_to(now);
         assert_eq!(life.ring.next().map(Key::stage), Some(Stage::Published));
-        now += Duration::minutes(6);
-        let before = life.ring.active().map(|key| key.made.id);
-        life.comes_to(now);
-        assert_ne!(life.ring.active().map(|key| key.made.id), before);
+    }
+
+    #[test]
+    fn however_the_keys_live_there_is_a_place_for_a_next_one() {
+        // Two algorithms, each asked to rotate or to revoke now and then; those of the one are the others of the other.
+        let mut lives = [Life::default(), Life::default()];
+        let mut now = NOON;
+        for step in 0..500_u32 {
+            now += Duration::minutes(1);
+            for turn in [0, 1] {
+                let others = lives[1 - turn].ring.places();
+                let life = &mut lives[turn];
+                life.others = others;
+                life.comes_to(now);
+                if step % 7 == 0 && life.ring.active().is_some() {
+                    life.rotates(now);
+                }
+                if step % (31 + 10 * u32::try_from(turn).expect("one of two")) == 30 {
+                    let active = life.ring.active().expect("one signs").made.id;
+                    life.takes(Command::Revoke {
+                        id: active,
+                        reason: "leaked".to_owned(),
+                        now,
+                        fresh: None,
+                    })
+                    .expect("a next one is there");
+                }
+                // Tokens live for an hour.
+                for key in life.ring.keys() {
+                    let retired = key.retired.map(|at| at + Duration::hours(1));
+                    life.last_expiry
+                        .extend(retired.map(|last| (key.made.id, last)));
+                }
+                assert!(life.ring.places() + life.others <= MAX_PUBLISHED);
+            }
+        }
+        assert!(
+            lives.iter().all(|life| life.made > 10),
+            "they rotate all the time"
+        );
     }
 
     #[test]

@@ -235,7 +235,8 @@ impl IssuerRpc {
         let recorded = ring::load(self.shared.commands.log()).await?;
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
-        let events = decide(&ring, Command::Rotate { now })?;
+        let others = recorded.ring.places_but(algorithm);
+        let events = decide(&ring, Command::Rotate { now, others })?;
         let (streams, guards, ring) = Self::changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
             signing_key: ring.only(algorithm).active().map(message),
