@@ -458,8 +458,15 @@ async fn open(
 
 impl KeySet {
     fn of(recorded: &Recorded) -> Result<Self, KeyError> {
-        let published = recorded.ring.keys().filter(|key| key.is_published());
-        let keys: Vec<serde_json::Value> = published
+        // There are relying parties that try the keys in order and fail at one of another type than the token's: those of the
+        // default algorithm, which all can verify, come first.
+        let of = |algorithm| {
+            let published = recorded.ring.keys().filter(|key| key.is_published());
+            published.filter(move |key| key.made.algorithm == algorithm)
+        };
+        let keys: Vec<serde_json::Value> = SigningAlgorithm::ALL
+            .into_iter()
+            .flat_map(of)
             .map(|key| serde_json::from_str(&key.made.public_jwk))
             .collect::<Result<_, _>>()?;
         let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }))?;

@@ -146,6 +146,16 @@ async fn what_could_not_be_destroyed_when_it_was_over_is_destroyed_later() {
     running.await.expect("it ends");
 }
 
+#[tokio::test]
+async fn those_that_every_relying_party_can_verify_with_come_first() {
+    let database = database().await;
+    let keys = opens(database.pool(), SLOW).await;
+    let set: serde_json::Value = serde_json::from_slice(&keys.key_set().body).expect("JSON");
+    let set = set["keys"].as_array().expect("keys").iter();
+    let types: Vec<_> = set.map(|key| key["kty"].clone()).collect();
+    assert_eq!(types, ["RSA", "RSA", "EC", "EC"]);
+}
+
 /// As the README says of a database that was restored from a backup.
 async fn gives_new_epoch(database: &Database) {
     sqlx::query("UPDATE log_head SET epoch = gen_random_uuid()")
