@@ -108,6 +108,8 @@ pub enum Command {
         now: OffsetDateTime,
         /// Places in the key set that are the keys' of other algorithms.
         others: usize,
+        /// How the keys are to live.
+        policy: Policy,
     },
     /// Trust a key no more.
     Revoke {
@@ -197,6 +199,16 @@ impl Policy {
     /// How long a key is in the key set before it signs: until every relying party has read of it.
     fn wait(&self) -> Duration {
         self.max_age + self.clock_skew
+    }
+
+    /// From when on a key that was published may sign. Who published it may have had relying parties keep the key set for
+    /// less. One that did not wait at all is the first.
+    fn ready(&self, (at, ready): (OffsetDateTime, OffsetDateTime)) -> OffsetDateTime {
+        if at == ready {
+            ready
+        } else {
+            ready.max(at + self.wait())
+        }
     }
 }
 
@@ -348,7 +360,11 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
             draft.replace_if_due(now, &policy, others);
             Ok(draft.events)
         }
-        Command::Rotate { now, others } => rotate(ring, now, others),
+        Command::Rotate {
+            now,
+            others,
+            policy,
+        } => rotate(ring, (now, &policy), others),
         Command::Revoke {
             id,
             reason,
@@ -430,13 +446,16 @@ impl Draft {
             active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
         });
         if due {
-            self.replace(now, others);
+            self.replace((now, policy), others);
         }
     }
 
     /// The next key takes the place of the active one, if it may by now. Answers whether it did.
-    fn replace(&mut self, now: OffsetDateTime, others: usize) -> bool {
-        let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
+    fn replace(&mut self, (now, policy): (OffsetDateTime, &Policy), others: usize) -> bool {
+        let ready = |key: &&Key| {
+            let published = key.published;
+            published.is_some_and(|published| policy.ready(published) <= now)
+        };
         let Some(next) = self.ring.next().filter(ready).map(|key| key.made.id) else {
             return false;
         };
@@ -452,10 +471,14 @@ impl Draft {
     }
 }
 
-fn rotate(ring: &KeyRing, now: OffsetDateTime, others: usize) -> Result<Vec<Event>, Rejection> {
+fn rotate(
+    ring: &KeyRing,
+    (now, policy): (OffsetDateTime, &Policy),
+    others: usize,
+) -> Result<Vec<Event>, Rejection> {
     let active = ring.active().ok_or(Rejection::Missing)?;
     let mut draft = Draft::of(ring);
-    if !draft.replace(now, others) && !active.rotation_requested {
+    if !draft.replace((now, policy), others) && !active.rotation_requested {
         draft.add(Event::RotationRequested(active.made.id, now));
     }
     Ok(draft.events)
@@ -607,7 +630,11 @@ mod tests {
 
         fn rotates(&mut self, now: OffsetDateTime) -> Vec<Event> {
             let others = self.others;
-            let rotate = Command::Rotate { now, others };
+            let rotate = Command::Rotate {
+                now,
+                others,
+                policy: POLICY,
+            };
             self.takes(rotate).expect("it rotates")
         }
 
@@ -716,6 +743,39 @@ mod tests {
             life.rotates(later),
             [Event::Retired(id(2), later), Event::Activated(id(3), later)]
         );
+    }
+
+    #[test]
+    fn a_key_waits_as_long_as_the_longer_policy_of_two_issuers_says() {
+        let longer = Policy {
+            max_age: Duration::minutes(20),
+            ..POLICY
+        };
+        let rotate = |now, policy| Command::Rotate {
+            now,
+            others: 2,
+            policy,
+        };
+        for (published_by, activated_by) in [(POLICY, longer), (longer, POLICY)] {
+            let mut life = Life::default();
+            for number in [1, 2] {
+                life.takes(Command::Advance {
+                    now: NOON,
+                    policy: published_by,
+                    unread: number == 1,
+                    others: 2,
+                    fresh: Some(fresh(number)),
+                    last_expiry: BTreeMap::new(),
+                })
+                .expect("made");
+            }
+            let ready = NOON + longer.wait();
+            life.takes(rotate(ready - Duration::SECOND, activated_by))
+                .expect("asked for");
+            assert_eq!(life.stages(), [Stage::Active, Stage::Published]);
+            life.takes(rotate(ready, activated_by)).expect("done");
+            assert_eq!(life.stages(), [Stage::Retiring, Stage::Active]);
+        }
     }
 
     #[test]

@@ -236,7 +236,13 @@ impl IssuerRpc {
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
         let others = recorded.ring.places_but(algorithm);
-        let events = decide(&ring, Command::Rotate { now, others })?;
+        let policy = *self.shared.keys.policy();
+        let rotate = Command::Rotate {
+            now,
+            others,
+            policy,
+        };
+        let events = decide(&ring, rotate)?;
         let (streams, guards, ring) = Self::changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
             signing_key: ring.only(algorithm).active().map(message),
