@@ -264,7 +264,8 @@ impl IssuerRpc {
         let mut recorded = ring::load(log).await?;
         let all = recorded.ring.clone();
         if recorded.ring.get(id).is_none() {
-            // One that is over needs no revoking; one that never was is not found.
+            // One that is over is not among them any more; that it has leaked goes on the record all the same. One that
+            // never was is not found.
             let over = ring::load_one(log, id).await?;
             shown(&over, id, revocation.named)?;
             recorded.ring = over;

@@ -132,6 +132,8 @@ impl Recorded {
                 Event::Revoked { id, .. } => {
                     if let Some(Key { made, .. }) = ring.get(*id) {
                         set(revoked_key(&made.kid), Some(String::new()));
+                        // It may have been forgotten; what is known again is forgotten again.
+                        set(format!("{KEYS}{id}"), Some(String::new()));
                     }
                 }
                 Event::Published { .. }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bed::{Database, eventually};
 use edge::authentication::revoked_key;
+use eventlog::Guard;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration as Span;
@@ -154,6 +155,53 @@ async fn those_that_every_relying_party_can_verify_with_come_first() {
     let set = set["keys"].as_array().expect("keys").iter();
     let types: Vec<_> = set.map(|key| key["kty"].clone()).collect();
     assert_eq!(types, ["RSA", "RSA", "EC", "EC"]);
+}
+
+/// Like one of which nothing will ever be asked again.
+async fn is_forgotten(log: &EventLog, key: &Fresh) {
+    let forgotten = sqlx::query("DELETE FROM facts WHERE key = $1")
+        .bind(format!("signing-key/id/{}", key.id))
+        .execute(log.pool())
+        .await
+        .expect("forgotten");
+    assert_eq!(forgotten.rows_affected(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_was_forgotten_is_revoked_and_forgotten_again() {
+    let database = database().await;
+    let log = log(database.pool()).await;
+    opens(database.pool(), SLOW).await;
+    let recorded = ring::load(&log).await.expect("read");
+    let next = recorded.ring.only(SigningAlgorithm::Es256);
+    let next = next.next().expect("a next one").made.clone();
+    is_forgotten(&log, &next).await;
+    let over = Recorded {
+        ring: ring::load_one(&log, next.id).await.expect("read"),
+        ..recorded
+    };
+    let revoked = Event::Revoked {
+        id: next.id,
+        at: clock::now(),
+        reason: "leaked".to_owned(),
+    };
+    let (streams, guards) = over.changes(&[revoked]);
+    let append = Append {
+        command: None,
+        streams,
+        shared: vec![],
+        guards,
+        metadata: Metadata::default(),
+    };
+    log.append(append).await.expect("revoked");
+    let recorded = ring::load(&log).await.expect("read");
+    let key = recorded.ring.get(next.id).expect("it is known again");
+    assert_eq!(key.stage(), Stage::Revoked);
+    let later = clock::now() + Span::days(365);
+    let forgets = recorded.forgets(later, &SLOW);
+    let facts: Vec<_> = forgets.iter().map(Guard::key).collect();
+    let id = format!("signing-key/id/{}", next.id);
+    assert_eq!(facts, [id, revoked_key(&next.kid)]);
 }
 
 /// As the README says of a database that was restored from a backup.
