@@ -120,6 +120,17 @@ fn revocation(id: &str) -> issuer::RevokeSigningKeyRequest {
     }
 }
 
+/// Changes nothing.
+async fn tries_to_revoke(admin: &User, id: &str) -> issuer::RevokeSigningKeyResponse {
+    let only_tried = issuer::RevokeSigningKeyRequest {
+        validate_only: true,
+        ..revocation(id)
+    };
+    let tried = admin.asks(only_tried).await.expect("it would be revoked");
+    assert!(!tried.planned_events.is_empty());
+    tried
+}
+
 /// How many tokens there are on each page of two.
 async fn pages_of_live_tokens(admin: &User, key: &str) -> Vec<usize> {
     let mut request = issuer::ListLiveTokensRequest {
@@ -293,6 +304,10 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
     }
     let (active, next) = both(&admin).await;
 
+    // Tried only, it says what would be at stake.
+    let tried = tries_to_revoke(&admin, &active.id).await;
+    assert_eq!(tried.managed_identity_ids, [deployer.as_str()]);
+
     let revoke = issuer::RevokeSigningKeyRequest {
         request_id: unique_id().to_string(),
         ..revocation(&active.id)
@@ -309,6 +324,7 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
         (&signs.id, signs.state()),
         (&next.id, SigningKeyState::Active)
     );
+    assert_eq!(tried.live_tokens, answer.live_tokens);
     let listed: BTreeSet<_> = answer
         .live_tokens
         .iter()
@@ -497,11 +513,7 @@ async fn only_keys_that_are_used_are_kept() {
     for _ in 0..3 {
         let revoked = admin.asks(revocation(&active)).await.expect("revoked");
         active = revoked.active_signing_key.expect("another key").id;
-        let only_tried = issuer::RevokeSigningKeyRequest {
-            validate_only: true,
-            ..revocation(&active)
-        };
-        admin.asks(only_tried).await.expect("it would be revoked");
+        tries_to_revoke(&admin, &active).await;
         // Of several at once, those that come second find that it is revoked already.
         let (one, other) = tokio::join!(
             admin.asks(revocation(&active)),

@@ -173,28 +173,11 @@ impl SigningKeyService for IssuerRpc {
             }
         }
         let mut response = carried_out?;
-        if call.validate_only {
-            return Ok(response);
+        if !call.validate_only {
+            self.look_for_keys().await?;
+            self.shared.keys.wake();
         }
-        self.look_for_keys().await?;
-        self.shared.keys.wake();
-        // Not part of what the log keeps as the reply: it has them already.
-        let reply = response.get_mut();
-        let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
-        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
-        (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
-        let each = |id: fn(&pb::LiveToken) -> &String| -> Vec<String> {
-            let ids = reply.live_tokens.iter().map(id).filter(|id| !id.is_empty());
-            ids.cloned().collect::<BTreeSet<_>>().into_iter().collect()
-        };
-        let (identities, workspaces, accounts) = (
-            each(|token| &token.managed_identity_id),
-            each(|token| &token.workspace_id),
-            each(|token| &token.service_account_id),
-        );
-        reply.managed_identity_ids = identities;
-        reply.workspace_ids = workspaces;
-        reply.service_account_ids = accounts;
+        self.add_live_tokens(response.get_mut()).await?;
         Ok(response)
     }
 
@@ -306,6 +289,30 @@ impl IssuerRpc {
             guards,
             reply,
         })
+    }
+
+    /// Adds the tokens of the key to the answer to its revocation. They are not part of what the log keeps as the reply: it
+    /// has them already.
+    async fn add_live_tokens(
+        &self,
+        reply: &mut pb::RevokeSigningKeyResponse,
+    ) -> Result<(), Status> {
+        let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
+        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
+        (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
+        let each = |id: fn(&pb::LiveToken) -> &String| -> Vec<String> {
+            let ids = reply.live_tokens.iter().map(id).filter(|id| !id.is_empty());
+            ids.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        let (identities, workspaces, accounts) = (
+            each(|token| &token.managed_identity_id),
+            each(|token| &token.workspace_id),
+            each(|token| &token.service_account_id),
+        );
+        reply.managed_identity_ids = identities;
+        reply.workspace_ids = workspaces;
+        reply.service_account_ids = accounts;
+        Ok(())
     }
 
     /// Destroys a key that was made for what came out otherwise. Where the log may name it yet, it stays.
