@@ -394,6 +394,70 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
     }
 }
 
+/// An alias's token names its source, and what another key has signed may have been had with a token of the one that leaked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_are_named_whom_a_revoked_key_has_opened_something() {
+    let slow = KeyTimes {
+        rotation: 3_600,
+        ..FAST
+    };
+    let world = Setup::default().keys(slow).start().await;
+    let admin = world.admin();
+    let (source, _) = workspace(&admin).await;
+    admin.creates_group("borrower").await;
+    let alias = admin.creates_alias("borrower/shared", &source).await.id;
+    let web = admin.creates_workspace("borrower/web").await.id;
+    admin.assigns(&alias, &web).await;
+    let mut account = trusting("acme/ci", &world.issuer_url(), &source);
+    let wanted = account.service_account.get_or_insert_default();
+    "aws".clone_into(&mut wanted.trust_policies[0].audience);
+    let made = admin.asks(account).await.expect("made");
+    let account = made.service_account.expect("the service account").id;
+    let (first, next) = both(&admin).await;
+    let job = admin.opens_job(&web).await;
+    let credential = eventually(async || admin.asks_as(&job.token, &alias).await).await;
+    admin.asks(rotation("")).await.expect("asked for");
+    eventually(async || {
+        let now = key(&admin, &next.id).await;
+        let active = now.state() == SigningKeyState::Active;
+        active.then_some(()).ok_or(format!("{now:?}"))
+    })
+    .await;
+    let later = eventually(async || {
+        let later = admin.asks_as(&job.token, &alias).await;
+        let later = later.map_err(|status| status.to_string())?;
+        let changed = kid(&later.token) == next.kid;
+        changed.then_some(later).ok_or("the old key".to_owned())
+    })
+    .await;
+    let exchange = issuer::ExchangeTokenRequest {
+        service_account_id: account.clone(),
+        subject_token: credential.token.clone(),
+        ..Default::default()
+    };
+    let exchanged = admin.asks(exchange).await.expect("exchanged");
+
+    let revoked = admin.asks(revocation(&first.id)).await.expect("revoked");
+    let listed: BTreeSet<_> = revoked
+        .live_tokens
+        .iter()
+        .map(|token| [&token.token_id, &token.kid, &token.subject].map(String::as_str))
+        .collect();
+    let expected = [
+        [&credential.token_id, &first.kid, &source],
+        [&later.token_id, &next.kid, &source],
+        [&exchanged.token_id, &next.kid, &account],
+    ];
+    for token in expected {
+        let token = token.map(String::as_str);
+        assert!(listed.contains(&token), "{token:?} is not in {listed:?}");
+    }
+    let mut identities = [alias, source];
+    identities.sort();
+    assert_eq!(revoked.managed_identity_ids, identities);
+    assert_eq!(revoked.service_account_ids, [account]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_token_is_signed_with_a_revoked_key_by_any_issuer() {
     let world = World::start().await;

@@ -9,7 +9,9 @@ use edge::status::chain;
 use edge::violations::Violations;
 use eventlog::{Guard, StreamAppend};
 use model::signing_algorithm::InvalidSigningAlgorithm;
-use model::{Description, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last};
+use model::{
+    Description, ManagedIdentityId, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last,
+};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::signing_key_service_server::SigningKeyService;
 use tokio::sync::OnceCell;
@@ -297,18 +299,22 @@ impl IssuerRpc {
         &self,
         reply: &mut pb::RevokeSigningKeyResponse,
     ) -> Result<(), Status> {
-        let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
-        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
-        (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
-        let each = |id: fn(&pb::LiveToken) -> &String| -> Vec<String> {
-            let ids = reply.live_tokens.iter().map(id).filter(|id| !id.is_empty());
-            ids.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+        let Some(key) = &reply.signing_key else {
+            return Ok(());
         };
-        let (identities, workspaces, accounts) = (
-            each(|token| &token.managed_identity_id),
-            each(|token| &token.workspace_id),
-            each(|token| &token.service_account_id),
-        );
+        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
+        (reply.live_tokens, reply.next_page_token) = self.live_tokens(&key.kid, 0, size).await?;
+        let tokens = &reply.live_tokens;
+        let identities = tokens.iter().flat_map(|token| {
+            [
+                Some(token.managed_identity_id.as_str()),
+                named_identity(token),
+            ]
+        });
+        let identities = each_once(identities.flatten());
+        let workspaces = each_once(tokens.iter().map(|token| token.workspace_id.as_str()));
+        let accounts = tokens.iter().map(|token| token.service_account_id.as_str());
+        let accounts = each_once(accounts);
         reply.managed_identity_ids = identities;
         reply.workspace_ids = workspaces;
         reply.service_account_ids = accounts;
@@ -357,6 +363,20 @@ impl IssuerRpc {
             next.map_or_else(String::new, |next| next.to_string()),
         ))
     }
+}
+
+fn each_once<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let ids: BTreeSet<_> = ids.filter(|id| !id.is_empty()).collect();
+    ids.into_iter().map(str::to_owned).collect()
+}
+
+/// The identity that a token's subject names, with a stage or without: that of an alias's is the source.
+fn named_identity(token: &pb::LiveToken) -> Option<&str> {
+    let (named, _) = token
+        .subject
+        .split_once(':')
+        .unwrap_or((&token.subject, ""));
+    named.parse::<ManagedIdentityId>().ok().map(|_| named)
 }
 
 /// The algorithm that a request names; `None` if it names none.
