@@ -75,13 +75,13 @@ fn path(url: &str) -> &str {
         .map_or("", |start| authority[start..].trim_end_matches('/'))
 }
 
-/// `OpenID` Connect Discovery 1.0, 3. Our tokens are not had by logging in; as in the document of a Kubernetes cluster, the
-/// authorization endpoint is a name that says so, for there are clients that refuse a document without one.
+/// `OpenID` Connect Discovery 1.0, 3. Our tokens are not had by logging in, and nothing is served at the authorization
+/// endpoint; but there are clients that refuse a document without one, or with one that is no https URL.
 fn document(issuer: &str) -> serde_json::Value {
     serde_json::json!({
         "issuer": issuer,
         "jwks_uri": format!("{}/oauth/discovery/keys", issuer.trim_end_matches('/')),
-        "authorization_endpoint": "urn:tharsis:programmatic_authorization",
+        "authorization_endpoint": format!("{}/authorize", issuer.trim_end_matches('/')),
         "token_endpoint": format!("{}/token", issuer.trim_end_matches('/')),
         "token_endpoint_auth_methods_supported": ["none"],
         "grant_types_supported": [token::GRANT_TYPE],
@@ -133,6 +133,21 @@ fn answer(headers: &HeaderMap, max_age: u64, etag: &str, body: Bytes) -> Respons
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_endpoints_are_below_the_issuer() {
+        for issuer in ["https://example.com/oidc", "https://example.com/oidc/"] {
+            let document = document(issuer);
+            for (endpoint, path) in [
+                ("authorization_endpoint", "authorize"),
+                ("token_endpoint", "token"),
+                ("jwks_uri", "oauth/discovery/keys"),
+            ] {
+                let expected = format!("https://example.com/oidc/{path}");
+                assert_eq!(document[endpoint], expected, "{issuer}");
+            }
+        }
+    }
 
     #[test]
     fn the_path_of_an_issuer() {

@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::ring::Recorded;
 use self::vault::Vault;
-use crate::domain::signing_key::{Command, Fresh, Key, Policy, Rejection, Stage, decide, evolve};
+use crate::domain::signing_key::{
+    Command, Event, Fresh, Key, Policy, Rejection, Stage, decide, evolve,
+};
 use crate::live_tokens;
 use crate::seal::{SealError, Sealer};
 use crate::signing::{SigningError, SigningKey, entity_tag};
@@ -41,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
 /// Between looks whether the first key-encryption key seals all keys.
 const RESEAL: Duration = Duration::from_secs(5);
+/// Why keys are revoked that are of another epoch of the log.
+const RESTORED: &str = "the issuer's database was restored from a backup";
 /// The conditions of health.
 const CONDITION: &str = "signing-keys";
 const CLOCK: &str = "clock";
@@ -482,8 +486,15 @@ async fn open(
 
 impl KeySet {
     fn of(recorded: &Recorded) -> Result<Self, KeyError> {
-        let published = recorded.ring.keys().filter(|key| key.is_published());
-        let keys: Vec<serde_json::Value> = published
+        // There are relying parties that try the keys in order and fail at one of another type than the token's: those of the
+        // default algorithm, which all can verify, come first.
+        let of = |algorithm| {
+            let published = recorded.ring.keys().filter(|key| key.is_published());
+            published.filter(move |key| key.made.algorithm == algorithm)
+        };
+        let keys: Vec<serde_json::Value> = SigningAlgorithm::ALL
+            .into_iter()
+            .flat_map(of)
             .map(|key| serde_json::from_str(&key.made.public_jwk))
             .collect::<Result<_, _>>()?;
         let body = serde_json::to_vec(&serde_json::json!({ "keys": keys }))?;
@@ -560,35 +571,30 @@ async fn do_what_is_due(
     recorded: &Recorded,
     (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
 ) -> Result<bool, KeyError> {
-    let (mut events, mut unused) = (vec![], vec![]);
-    let mut all = recorded.ring.clone();
-    for algorithm in SigningAlgorithm::ALL {
-        let ring = all.only(algorithm);
-        let fresh = if ring.wants_key() {
-            Some(vault.make(algorithm).await?)
-        } else {
-            None
-        };
-        unused.extend(fresh.iter().map(|fresh| fresh.kid.clone()));
-        let command = Command::Advance {
-            now,
-            policy: *policy,
-            unread: recorded.ring.is_unread(),
-            others: all.published() - ring.published(),
-            fresh,
-            last_expiry: last_expiry.clone(),
-        };
-        let due = decide(&ring, command)?;
-        due.iter().for_each(|event| evolve(&mut all, event));
-        events.extend(due);
-    }
-    if events.is_empty() {
+    let epoch = log.head().await?.epoch;
+    let is_of_epoch = recorded.revision.is_of(epoch);
+    let restored = is_of_epoch == Some(false);
+    let Due { events, made } = if restored {
+        Due::restored(vault, policy, recorded, now).await?
+    } else {
+        Due::at(vault, policy, recorded, (now, last_expiry)).await?
+    };
+    if events.is_empty() && is_of_epoch == Some(true) {
         return Ok(false);
     }
     let (streams, mut guards) = recorded.changes(&events);
     guards.extend(recorded.forgets(now, policy));
+    if is_of_epoch != Some(true) {
+        guards.push(ring::belongs_to(epoch));
+    }
+    // An append without events has to be a command.
+    let command = streams.is_empty().then(|| eventlog::Command {
+        id: clock::new_uuid(),
+        fingerprint: vec![],
+        reply: vec![],
+    });
     let append = Append {
-        command: None,
+        command,
         streams,
         shared: vec![],
         guards,
@@ -599,6 +605,13 @@ async fn do_what_is_due(
     };
     match log.append(append).await {
         Ok(_) => {
+            if restored {
+                tracing::error!(
+                    %epoch,
+                    "the log has another epoch than the signing keys: every signing key is revoked, and so is every token \
+                     of a job and of a service account; others sign"
+                );
+            }
             for event in &events {
                 tracing::info!(id = %event.id(), event = wire_name(event), "signing key changed");
             }
@@ -606,14 +619,85 @@ async fn do_what_is_due(
         }
         // Another issuer was quicker.
         Err(AppendError::GuardRefused { .. }) => {
-            vault.destroy(&unused).await?;
+            vault.destroy(&made).await?;
             Ok(true)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn wire_name(event: &crate::domain::signing_key::Event) -> &'static str {
+/// What is due, and the names of the keys that were made for it.
+#[derive(Default)]
+struct Due {
+    events: Vec<Event>,
+    made: Vec<String>,
+}
+
+impl Due {
+    async fn at(
+        vault: &Vault,
+        policy: &Policy,
+        recorded: &Recorded,
+        (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
+    ) -> Result<Self, KeyError> {
+        let mut due = Self::default();
+        let mut all = recorded.ring.clone();
+        for algorithm in SigningAlgorithm::ALL {
+            let ring = all.only(algorithm);
+            let command = Command::Advance {
+                now,
+                policy: *policy,
+                unread: recorded.ring.is_unread(),
+                others: all.places_but(algorithm),
+                fresh: due.make(vault, algorithm, ring.wants_key()).await?,
+                last_expiry: last_expiry.clone(),
+            };
+            let events = decide(&ring, command)?;
+            events.iter().for_each(|event| evolve(&mut all, event));
+            due.events.extend(events);
+        }
+        Ok(due)
+    }
+
+    /// In a restored database, what has become of the keys since the backup is not known: one that signs in it may have been
+    /// revoked, and others made that relying parties know instead.
+    async fn restored(
+        vault: &Vault,
+        policy: &Policy,
+        recorded: &Recorded,
+        now: OffsetDateTime,
+    ) -> Result<Self, KeyError> {
+        let mut due = Self::default();
+        for algorithm in SigningAlgorithm::ALL {
+            let ring = recorded.ring.only(algorithm);
+            let signs = ring.active().is_some();
+            let command = Command::RevokeAll {
+                reason: RESTORED.to_owned(),
+                now,
+                policy: *policy,
+                fresh: due.make(vault, algorithm, signs).await?,
+            };
+            due.events.extend(decide(&ring, command)?);
+        }
+        Ok(due)
+    }
+
+    async fn make(
+        &mut self,
+        vault: &Vault,
+        algorithm: SigningAlgorithm,
+        wanted: bool,
+    ) -> Result<Option<Fresh>, KeyError> {
+        if !wanted {
+            return Ok(None);
+        }
+        let fresh = vault.make(algorithm).await?;
+        self.made.push(fresh.kid.clone());
+        Ok(Some(fresh))
+    }
+}
+
+fn wire_name(event: &Event) -> &'static str {
     crate::wire::signing_key::write(event).event_type()
 }
 

@@ -30,14 +30,15 @@ pub(crate) async fn last_expiry(
             return Ok(last);
         };
         after = end.position;
-        let expiries = events.iter().filter_map(|event| issued(event, kid));
-        last = expiries.filter_map(|token| expiry(&token)).max().max(last);
+        let tokens = events.iter().filter_map(|event| issued(event, kid));
+        let signed = tokens.filter(|token| token.kid == kid);
+        last = signed.filter_map(|token| expiry(&token)).max().max(last);
     }
     Ok(Some(now + MAX_LIFETIME))
 }
 
-/// Live tokens of a key behind a position, in order, and the position behind which there may be more. Fewer than the limit,
-/// or none, where so much else was issued that to read on would take long.
+/// Live tokens of a key, or obtained with one of it, behind a position, in order, and the position behind which there may be
+/// more. Fewer than the limit, or none, where so much else was issued that to read on would take long.
 pub(crate) async fn list(
     log: &EventLog,
     kid: &str,
@@ -114,28 +115,38 @@ async fn first_alive(log: &EventLog, now: OffsetDateTime) -> Result<u64, LogErro
     Ok(low)
 }
 
-/// A token of the key. Those of jobs are not events of their own.
+/// A token that the key has signed, or that was obtained with one. Those of jobs are not events of their own.
 fn issued(recorded: &RecordedEvent, kid: &str) -> Option<pb::LiveToken> {
     let event = Event::decode(&recorded.event_type, &recorded.payload).ok()?;
     match event {
-        Event::CredentialIssued(event) if event.kid == kid => Some(pb::LiveToken {
-            token_id: event.token_id,
-            managed_identity_id: event.managed_identity_id,
-            workspace_id: event.workspace_id,
-            job_id: event.job_id,
-            audience: event.audience,
-            issue_time: event.issue_time,
-            expire_time: event.expire_time,
-            ..pb::LiveToken::default()
-        }),
-        Event::ServiceAccountTokenIssued(event) if event.kid == kid => Some(pb::LiveToken {
-            token_id: event.token_id,
-            service_account_id: event.service_account_id,
-            audience: event.audience,
-            issue_time: event.issue_time,
-            expire_time: event.expire_time,
-            ..pb::LiveToken::default()
-        }),
+        Event::CredentialIssued(event) if event.kid == kid || event.job_token_kid == kid => {
+            Some(pb::LiveToken {
+                token_id: event.token_id,
+                subject: event.subject,
+                kid: event.kid,
+                managed_identity_id: event.managed_identity_id,
+                workspace_id: event.workspace_id,
+                job_id: event.job_id,
+                audience: event.audience,
+                issue_time: event.issue_time,
+                expire_time: event.expire_time,
+                ..pb::LiveToken::default()
+            })
+        }
+        Event::ServiceAccountTokenIssued(event)
+            if event.kid == kid || event.subject_token_kid == kid =>
+        {
+            Some(pb::LiveToken {
+                token_id: event.token_id,
+                subject: event.service_account_id.clone(),
+                kid: event.kid,
+                service_account_id: event.service_account_id,
+                audience: event.audience,
+                issue_time: event.issue_time,
+                expire_time: event.expire_time,
+                ..pb::LiveToken::default()
+            })
+        }
         _ => None,
     }
 }
@@ -186,6 +197,51 @@ mod tests {
             },
         };
         log.append(append).await.expect("appended");
+    }
+
+    #[tokio::test]
+    async fn a_key_has_the_tokens_that_were_obtained_with_its_own_but_waits_for_none_of_them() {
+        let database = Database::create().await;
+        eventlog::migrate(database.pool(), None)
+            .await
+            .expect("tables");
+        let log = EventLog::open("issuer", database.pool().clone());
+        let log = log.await.expect("a log");
+        let now = clock::now();
+        let obtained = [
+            issued_by("signed"),
+            Event::CredentialIssued(pb::CredentialIssued {
+                job_token_kid: "signed".to_owned(),
+                kid: "other".to_owned(),
+                subject: "its source:apply".to_owned(),
+                expire_time: Some(request::timestamp(now + Duration::minutes(45))),
+                ..Default::default()
+            }),
+            Event::ServiceAccountTokenIssued(pb::ServiceAccountTokenIssued {
+                subject_token_kid: "signed".to_owned(),
+                kid: "other".to_owned(),
+                service_account_id: "account".to_owned(),
+                expire_time: Some(request::timestamp(now + Duration::minutes(45))),
+                ..Default::default()
+            }),
+            issued_by("other"),
+        ];
+        append(&log, obtained.into_iter()).await;
+        let listed = list(&log, "signed", Duration::ZERO, 0, 10).await;
+        let (tokens, _) = listed.expect("read");
+        let tokens = tokens.iter();
+        let tokens: Vec<_> = tokens.map(|token| [&*token.kid, &*token.subject]).collect();
+        assert_eq!(
+            tokens,
+            [
+                ["signed", ""],
+                ["other", "its source:apply"],
+                ["other", "account"]
+            ]
+        );
+        let last = last_expiry(&log, "signed", Duration::ZERO, now).await;
+        let last = last.expect("read").expect("one is alive");
+        assert!(last < now + Duration::minutes(20), "{last}");
     }
 
     #[tokio::test]

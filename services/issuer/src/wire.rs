@@ -5,7 +5,7 @@ pub(crate) mod module;
 pub(crate) mod signing_key;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use edge::authentication::Verified;
+use edge::authentication::{Verified, leaned_on};
 use edge::request;
 use model::Stage;
 use proto::EventError;
@@ -29,8 +29,14 @@ fn parse<T: std::str::FromStr>(field: &'static str, text: &str) -> Result<T, Unr
     text.parse().map_err(|_| Unreadable::Field(field))
 }
 
-/// The audit of a token.
-pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -> Event {
+/// The audit of a token, and of the key whose token it was asked for with.
+pub(crate) fn issued(
+    grant: &Grant,
+    token_id: Uuid,
+    kid: &str,
+    revision: &str,
+    job_token_kid: &str,
+) -> Event {
     Event::CredentialIssued(pb::CredentialIssued {
         job_id: grant.job.to_string(),
         workspace_id: grant.workspace.to_string(),
@@ -43,6 +49,7 @@ pub(crate) fn issued(grant: &Grant, token_id: Uuid, kid: &str, revision: &str) -
         issue_time: Some(request::timestamp(grant.issued)),
         expire_time: Some(request::timestamp(grant.expires)),
         stage: job::wire_stage(grant.stage).into(),
+        job_token_kid: job_token_kid.to_owned(),
     })
 }
 
@@ -69,6 +76,7 @@ pub(crate) fn exchanged(exchange: Exchange<'_>) -> Event {
         claim: claim.clone(),
         value: value.clone(),
     });
+    let subject_token_kid = verified.leans_on.as_ref().and_then(leaned_on);
     let digits = |byte: &u8| format!("{byte:02x}");
     let hashed = |id: &String| -> String {
         let hash = digest(&SHA256, id.as_bytes());
@@ -88,6 +96,7 @@ pub(crate) fn exchanged(exchange: Exchange<'_>) -> Event {
         subject_token_id_sha256: verified.token_id.as_ref().map(hashed).unwrap_or_default(),
         claims: claims.collect(),
         revision: exchange.revision,
+        subject_token_kid: subject_token_kid.unwrap_or_default().to_owned(),
     })
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use e2e::Service;
-use e2e::foreign::ForeignIssuer;
+use e2e::foreign::{ForeignIssuer, trusting};
 use e2e::user::{User, unassignment};
 use e2e::world::{KeyTimes, Setup};
 use proto::access::v1::Role;
@@ -79,7 +79,7 @@ async fn write_what_is_missing() {
     };
     let world = Setup::default().keys(keys).start().await;
     make_keys_live(&world.admin()).await;
-    make_each_happen(&world.admin(), &world.user("bob")).await;
+    make_each_happen(&world.admin(), &world.user("bob"), &world.issuer_url()).await;
     for service in Service::WITH_LOG {
         // The last of a type has the most in it.
         for event in world.log(service).await.into_iter().rev() {
@@ -145,7 +145,7 @@ async fn masks_happen(admin: &User, workspace: &str, identity: &str) {
 }
 
 /// Each with every field set.
-async fn make_each_happen(admin: &User, bob: &User) {
+async fn make_each_happen(admin: &User, bob: &User, issuer: &str) {
     make_teams_happen(admin, bob).await;
     make_service_accounts_happen(admin).await;
     admin.creates_group("acme").await;
@@ -201,10 +201,7 @@ async fn make_each_happen(admin: &User, bob: &User) {
     admin.assigns(&deployer.id, &web.id).await;
     masks_happen(admin, &web.id, &deployer.id).await;
     let opened = admin.opens_job(&web.id).await;
-    admin
-        .asks_as(&opened.token, &deployer.id)
-        .await
-        .expect("a credential");
+    credential_is_exchanged(admin, issuer, &opened.token, &deployer.id).await;
     let job = admin.with_token(&opened.token);
     job.asks(issuer::v1::HeartbeatJobRequest::default())
         .await
@@ -356,6 +353,21 @@ async fn make_service_accounts_happen(admin: &User) {
     };
     admin.asks(delete).await.expect("deleted");
     admin.deletes_group(&group.id).await;
+}
+
+/// Of our own.
+async fn credential_is_exchanged(admin: &User, issuer: &str, job_token: &str, identity: &str) {
+    let credential = admin.asks_as(job_token, identity).await;
+    let mut account = trusting("acme/team/ci", issuer, identity);
+    let wanted = account.service_account.get_or_insert_default();
+    "aws".clone_into(&mut wanted.trust_policies[0].audience);
+    let made = admin.asks(account).await.expect("made");
+    let exchange = issuer::v1::ExchangeTokenRequest {
+        service_account_id: made.service_account.expect("it").id,
+        subject_token: credential.expect("a credential").token,
+        ..Default::default()
+    };
+    admin.asks(exchange).await.expect("exchanged");
 }
 
 async fn tokens_are_exchanged(admin: &User) {

@@ -120,6 +120,17 @@ fn revocation(id: &str) -> issuer::RevokeSigningKeyRequest {
     }
 }
 
+/// Changes nothing.
+async fn tries_to_revoke(admin: &User, id: &str) -> issuer::RevokeSigningKeyResponse {
+    let only_tried = issuer::RevokeSigningKeyRequest {
+        validate_only: true,
+        ..revocation(id)
+    };
+    let tried = admin.asks(only_tried).await.expect("it would be revoked");
+    assert!(!tried.planned_events.is_empty());
+    tried
+}
+
 /// How many tokens there are on each page of two.
 async fn pages_of_live_tokens(admin: &User, key: &str) -> Vec<usize> {
     let mut request = issuer::ListLiveTokensRequest {
@@ -293,6 +304,10 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
     }
     let (active, next) = both(&admin).await;
 
+    // Tried only, it says what would be at stake.
+    let tried = tries_to_revoke(&admin, &active.id).await;
+    assert_eq!(tried.managed_identity_ids, [deployer.as_str()]);
+
     let revoke = issuer::RevokeSigningKeyRequest {
         request_id: unique_id().to_string(),
         ..revocation(&active.id)
@@ -309,6 +324,7 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
         (&signs.id, signs.state()),
         (&next.id, SigningKeyState::Active)
     );
+    assert_eq!(tried.live_tokens, answer.live_tokens);
     let listed: BTreeSet<_> = answer
         .live_tokens
         .iter()
@@ -376,6 +392,70 @@ async fn a_revoked_key_is_out_at_once_and_its_tokens_are_known() {
             .expect("issued");
         assert_eq!(kid(&credential.token), next.kid);
     }
+}
+
+/// An alias's token names its source, and what another key has signed may have been had with a token of the one that leaked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_are_named_whom_a_revoked_key_has_opened_something() {
+    let slow = KeyTimes {
+        rotation: 3_600,
+        ..FAST
+    };
+    let world = Setup::default().keys(slow).start().await;
+    let admin = world.admin();
+    let (source, _) = workspace(&admin).await;
+    admin.creates_group("borrower").await;
+    let alias = admin.creates_alias("borrower/shared", &source).await.id;
+    let web = admin.creates_workspace("borrower/web").await.id;
+    admin.assigns(&alias, &web).await;
+    let mut account = trusting("acme/ci", &world.issuer_url(), &source);
+    let wanted = account.service_account.get_or_insert_default();
+    "aws".clone_into(&mut wanted.trust_policies[0].audience);
+    let made = admin.asks(account).await.expect("made");
+    let account = made.service_account.expect("the service account").id;
+    let (first, next) = both(&admin).await;
+    let job = admin.opens_job(&web).await;
+    let credential = eventually(async || admin.asks_as(&job.token, &alias).await).await;
+    admin.asks(rotation("")).await.expect("asked for");
+    eventually(async || {
+        let now = key(&admin, &next.id).await;
+        let active = now.state() == SigningKeyState::Active;
+        active.then_some(()).ok_or(format!("{now:?}"))
+    })
+    .await;
+    let later = eventually(async || {
+        let later = admin.asks_as(&job.token, &alias).await;
+        let later = later.map_err(|status| status.to_string())?;
+        let changed = kid(&later.token) == next.kid;
+        changed.then_some(later).ok_or("the old key".to_owned())
+    })
+    .await;
+    let exchange = issuer::ExchangeTokenRequest {
+        service_account_id: account.clone(),
+        subject_token: credential.token.clone(),
+        ..Default::default()
+    };
+    let exchanged = admin.asks(exchange).await.expect("exchanged");
+
+    let revoked = admin.asks(revocation(&first.id)).await.expect("revoked");
+    let listed: BTreeSet<_> = revoked
+        .live_tokens
+        .iter()
+        .map(|token| [&token.token_id, &token.kid, &token.subject].map(String::as_str))
+        .collect();
+    let expected = [
+        [&credential.token_id, &first.kid, &source],
+        [&later.token_id, &next.kid, &source],
+        [&exchanged.token_id, &next.kid, &account],
+    ];
+    for token in expected {
+        let token = token.map(String::as_str);
+        assert!(listed.contains(&token), "{token:?} is not in {listed:?}");
+    }
+    let mut identities = [alias, source];
+    identities.sort();
+    assert_eq!(revoked.managed_identity_ids, identities);
+    assert_eq!(revoked.service_account_ids, [account]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -497,11 +577,7 @@ async fn only_keys_that_are_used_are_kept() {
     for _ in 0..3 {
         let revoked = admin.asks(revocation(&active)).await.expect("revoked");
         active = revoked.active_signing_key.expect("another key").id;
-        let only_tried = issuer::RevokeSigningKeyRequest {
-            validate_only: true,
-            ..revocation(&active)
-        };
-        admin.asks(only_tried).await.expect("it would be revoked");
+        tries_to_revoke(&admin, &active).await;
         // Of several at once, those that come second find that it is revoked already.
         let (one, other) = tokio::join!(
             admin.asks(revocation(&active)),
@@ -569,6 +645,45 @@ async fn the_key_set_is_sent_once() {
             assert_eq!(again.headers()["etag"], etag.as_str());
             assert!(again.bytes().await.expect("a body").is_empty());
         }
+    }
+}
+
+/// What the README has done with a database that was restored from a backup, in which any key may be one that was revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_new_epoch_of_the_log_every_key_ends() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let request = issuer::OpenJobRequest {
+        request_id: unique_id().to_string(),
+        ..job(&web)
+    };
+    let opened = admin.asks(request.clone()).await.expect("opened");
+    let (active, next) = both(&admin).await;
+    world.stops(Service::Issuer).await;
+    sqlx::query("UPDATE log_head SET epoch = gen_random_uuid()")
+        .execute(world.database(Service::Issuer).pool())
+        .await
+        .expect("a new epoch");
+    world.starts(Service::Issuer).await;
+    let hurried = admin.in_a_hurry();
+    let reopened = eventually(async || hurried.asks(request.clone()).await).await;
+    assert_eq!(reopened.job, opened.job);
+    let issued = eventually(async || admin.asks_as(&reopened.job_token, &deployer).await).await;
+    let signs = kid(&issued.token);
+    assert!(![&active.kid, &next.kid].contains(&&signs), "{signs}");
+    let url = world.issuer_url();
+    let verified = relying_party::verify(&url, "aws", &issued.token).await;
+    verified.expect("a stranger verifies it");
+    refused(
+        admin.asks_as(&opened.job_token, &deployer).await,
+        Code::Unauthenticated,
+        "TOKEN_KEY_UNKNOWN",
+    );
+    for before in [active, next] {
+        let now = key(&admin, &before.id).await;
+        assert_eq!(now.state(), SigningKeyState::Revoked);
+        assert!(now.revoke_reason.contains("backup"));
     }
 }
 

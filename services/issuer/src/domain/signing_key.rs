@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use model::{JobDuration, SigningAlgorithm, SigningKeyId};
 use time::{Duration, OffsetDateTime};
 
-/// Keys in the key set at most, of all algorithms together. While there are so many, a next key waits until another one
-/// has left.
+/// Keys in the key set at most, of all algorithms together. While there are so many, none takes the place of another one
+/// that is not revoked: the next one that would then be made could not be published.
 pub const MAX_PUBLISHED: usize = 6;
 
 /// The longest life of a job, and so of its token.
@@ -95,7 +95,7 @@ pub enum Command {
         policy: Policy,
         /// Whether nobody has ever read a key set: then the first key need not wait until it is known.
         unread: bool,
-        /// Keys of other algorithms in the key set.
+        /// Places in the key set that are the keys' of other algorithms.
         others: usize,
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
@@ -106,6 +106,10 @@ pub enum Command {
     Rotate {
         /// The time.
         now: OffsetDateTime,
+        /// Places in the key set that are the keys' of other algorithms.
+        others: usize,
+        /// How the keys are to live.
+        policy: Policy,
     },
     /// Trust a key no more.
     Revoke {
@@ -116,6 +120,17 @@ pub enum Command {
         /// The time.
         now: OffsetDateTime,
         /// A key that nobody has used, if one is wanted.
+        fresh: Option<Fresh>,
+    },
+    /// Trust none of them any more.
+    RevokeAll {
+        /// Why.
+        reason: String,
+        /// The time.
+        now: OffsetDateTime,
+        /// How the keys are to live.
+        policy: Policy,
+        /// A key that nobody has used, if one signs.
         fresh: Option<Fresh>,
     },
 }
@@ -184,6 +199,16 @@ impl Policy {
     /// How long a key is in the key set before it signs: until every relying party has read of it.
     fn wait(&self) -> Duration {
         self.max_age + self.clock_skew
+    }
+
+    /// From when on a key that was published may sign. Who published it may have had relying parties keep the key set for
+    /// less. One that did not wait at all is the first.
+    fn ready(&self, (at, ready): (OffsetDateTime, OffsetDateTime)) -> OffsetDateTime {
+        if at == ready {
+            ready
+        } else {
+            ready.max(at + self.wait())
+        }
     }
 }
 
@@ -300,6 +325,22 @@ impl KeyRing {
     pub fn published(&self) -> usize {
         self.keys().filter(|key| key.is_published()).count()
     }
+
+    /// How many places in the key set are the keys' of all algorithms but one.
+    #[must_use]
+    pub fn places_but(&self, algorithm: SigningAlgorithm) -> usize {
+        let others = SigningAlgorithm::ALL.into_iter();
+        let others = others.filter(|other| *other != algorithm);
+        others.map(|other| self.only(other).places()).sum()
+    }
+
+    /// How many places in the key set are theirs: also those of one that signs and of a next one that are not there yet.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        let next = self.next().filter(|key| key.is_published());
+        let missing = [self.active(), next];
+        self.published() + missing.iter().filter(|key| key.is_none()).count()
+    }
 }
 
 /// Decides a command.
@@ -316,16 +357,26 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
             let mut draft = Draft::of(ring);
             draft.remove_spent(now, &policy, &last_expiry);
             draft.bring_next((now, unread), &policy, others, fresh);
-            draft.replace_if_due(now, &policy);
+            draft.replace_if_due(now, &policy, others);
             Ok(draft.events)
         }
-        Command::Rotate { now } => rotate(ring, now),
+        Command::Rotate {
+            now,
+            others,
+            policy,
+        } => rotate(ring, (now, &policy), others),
         Command::Revoke {
             id,
             reason,
             now,
             fresh,
         } => revoke(ring, id, reason, now, fresh),
+        Command::RevokeAll {
+            reason,
+            now,
+            policy,
+            fresh,
+        } => revoke_all(ring, &reason, (now, &policy), fresh),
     }
 }
 
@@ -389,24 +440,30 @@ impl Draft {
     }
 
     /// Has the next key sign, if the active one has signed for long enough.
-    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy) {
+    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy, others: usize) {
         let due = self.ring.active().is_none_or(|active| {
             let age = active.activated.map(|since| now - since);
             active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
         });
         if due {
-            self.replace(now);
+            self.replace((now, policy), others);
         }
     }
 
     /// The next key takes the place of the active one, if it may by now. Answers whether it did.
-    fn replace(&mut self, now: OffsetDateTime) -> bool {
-        let ready = |key: &&Key| key.published.is_some_and(|(_, ready)| ready <= now);
+    fn replace(&mut self, (now, policy): (OffsetDateTime, &Policy), others: usize) -> bool {
+        let ready = |key: &&Key| {
+            let published = key.published;
+            published.is_some_and(|published| policy.ready(published) <= now)
+        };
         let Some(next) = self.ring.next().filter(ready).map(|key| key.made.id) else {
             return false;
         };
-        let active = self.ring.active().map(|key| key.made.id);
-        if let Some(active) = active {
+        if let Some(active) = self.ring.active().map(|key| key.made.id) {
+            // Without a place for another next one, a revocation would find none that relying parties know.
+            if self.ring.published() + others >= MAX_PUBLISHED {
+                return false;
+            }
             self.add(Event::Retired(active, now));
         }
         self.add(Event::Activated(next, now));
@@ -414,10 +471,14 @@ impl Draft {
     }
 }
 
-fn rotate(ring: &KeyRing, now: OffsetDateTime) -> Result<Vec<Event>, Rejection> {
+fn rotate(
+    ring: &KeyRing,
+    (now, policy): (OffsetDateTime, &Policy),
+    others: usize,
+) -> Result<Vec<Event>, Rejection> {
     let active = ring.active().ok_or(Rejection::Missing)?;
     let mut draft = Draft::of(ring);
-    if !draft.replace(now) && !active.rotation_requested {
+    if !draft.replace((now, policy), others) && !active.rotation_requested {
         draft.add(Event::RotationRequested(active.made.id, now));
     }
     Ok(draft.events)
@@ -453,6 +514,28 @@ fn revoke(
             draft.add(Event::Published { id, at, ready });
         }
         draft.add(Event::Activated(next, now));
+    }
+    Ok(draft.events)
+}
+
+fn revoke_all(
+    ring: &KeyRing,
+    reason: &str,
+    (now, policy): (OffsetDateTime, &Policy),
+    fresh: Option<Fresh>,
+) -> Result<Vec<Event>, Rejection> {
+    let mut draft = Draft::of(ring);
+    let trusted = |key: &&Key| key.revoked.is_none() && !key.is_over(now, policy);
+    for key in ring.keys().filter(trusted) {
+        let (id, at, reason) = (key.made.id, now, reason.to_owned());
+        draft.add(Event::Revoked { id, at, reason });
+    }
+    if ring.active().is_some() {
+        let fresh = fresh.ok_or(Rejection::NoSuccessor)?;
+        let (id, at, ready) = (fresh.id, now, now);
+        draft.add(Event::Created(fresh, now));
+        draft.add(Event::Published { id, at, ready });
+        draft.add(Event::Activated(id, now));
     }
     Ok(draft.events)
 }
@@ -546,7 +629,13 @@ mod tests {
         }
 
         fn rotates(&mut self, now: OffsetDateTime) -> Vec<Event> {
-            self.takes(Command::Rotate { now }).expect("it rotates")
+            let others = self.others;
+            let rotate = Command::Rotate {
+                now,
+                others,
+                policy: POLICY,
+            };
+            self.takes(rotate).expect("it rotates")
         }
 
         fn revokes(
@@ -657,6 +746,39 @@ mod tests {
     }
 
     #[test]
+    fn a_key_waits_as_long_as_the_longer_policy_of_two_issuers_says() {
+        let longer = Policy {
+            max_age: Duration::minutes(20),
+            ..POLICY
+        };
+        let rotate = |now, policy| Command::Rotate {
+            now,
+            others: 2,
+            policy,
+        };
+        for (published_by, activated_by) in [(POLICY, longer), (longer, POLICY)] {
+            let mut life = Life::default();
+            for number in [1, 2] {
+                life.takes(Command::Advance {
+                    now: NOON,
+                    policy: published_by,
+                    unread: number == 1,
+                    others: 2,
+                    fresh: Some(fresh(number)),
+                    last_expiry: BTreeMap::new(),
+                })
+                .expect("made");
+            }
+            let ready = NOON + longer.wait();
+            life.takes(rotate(ready - Duration::SECOND, activated_by))
+                .expect("asked for");
+            assert_eq!(life.stages(), [Stage::Active, Stage::Published]);
+            life.takes(rotate(ready, activated_by)).expect("done");
+            assert_eq!(life.stages(), [Stage::Retiring, Stage::Active]);
+        }
+    }
+
+    #[test]
     fn the_key_set_never_holds_more_than_a_handful() {
         let mut life = begun();
         life.others = 2;
@@ -668,25 +790,77 @@ mod tests {
             life.comes_to(now);
             assert!(life.ring.published() + life.others <= MAX_PUBLISHED);
         }
-        // Full: the next one is prepared, and published when another one has left.
+        // Full: who is asked to go stays until another one has left, for the next one that would be made could not be
+        // published.
         assert_eq!(
-            life.ring.next().map(Key::stage),
-            Some(Stage::Prepared),
-            "{:?}",
-            life.stages()
+            life.stages(),
+            [
+                Stage::Retiring,
+                Stage::Retiring,
+                Stage::Active,
+                Stage::Published
+            ]
         );
         assert_eq!(
             life.ring.active().map(|key| key.rotation_requested),
             Some(true)
         );
+        // A revocation finds one that is known.
+        let mut revoked = Life {
+            ring: life.ring.clone(),
+            ..Life::default()
+        };
+        let signs = Event::Activated(id(4), now);
+        let events = revoked.revokes(3, now, None);
+        assert_eq!(events.expect("revoked").last(), Some(&signs));
         life.last_expiry.insert(id(1), now);
         now += Duration::hours(1);
+        let removed = Event::Removed(id(1), now);
+        let retired = Event::Retired(id(3), now);
+        let activated = Event::Activated(id(4), now);
+        assert_eq!(life.comes_to(now), [removed, retired, activated]);
         life.comes_to(now);
         assert_eq!(life.ring.next().map(Key::stage), Some(Stage::Published));
-        now += Duration::minutes(6);
-        let before = life.ring.active().map(|key| key.made.id);
-        life.comes_to(now);
-        assert_ne!(life.ring.active().map(|key| key.made.id), before);
+    }
+
+    #[test]
+    fn however_the_keys_live_there_is_a_place_for_a_next_one() {
+        // Two algorithms, each asked to rotate or to revoke now and then; those of the one are the others of the other.
+        let mut lives = [Life::default(), Life::default()];
+        let mut now = NOON;
+        for step in 0..500_u32 {
+            now += Duration::minutes(1);
+            for turn in [0, 1] {
+                let others = lives[1 - turn].ring.places();
+                let life = &mut lives[turn];
+                life.others = others;
+                life.comes_to(now);
+                if step % 7 == 0 && life.ring.active().is_some() {
+                    life.rotates(now);
+                }
+                if step % (31 + 10 * u32::try_from(turn).expect("one of two")) == 30 {
+                    let active = life.ring.active().expect("one signs").made.id;
+                    life.takes(Command::Revoke {
+                        id: active,
+                        reason: "leaked".to_owned(),
+                        now,
+                        fresh: None,
+                    })
+                    .expect("a next one is there");
+                }
+                // Tokens live for an hour.
+                for key in life.ring.keys() {
+                    let retired = key.retired.map(|at| at + Duration::hours(1));
+                    life.last_expiry
+                        .extend(retired.map(|last| (key.made.id, last)));
+                }
+                assert!(life.ring.places() + life.others <= MAX_PUBLISHED);
+            }
+        }
+        assert!(
+            lives.iter().all(|life| life.made > 10),
+            "they rotate all the time"
+        );
     }
 
     #[test]
@@ -719,6 +893,63 @@ mod tests {
             Ok(1)
         );
         assert_eq!(life.ring.active().map(|key| key.made.id), Some(id(9)));
+    }
+
+    #[test]
+    fn all_keys_are_revoked_that_anybody_may_still_trust_and_one_signs_that_nobody_had() {
+        let mut life = begun();
+        let over = NOON + POLICY.rotation;
+        life.comes_to(over);
+        life.last_expiry.insert(id(1), over);
+        life.comes_to(over + Duration::hours(1));
+        let now = over + LONGEST_JOB + POLICY.clock_skew;
+        life.rotates(now);
+        life.comes_to(now);
+        assert_eq!(
+            life.stages(),
+            [
+                Stage::Gone,
+                Stage::Retiring,
+                Stage::Active,
+                Stage::Published
+            ]
+        );
+        let revoke_all = |fresh| Command::RevokeAll {
+            reason: "restored".to_owned(),
+            now,
+            policy: POLICY,
+            fresh,
+        };
+        assert_eq!(
+            life.takes(revoke_all(None)),
+            Err(Rejection::NoSuccessor),
+            "none signs"
+        );
+        life.takes(revoke_all(Some(fresh(9)))).expect("revoked");
+        // Of the first one nothing is asked any more.
+        assert_eq!(
+            life.stages(),
+            [
+                Stage::Gone,
+                Stage::Revoked,
+                Stage::Revoked,
+                Stage::Revoked,
+                Stage::Active
+            ]
+        );
+        // One that waits until it is known has none in its place.
+        let mut life = Life::default();
+        life.takes(Command::Advance {
+            now,
+            policy: POLICY,
+            unread: false,
+            others: 2,
+            fresh: Some(fresh(1)),
+            last_expiry: BTreeMap::new(),
+        })
+        .expect("made");
+        life.takes(revoke_all(None)).expect("revoked");
+        assert_eq!(life.stages(), [Stage::Revoked]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use edge::authentication::AuthenticationError;
+use edge::authentication::{AuthenticationError, leaned_on};
 use edge::caller::Caller;
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
@@ -121,12 +121,15 @@ impl Signable {
 }
 
 /// What puts tokens on the record, if all that they lean on is so still.
-fn audit(job: JobId, granted: &[Signable], metadata: Metadata) -> Append {
+fn audit(job: JobId, caller: &Caller, granted: &[Signable], metadata: Metadata) -> Append {
+    let job_token_kid = caller.leans_on.as_ref().and_then(leaned_on);
+    let job_token_kid = job_token_kid.unwrap_or_default();
     let events = granted.iter().map(|signable| {
         let Granted {
             grant, revision, ..
         } = &signable.granted;
-        let event = wire::issued(grant, signable.token_id, signable.key.kid(), revision);
+        let (token_id, kid) = (signable.token_id, signable.key.kid());
+        let event = wire::issued(grant, token_id, kid, revision, job_token_kid);
         NewEvent {
             id: clock::new_uuid(),
             event_type: event.event_type(),
@@ -137,10 +140,8 @@ fn audit(job: JobId, granted: &[Signable], metadata: Metadata) -> Append {
     let grounds = granted.iter().map(|signable| &signable.granted.ground);
     let shared = grounds.map(|ground| Arc::clone(&ground.guards)).collect();
     // One that does not sign any more is refused with the audit.
-    let guards = granted
-        .iter()
-        .map(|signable| signs(&signable.key))
-        .collect();
+    let signing = granted.iter().map(|signable| signs(&signable.key));
+    let guards = signing.chain(caller.leans_on.clone()).collect();
     Append {
         command: None,
         streams: vec![StreamAppend {
@@ -531,8 +532,7 @@ impl IssuerRpc {
                 actor: call.caller.principal.to_string(),
                 traceparent: request::traceparent(metadata),
             };
-            let mut append = audit(job, &granted, metadata);
-            append.guards.extend(call.caller.leans_on.clone());
+            let append = audit(job, &call.caller, &granted, metadata);
             shared.commands.log().append(append).await.map(Some)
         };
         let sign = async {

@@ -9,7 +9,9 @@ use edge::status::chain;
 use edge::violations::Violations;
 use eventlog::{Guard, StreamAppend};
 use model::signing_algorithm::InvalidSigningAlgorithm;
-use model::{Description, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last};
+use model::{
+    Description, ManagedIdentityId, Reference, SigningAlgorithm, SigningKeyId, Trn, trn::Last,
+};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::signing_key_service_server::SigningKeyService;
 use tokio::sync::OnceCell;
@@ -173,28 +175,11 @@ impl SigningKeyService for IssuerRpc {
             }
         }
         let mut response = carried_out?;
-        if call.validate_only {
-            return Ok(response);
+        if !call.validate_only {
+            self.look_for_keys().await?;
+            self.shared.keys.wake();
         }
-        self.look_for_keys().await?;
-        self.shared.keys.wake();
-        // Not part of what the log keeps as the reply: it has them already.
-        let reply = response.get_mut();
-        let kid = reply.signing_key.as_ref().map_or("", |key| &key.kid);
-        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
-        (reply.live_tokens, reply.next_page_token) = self.live_tokens(kid, 0, size).await?;
-        let each = |id: fn(&pb::LiveToken) -> &String| -> Vec<String> {
-            let ids = reply.live_tokens.iter().map(id).filter(|id| !id.is_empty());
-            ids.cloned().collect::<BTreeSet<_>>().into_iter().collect()
-        };
-        let (identities, workspaces, accounts) = (
-            each(|token| &token.managed_identity_id),
-            each(|token| &token.workspace_id),
-            each(|token| &token.service_account_id),
-        );
-        reply.managed_identity_ids = identities;
-        reply.workspace_ids = workspaces;
-        reply.service_account_ids = accounts;
+        self.add_live_tokens(response.get_mut()).await?;
         Ok(response)
     }
 
@@ -235,7 +220,14 @@ impl IssuerRpc {
         let recorded = ring::load(self.shared.commands.log()).await?;
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
-        let events = decide(&ring, Command::Rotate { now })?;
+        let others = recorded.ring.places_but(algorithm);
+        let policy = *self.shared.keys.policy();
+        let rotate = Command::Rotate {
+            now,
+            others,
+            policy,
+        };
+        let events = decide(&ring, rotate)?;
         let (streams, guards, ring) = Self::changes(&recorded, &events);
         let reply = pb::RotateSigningKeyResponse {
             signing_key: ring.only(algorithm).active().map(message),
@@ -257,7 +249,8 @@ impl IssuerRpc {
         let mut recorded = ring::load(log).await?;
         let all = recorded.ring.clone();
         if recorded.ring.get(id).is_none() {
-            // One that is over needs no revoking; one that never was is not found.
+            // One that is over is not among them any more; that it has leaked goes on the record all the same. One that
+            // never was is not found.
             let over = ring::load_one(log, id).await?;
             shown(&over, id, revocation.named)?;
             recorded.ring = over;
@@ -298,6 +291,34 @@ impl IssuerRpc {
             guards,
             reply,
         })
+    }
+
+    /// Adds the tokens of the key to the answer to its revocation. They are not part of what the log keeps as the reply: it
+    /// has them already.
+    async fn add_live_tokens(
+        &self,
+        reply: &mut pb::RevokeSigningKeyResponse,
+    ) -> Result<(), Status> {
+        let Some(key) = &reply.signing_key else {
+            return Ok(());
+        };
+        let size = page_size(MAX_TOKENS, MAX_TOKENS)?;
+        (reply.live_tokens, reply.next_page_token) = self.live_tokens(&key.kid, 0, size).await?;
+        let tokens = &reply.live_tokens;
+        let identities = tokens.iter().flat_map(|token| {
+            [
+                Some(token.managed_identity_id.as_str()),
+                named_identity(token),
+            ]
+        });
+        let identities = each_once(identities.flatten());
+        let workspaces = each_once(tokens.iter().map(|token| token.workspace_id.as_str()));
+        let accounts = tokens.iter().map(|token| token.service_account_id.as_str());
+        let accounts = each_once(accounts);
+        reply.managed_identity_ids = identities;
+        reply.workspace_ids = workspaces;
+        reply.service_account_ids = accounts;
+        Ok(())
     }
 
     /// Destroys a key that was made for what came out otherwise. Where the log may name it yet, it stays.
@@ -342,6 +363,20 @@ impl IssuerRpc {
             next.map_or_else(String::new, |next| next.to_string()),
         ))
     }
+}
+
+fn each_once<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let ids: BTreeSet<_> = ids.filter(|id| !id.is_empty()).collect();
+    ids.into_iter().map(str::to_owned).collect()
+}
+
+/// The identity that a token's subject names, with a stage or without: that of an alias's is the source.
+fn named_identity(token: &pb::LiveToken) -> Option<&str> {
+    let (named, _) = token
+        .subject
+        .split_once(':')
+        .unwrap_or((&token.subject, ""));
+    named.parse::<ManagedIdentityId>().ok().map(|_| named)
 }
 
 /// The algorithm that a request names; `None` if it names none.

@@ -6,6 +6,7 @@ use edge::authentication::revoked_key;
 use eventlog::{EventLog, Expected, Guard, RecordedEvent, StreamAppend, StreamId};
 use model::{SigningAlgorithm, SigningKeyId};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::KeyError;
 use crate::domain::signing_key::{Event, Key, KeyRing, Policy, evolve};
@@ -23,6 +24,8 @@ fn active_key(algorithm: SigningAlgorithm) -> String {
 const ACTIVE: &str = "signing-key/active";
 /// The fact that counts the changes.
 const REVISION: &str = "signing-key/revision";
+/// The fact that says of which epoch of the log the keys are.
+const EPOCH: &str = "signing-key/epoch";
 /// The facts of the keys that may still have to verify something.
 const KEYS: &str = "signing-key/id/";
 
@@ -30,7 +33,16 @@ const KEYS: &str = "signing-key/id/";
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorded {
     pub(crate) ring: KeyRing,
-    pub(super) revision: Option<String>,
+    pub(super) revision: Revision,
+}
+
+/// How often the keys were changed, and in which epoch of the log. In a restored database they may have been changed as
+/// often as before, but otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Revision {
+    count: Option<String>,
+    /// None in a database from before it was kept.
+    epoch: Option<String>,
 }
 
 /// What must hold for a token of this key to be valid: it signs.
@@ -42,9 +54,26 @@ pub(crate) fn signs(key: &SigningKey) -> Guard {
 }
 
 /// At which revision the keys are.
-pub(super) async fn revision(log: &EventLog) -> Result<Option<String>, KeyError> {
-    let facts = log.facts(&[REVISION.to_owned()]).await?;
-    Ok(facts.get(REVISION).map(str::to_owned))
+pub(super) async fn revision(log: &EventLog) -> Result<Revision, KeyError> {
+    let facts = log.facts(&[REVISION, EPOCH].map(str::to_owned)).await?;
+    let [count, epoch] = [REVISION, EPOCH].map(|key| facts.get(key).map(str::to_owned));
+    Ok(Revision { count, epoch })
+}
+
+/// That the keys are of this epoch from now on.
+pub(super) fn belongs_to(epoch: Uuid) -> Guard {
+    Guard::Set {
+        key: EPOCH.to_owned(),
+        value: Some(epoch.to_string()),
+    }
+}
+
+impl Revision {
+    /// Whether the keys are known to be of this epoch, or of another one.
+    pub(super) fn is_of(&self, epoch: Uuid) -> Option<bool> {
+        let known = self.epoch.as_ref();
+        known.map(|known| *known == epoch.to_string())
+    }
 }
 
 /// Reads all keys.
@@ -83,10 +112,13 @@ impl Recorded {
     /// What to append for the events, and the guards that go with it.
     pub(crate) fn changes(&self, events: &[Event]) -> (Vec<StreamAppend>, Vec<Guard>) {
         let mut ring = self.ring.clone();
-        let mut guards = vec![Guard::Expect {
-            key: REVISION.to_owned(),
-            value: self.revision.clone(),
-        }];
+        let Revision { count, epoch } = &self.revision;
+        let expected = [(REVISION, count), (EPOCH, epoch)];
+        let expected = expected.map(|(key, value)| Guard::Expect {
+            key: key.to_owned(),
+            value: value.clone(),
+        });
+        let mut guards = Vec::from(expected);
         let mut set = |key: String, value: Option<String>| guards.push(Guard::Set { key, value });
         for event in events {
             evolve(&mut ring, event);
@@ -100,6 +132,8 @@ impl Recorded {
                 Event::Revoked { id, .. } => {
                     if let Some(Key { made, .. }) = ring.get(*id) {
                         set(revoked_key(&made.kid), Some(String::new()));
+                        // It may have been forgotten; what is known again is forgotten again.
+                        set(format!("{KEYS}{id}"), Some(String::new()));
                     }
                 }
                 Event::Published { .. }
@@ -108,7 +142,7 @@ impl Recorded {
                 | Event::Removed(..) => {}
             }
         }
-        let counted = self.revision.as_ref().map_or(Ok(0), |text| text.parse());
+        let counted = count.as_ref().map_or(Ok(0), |text| text.parse());
         let next = counted.unwrap_or(0_u64) + 1;
         set(REVISION.to_owned(), Some(next.to_string()));
         let streams = events.iter().filter_map(|event| {

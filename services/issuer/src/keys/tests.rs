@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bed::{Database, eventually};
+use edge::authentication::revoked_key;
+use eventlog::Guard;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration as Span;
@@ -16,6 +18,12 @@ const FAST: Policy = Policy {
     max_age: Span::SECOND,
     clock_skew: Span::SECOND,
     rotation: Span::SECOND,
+};
+
+/// Keys of which the first ones sign all the time.
+const SLOW: Policy = Policy {
+    rotation: Span::DAY,
+    ..FAST
 };
 
 fn sealer(keys: &str) -> Sealer {
@@ -137,6 +145,127 @@ async fn what_could_not_be_destroyed_when_it_was_over_is_destroyed_later() {
     .await;
     stop.cancel();
     running.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn those_that_every_relying_party_can_verify_with_come_first() {
+    let database = database().await;
+    let keys = opens(database.pool(), SLOW).await;
+    let set: serde_json::Value = serde_json::from_slice(&keys.key_set().body).expect("JSON");
+    let set = set["keys"].as_array().expect("keys").iter();
+    let types: Vec<_> = set.map(|key| key["kty"].clone()).collect();
+    assert_eq!(types, ["RSA", "RSA", "EC", "EC"]);
+}
+
+/// Like one of which nothing will ever be asked again.
+async fn is_forgotten(log: &EventLog, key: &Fresh) {
+    let forgotten = sqlx::query("DELETE FROM facts WHERE key = $1")
+        .bind(format!("signing-key/id/{}", key.id))
+        .execute(log.pool())
+        .await
+        .expect("forgotten");
+    assert_eq!(forgotten.rows_affected(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_was_forgotten_is_revoked_and_forgotten_again() {
+    let database = database().await;
+    let log = log(database.pool()).await;
+    opens(database.pool(), SLOW).await;
+    let recorded = ring::load(&log).await.expect("read");
+    let next = recorded.ring.only(SigningAlgorithm::Es256);
+    let next = next.next().expect("a next one").made.clone();
+    is_forgotten(&log, &next).await;
+    let over = Recorded {
+        ring: ring::load_one(&log, next.id).await.expect("read"),
+        ..recorded
+    };
+    let revoked = Event::Revoked {
+        id: next.id,
+        at: clock::now(),
+        reason: "leaked".to_owned(),
+    };
+    let (streams, guards) = over.changes(&[revoked]);
+    let append = Append {
+        command: None,
+        streams,
+        shared: vec![],
+        guards,
+        metadata: Metadata::default(),
+    };
+    log.append(append).await.expect("revoked");
+    let recorded = ring::load(&log).await.expect("read");
+    let key = recorded.ring.get(next.id).expect("it is known again");
+    assert_eq!(key.stage(), Stage::Revoked);
+    let later = clock::now() + Span::days(365);
+    let forgets = recorded.forgets(later, &SLOW);
+    let facts: Vec<_> = forgets.iter().map(Guard::key).collect();
+    let id = format!("signing-key/id/{}", next.id);
+    assert_eq!(facts, [id, revoked_key(&next.kid)]);
+}
+
+/// As the README says of a database that was restored from a backup.
+async fn gives_new_epoch(database: &Database) {
+    sqlx::query("UPDATE log_head SET epoch = gen_random_uuid()")
+        .execute(database.pool())
+        .await
+        .expect("a new epoch");
+}
+
+/// How many keys are in a state, as the log has them.
+async fn count(log: &EventLog, stage: Stage) -> usize {
+    let recorded = ring::load(log).await.expect("read");
+    let keys = recorded.ring.keys();
+    keys.filter(|key| key.stage() == stage).count()
+}
+
+#[tokio::test]
+async fn in_a_restored_database_no_key_of_before_is_trusted() {
+    let database = database().await;
+    let log = log(database.pool()).await;
+    let keys = opens(database.pool(), SLOW).await;
+    let before = keys.key_set().body;
+    let kid = keys.active().kid().to_owned();
+    keys.advance(&mut BTreeMap::new()).await.expect("looked");
+    assert_eq!(keys.active().kid(), kid);
+    // Of issuers that start side by side, one finds it done.
+    gives_new_epoch(&database).await;
+    let (one, other) = tokio::join!(opens(database.pool(), SLOW), opens(database.pool(), SLOW));
+    assert_eq!(one.active().kid(), other.active().kid());
+    assert_ne!(one.active().kid(), kid);
+    let algorithms = SigningAlgorithm::ALL.len();
+    assert_eq!(count(&log, Stage::Active).await, algorithms);
+    assert_eq!(count(&log, Stage::Revoked).await, 2 * algorithms);
+    for (known, now) in [(&keys, false), (&one, true), (&other, true)] {
+        let looked = known.key_set().body != before;
+        assert_eq!(looked, now);
+    }
+    // One that ran all the time finds it too.
+    keys.look().await.expect("looked");
+    let kid = keys.active().kid().to_owned();
+    assert_eq!(kid, one.active().kid());
+    gives_new_epoch(&database).await;
+    keys.advance(&mut BTreeMap::new()).await.expect("looked");
+    assert_ne!(keys.active().kid(), kid);
+    assert!(keys.of_jobs().borrow().find(&kid).is_none());
+    let facts = log.facts(&[revoked_key(&kid)]).await.expect("read");
+    assert!(facts.get(&revoked_key(&kid)).is_some());
+    assert_eq!(count(&log, Stage::Active).await, algorithms);
+}
+
+#[tokio::test]
+async fn a_database_from_before_the_epoch_was_kept_keeps_its_keys() {
+    let database = database().await;
+    let keys = opens(database.pool(), SLOW).await;
+    sqlx::query("DELETE FROM facts WHERE key = 'signing-key/epoch'")
+        .execute(database.pool())
+        .await
+        .expect("as it was");
+    let again = opens(database.pool(), SLOW).await;
+    assert_eq!(again.active().kid(), keys.active().kid());
+    gives_new_epoch(&database).await;
+    let restored = opens(database.pool(), SLOW).await;
+    assert_ne!(restored.active().kid(), keys.active().kid());
 }
 
 /// How the clock of the database goes wrong.

@@ -32,12 +32,13 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
             Event::SigningKeyPublished(event) => {
                 let at = time(event.publish_time.as_ref())?;
                 let ready = time(event.ready_time.as_ref())?;
-                // Nobody could read of it before it was recorded.
+                // Nobody could read of it before it was recorded. The first one waits for nobody.
                 let late = (recorded.recorded_at - at).max(Duration::ZERO);
+                let late = if ready > at { late } else { Duration::ZERO };
                 signing_key::Event::Published {
                     id: id(&event.signing_key_id)?,
-                    at,
-                    ready: if ready > at { ready + late } else { ready },
+                    at: at + late,
+                    ready: ready + late,
                 }
             }
             Event::SigningKeyRotationRequested(event) => signing_key::Event::RotationRequested(
@@ -160,8 +161,11 @@ mod tests {
 
     const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
-    /// When a key is ready that was to be so at a time, if its publication was recorded at another.
-    fn ready(planned: OffsetDateTime, recorded_at: OffsetDateTime) -> OffsetDateTime {
+    /// When a key is published and ready that was to be so at a time, if its publication was recorded at another.
+    fn published(
+        planned: OffsetDateTime,
+        recorded_at: OffsetDateTime,
+    ) -> (OffsetDateTime, OffsetDateTime) {
         let event = write(&signing_key::Event::Published {
             id: model::SigningKeyId::from_uuid(Uuid::from_u128(1)),
             at: AT,
@@ -178,7 +182,7 @@ mod tests {
             recorded_at,
         };
         match read(&recorded) {
-            Ok(Some(signing_key::Event::Published { ready, .. })) => ready,
+            Ok(Some(signing_key::Event::Published { at, ready, .. })) => (at, ready),
             other => panic!("{other:?}"),
         }
     }
@@ -186,11 +190,11 @@ mod tests {
     #[test]
     fn a_key_waits_from_when_its_publication_was_recorded() {
         let second = Duration::SECOND;
-        let planned = AT + 360 * second;
-        assert_eq!(ready(planned, AT + 7 * second), planned + 7 * second);
+        let (planned, late) = (AT + 360 * second, AT + 7 * second);
+        assert_eq!(published(planned, late), (late, planned + 7 * second));
         // The database's clock may be behind ours.
-        assert_eq!(ready(planned, AT - 7 * second), planned);
+        assert_eq!(published(planned, AT - 7 * second), (AT, planned));
         // No relying party has other keys yet that it would have to read of this one.
-        assert_eq!(ready(AT, AT + 7 * second), AT);
+        assert_eq!(published(AT, late), (AT, AT));
     }
 }

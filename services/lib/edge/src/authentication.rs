@@ -23,7 +23,7 @@ use tonic::Status;
 pub use self::issuer::{InvalidIssuer, Issuer};
 pub use self::networks::{InvalidNetwork, Networks};
 pub use self::outbound::ClientError;
-pub use self::own::{OwnKeys, revoked_key, service_audience};
+pub use self::own::{OwnKeys, leaned_on, revoked_key, service_audience};
 pub use self::trusted::{TrustedIssuers, Verified};
 
 use self::keys::{Candidate, NoKey, Wanted};

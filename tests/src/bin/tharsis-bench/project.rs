@@ -306,6 +306,7 @@ impl Team {
                     expire_time: times(),
                     revision: "namespace=1,identity=1".to_owned(),
                     stage: 2,
+                    job_token_kid: "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs".to_owned(),
                 })
             }));
             (StreamId::new("job", job), events)

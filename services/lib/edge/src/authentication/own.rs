@@ -34,7 +34,15 @@ pub fn service_audience(issuer: &str) -> String {
 /// somebody may show a token of it.
 #[must_use]
 pub fn revoked_key(kid: &str) -> String {
-    format!("signing-key/revoked/{kid}")
+    format!("{REVOKED}{kid}")
+}
+
+const REVOKED: &str = "signing-key/revoked/";
+
+/// Which key it is of which a guard says that it is not revoked.
+#[must_use]
+pub fn leaned_on(guard: &Guard) -> Option<&str> {
+    guard.key().strip_prefix(REVOKED)
 }
 
 /// That the key of one of the issuer's tokens is not revoked.
