@@ -209,7 +209,7 @@ fn asked<T>(request: Request<T>) -> Result<(Call, MetadataMap, T, JobId), Status
     let call = Call::of(&request)?;
     let (metadata, _, message) = request.into_parts();
     let Principal::Job(job) = call.caller.principal else {
-        return Err(status::permission_denied("Job", "this service"));
+        return Err(status::permission_denied(call.permission, "this service"));
     };
     Ok((call, metadata, message, job))
 }

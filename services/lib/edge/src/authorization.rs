@@ -166,7 +166,7 @@ impl Rule {
         if allowed {
             Ok(None)
         } else {
-            Err(self.denied("this service"))
+            Err(status::permission_denied(self.permission, "this service"))
         }
     }
 
@@ -182,7 +182,9 @@ impl Rule {
             return match self.top_level {
                 access::TopLevel::Anyone => Ok(None),
                 access::TopLevel::Administrators if caller.administrator => Ok(None),
-                access::TopLevel::Administrators => Err(self.denied("the top level")),
+                access::TopLevel::Administrators => {
+                    Err(status::denied_at_the_top(self.permission, &self.resource))
+                }
                 access::TopLevel::Unspecified => Err(Violations::of(
                     &self.resource,
                     "must be set, to an id or a TRN",
@@ -199,10 +201,6 @@ impl Rule {
             .ok_or_else(|| status::not_found(&text))?;
         permit(self.permission, role, &place, &text)?;
         Ok(Some(place))
-    }
-
-    fn denied(&self, resource: &str) -> Status {
-        denied(self.permission, resource)
     }
 }
 
@@ -221,14 +219,10 @@ async fn refuse_who_is_gone(caller: &Caller, hierarchy: &Hierarchy) -> Result<()
     }
 }
 
-fn denied(permission: Permission, resource: &str) -> Status {
-    status::permission_denied(&format!("{permission:?}"), resource)
-}
-
 fn permit(permission: Permission, role: Role, place: &Place, named: &str) -> Result<(), Status> {
     match place.role {
         Some(held) if held >= role => Ok(()),
-        Some(_) => Err(denied(permission, named)),
+        Some(_) => Err(status::permission_denied(permission, named)),
         // Who has no role here may not know that it exists.
         None => Err(status::not_found(named)),
     }
