@@ -547,7 +547,7 @@ impl IssuerRpc {
         let appended = match appended {
             Ok(appended) => appended,
             Err(error) if call.caller.is_disowned(&error) => {
-                return Err(AuthenticationError::KeyUnknown.into());
+                return Err(AuthenticationError::KeyRevoked.into());
             }
             Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
                 return Ok(None);

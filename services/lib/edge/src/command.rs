@@ -269,7 +269,7 @@ impl Commands {
         if facts.get(key) == value.as_deref() {
             Ok(())
         } else {
-            Err(AuthenticationError::KeyUnknown.into())
+            Err(AuthenticationError::KeyRevoked.into())
         }
     }
 
@@ -316,7 +316,7 @@ impl Commands {
                     return Ok((Some(appended), earlier.unwrap_or(decision.reply)));
                 }
                 Err(error) if caller.is_disowned(&error) => {
-                    return Err(AuthenticationError::KeyUnknown.into());
+                    return Err(AuthenticationError::KeyRevoked.into());
                 }
                 Err(error) => refusal(&error).map_or(Ok(()), Err)?,
             }
