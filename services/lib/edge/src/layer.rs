@@ -174,7 +174,7 @@ impl Gate {
         let rule = self
             .rules
             .get(&path)
-            .ok_or_else(|| Status::unimplemented(format!("there is no rpc {path}")))?;
+            .ok_or_else(|| status::not_served(&path))?;
         if rule.permission.requirement() == Requirement::Nothing {
             self.count_peer(&request)?;
             let (parts, body, _) = self.read(rule, request).await?;

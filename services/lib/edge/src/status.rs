@@ -108,6 +108,16 @@ pub fn unauthenticated(reason: &str, message: &str) -> Status {
     plain(Code::Unauthenticated, reason, message)
 }
 
+/// `UNIMPLEMENTED`: an rpc of another service, or none.
+#[must_use]
+pub fn not_served(method: &str) -> Status {
+    let message = format!(
+        "{} is not served here; if it is an rpc of ours, another service serves it: call that one's address",
+        shortened(method)
+    );
+    plain(Code::Unimplemented, "NOT_SERVED", &message)
+}
+
 /// `FAILED_PRECONDITION`, with what stands in the way: each a type, a subject and a description.
 #[must_use]
 pub fn failed_precondition(
