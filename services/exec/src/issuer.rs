@@ -191,6 +191,9 @@ impl<'a> Issuer<'a> {
             Code::Unimplemented => self
                 .unavailable("what answers there is not the issuer's gRPC; is the address right?"),
             Code::Unauthenticated => Failure::JobTokenRefused(message),
+            Code::InvalidArgument => Failure::Usage(vec![format!(
+                "{identity:?} names no managed identity; say its path, acme/deployer, its id, mi_…, or its TRN: {message}"
+            )]),
             _ if reason.starts_with("JOB_") => Failure::JobOver(message),
             _ => Failure::Refused {
                 identity: identity.to_owned(),
@@ -235,6 +238,7 @@ mod tests {
         for (status, code) in [
             (Status::unimplemented(""), 69),
             (Status::permission_denied(""), 77),
+            (Status::invalid_argument(""), 64),
         ] {
             assert_eq!(issuer.failure("the job", &status).code(), code, "{status}");
         }

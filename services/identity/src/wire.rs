@@ -5,6 +5,7 @@ pub(crate) mod mask;
 pub(crate) mod service_account;
 
 use edge::hierarchy::token_settings;
+use edge::naming;
 use edge::violations::Violations;
 use eventlog::RecordedEvent;
 use model::token_settings::SubjectMode;
@@ -392,9 +393,7 @@ pub(crate) fn configuration(
 }
 
 fn account(named: &str) -> Result<Given, Violations> {
-    let reference: Reference = named
-        .parse()
-        .map_err(|error| Violations::of(ACCOUNT, error))?;
+    let reference = naming::reference(ACCOUNT, named)?;
     if reference.kind() == Kind::ServiceAccount {
         Ok(Given::OfAccount(reference, named.to_owned()))
     } else {

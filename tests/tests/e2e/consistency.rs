@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bed::unique_id;
-use e2e::refusal::{invalid, refused};
+use e2e::refusal::{invalid, obstacles, refused};
 use e2e::user::{aws_identity, group, job, workspace};
 use e2e::{Service, User, World};
 use eventlog::{ConsistencyToken, Head};
@@ -171,7 +171,10 @@ async fn a_token_is_waited_for_and_refused_clearly() {
             if code == Code::InvalidArgument {
                 invalid(outcome, &["consistency_token"]);
             } else {
-                refused(outcome, code, "CONSISTENCY_TOKEN_OTHER_EPOCH");
+                let reason = "CONSISTENCY_TOKEN_OTHER_EPOCH";
+                let refusal = refused(outcome, code, reason);
+                let obstacle = (reason.to_owned(), "namespace".to_owned());
+                assert_eq!(obstacles(&refusal), [obstacle]);
             }
         }
     }
@@ -231,9 +234,7 @@ async fn a_mutation_is_answered_once_it_is_visible_or_when_its_wait_is_over() {
         .saying("tharsis-wait", "long")
         .calls(Service::Namespace, group("never"))
         .await;
-    let odd = odd.expect_err("it is no wait");
-    assert_eq!(odd.code(), Code::InvalidArgument);
-    assert!(odd.message().contains("tharsis-wait"), "{odd:?}");
+    invalid(odd.map(Response::into_inner), &["tharsis-wait"]);
     world.starts(Service::Projector).await;
     world.is_serving(Service::Projector).await;
     // Built up to the end before it serves: what was missed is there.

@@ -9,6 +9,8 @@ use e2e::{Service, World, issuer};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use prost_reflect::DescriptorPool;
 use proto::eventlog::v1::AwaitRequest;
+use proto::issuer::v1::OpenJobRequest;
+use proto::namespace::v1::GetGroupRequest;
 use serde_json::{Value, json};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Response};
@@ -77,6 +79,17 @@ macro_rules! reflected {
     }};
 }
 
+fn group() -> GetGroupRequest {
+    GetGroupRequest {
+        id: "trn:group:nope".to_owned(),
+        ..Default::default()
+    }
+}
+
+fn job() -> OpenJobRequest {
+    e2e::user::job("trn:workspace:acme/nope")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_get_reflection_and_health_and_nothing_else() {
     let world = World::start().await;
@@ -118,12 +131,16 @@ async fn strangers_get_reflection_and_health_and_nothing_else() {
                     codec,
                 )
                 .await;
-            assert_eq!(
-                answer.expect_err("there is none").code(),
-                Code::Unimplemented,
-                "{path}"
-            );
+            let refusal = refused(answer, Code::Unimplemented, "NOT_SERVED");
+            assert!(refusal.message().contains(path), "{refusal}");
         }
+        // Nor is anything looked for that another service has.
+        let elsewhere = match service {
+            Service::Issuer => world.admin().calls(service, group()).await.map(drop),
+            _ => world.admin().calls(service, job()).await.map(drop),
+        };
+        let refusal = refused(elsewhere, Code::Unimplemented, "NOT_SERVED");
+        assert!(refusal.message().contains("another service"), "{refusal}");
         let status = refused(
             stranger
                 .calls(service, AwaitRequest::default())

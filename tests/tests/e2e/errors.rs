@@ -217,6 +217,43 @@ async fn what_names_no_resource_of_the_type_is_a_wrong_field() {
     invalid(admin.asks(nested).await, &["membership.namespace_id"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_nothing_is_told_how_what_is_wanted_is_named() {
+    let world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let opened = admin.opens_job(&web.id).await;
+    let says = |outcome: Result<(), Status>, hint: &str| {
+        let refusal = outcome.expect_err(hint);
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+        assert!(refusal.message().contains(hint), "{refusal}");
+    };
+    says(admin.asks(get_group("x")).await.map(drop), "grp_…");
+    says(admin.asks(get_workspace("x")).await.map(drop), "ws_…");
+    let identity = "mi_…, or a TRN, such as trn:managed_identity:acme/prod/deployer";
+    says(admin.asks(get_identity("x")).await.map(drop), identity);
+    let assigned = admin.asks(assignment("x", &web.id)).await;
+    says(assigned.map(drop), identity);
+    let issued = admin.asks_as(&opened.token, "x").await;
+    says(issued.map(drop), identity);
+    says(admin.asks(get_job("x")).await.map(drop), "job_…");
+    let mut by_account = job(&web.id);
+    "service_account:trn:service_account:acme/ci"
+        .clone_into(&mut by_account.job.get_or_insert_default().principal);
+    let refused = admin.asks(by_account).await;
+    says(refused.map(drop), "service_account:sa_…");
+    let activities = directory::ListActivitiesRequest {
+        affected_id: "x".to_owned(),
+        ..Default::default()
+    };
+    let refused = admin.asks(activities).await;
+    says(
+        refused.map(drop),
+        "affected_id must be the id of a resource",
+    );
+}
+
 fn workspace_in(group_id: &str) -> namespace::CreateWorkspaceRequest {
     let mut request = workspace("acme/x");
     group_id.clone_into(&mut request.workspace.get_or_insert_default().group_id);

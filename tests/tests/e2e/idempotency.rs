@@ -353,15 +353,49 @@ async fn a_used_request_id_lets_nobody_do_or_try_what_they_may_not() {
         };
         denied(bob.asks(rotation).await.map(drop));
     }
-    // The request itself is answered as then, also to who may not do it any more; but it is not tried again.
+    // The request itself is answered as then, also to who may not do it any more, and to who only asks.
     admin.deletes_group(&acme.id).await;
     let again = bob.asks(made.clone()).await.expect("answered as then");
     assert_eq!(again.workspace.expect("it").id, web);
     let tried = namespace::CreateWorkspaceRequest {
         validate_only: true,
-        ..made
+        ..made.clone()
     };
-    not_found(bob.asks(tried).await);
+    let tried = bob.asks(tried).await.expect("answered as then");
+    assert_eq!(tried.workspace.expect("it").id, web);
+    let another = namespace::CreateWorkspaceRequest {
+        validate_only: true,
+        request_id: id,
+        ..workspace("acme/other")
+    };
+    not_found(bob.asks(another).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_tried_with_a_used_request_id_is_answered_as_it_would_be() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let with_id = |path: &str, id: &str, validate_only| namespace::CreateGroupRequest {
+        request_id: id.to_owned(),
+        validate_only,
+        ..group(path)
+    };
+    let id = request_id();
+    // What is only tried uses no id up.
+    let tried = admin.asks(with_id("other", &id, true)).await;
+    assert!(!tried.expect("valid").planned_events.is_empty());
+    let made = admin.asks(with_id("acme", &id, false)).await.expect("made");
+    let before = world.log(Service::Namespace).await.len();
+    for validate_only in [false, true] {
+        let same = admin.asks(with_id("acme", &id, validate_only)).await;
+        assert_eq!(same.expect("answered as then"), made, "{validate_only}");
+        refused(
+            admin.asks(with_id("other", &id, validate_only)).await,
+            Code::AlreadyExists,
+            "REQUEST_ID_REUSED",
+        );
+    }
+    assert_eq!(world.log(Service::Namespace).await.len(), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bed::{eventually, unique_id};
 use e2e::foreign::trusting;
-use e2e::refusal::{invalid, not_found, refused};
+use e2e::refusal::{invalid, not_found, reason, refused};
 use e2e::relying_party::CachingParty;
 use e2e::user::{self, OpenedJob, User, aws_identity, job};
 use e2e::world::{KeyTimes, Setup};
@@ -488,6 +488,7 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
     let account = made.service_account.expect("the service account").id;
     let sibling = world.runs_another_issuer().await;
     let other = sibling.for_user(&admin);
+    let mut reasons = BTreeSet::new();
     for _ in 0..5 {
         let (active, _) = both(&admin).await;
         let job = eventually(async || {
@@ -533,9 +534,38 @@ async fn a_token_of_a_revoked_key_opens_nothing_at_any_issuer() {
             ("again", again),
             ("exchanged", exchanged),
         ] {
-            assert!(outcome.is_err(), "{what} is not refused");
-            refused(outcome, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
+            let refusal = outcome.expect_err(what);
+            assert_eq!(refusal.code(), Code::Unauthenticated, "{what}: {refusal}");
+            reasons.insert(reason(&refusal));
         }
+    }
+    // Once it has looked, it only knows that the key is not there.
+    let known = ["TOKEN_KEY_REVOKED", "TOKEN_KEY_UNKNOWN"];
+    reasons.retain(|reason| !known.contains(&reason.as_str()));
+    assert!(reasons.is_empty(), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_token_of_a_revoked_key_is_told_so() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (deployer, web) = workspace(&admin).await;
+    let job = admin.opens_job(&web).await;
+    eventually(async || admin.asks_as(&job.token, &deployer).await).await;
+    // As another issuer leaves it, before this one has looked.
+    let revoked = "WITH revoked AS (INSERT INTO facts (key, value) VALUES ($1, ''))
+         UPDATE log_head SET revision = revision + 1";
+    sqlx::query(revoked)
+        .bind(format!("signing-key/revoked/{}", kid(&job.token)))
+        .execute(world.database(Service::Issuer).pool())
+        .await
+        .expect("revoked");
+    let of_job = admin.with_token(&job.token);
+    let issued = of_job.asks(user::credential(&deployer)).await;
+    let alive = of_job.asks(issuer::HeartbeatJobRequest::default()).await;
+    for outcome in [issued.map(drop), alive.map(drop)] {
+        let refusal = refused(outcome, Code::Unauthenticated, "TOKEN_KEY_REVOKED");
+        assert!(refusal.message().contains("same OpenJob"), "{refusal}");
     }
 }
 

@@ -316,7 +316,7 @@ What every rpc may answer, with `google.rpc` details (`ErrorInfo.reason` stays t
 
 | code | when |
 |---|---|
-| INVALID_ARGUMENT | a field is wrong; `BadRequest` names each of them by its path |
+| INVALID_ARGUMENT | fields are wrong; `BadRequest` names them by their paths, those that say whom it is about first, pages last |
 | UNAUTHENTICATED | the token is missing, malformed, expired, or not of a configured issuer: `TOKEN_…` says which |
 | PERMISSION_DENIED | the caller knows of the resource, and may not do this |
 | NOT_FOUND | there is no such thing, or the caller may not know of it |

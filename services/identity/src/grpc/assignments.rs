@@ -6,7 +6,7 @@ use edge::hierarchy::{Place, assignment_key, identity_type_key};
 use edge::layer::Call;
 use edge::status::PreconditionViolation;
 use edge::violations::Violations;
-use edge::{aggregate, aliases, status};
+use edge::{aggregate, aliases, naming, status};
 use eventlog::{Expected, Guard, StreamId};
 use model::{Kind, ManagedIdentityId, Reference, WorkspaceId};
 use proto::identity::v1 as pb;
@@ -327,9 +327,7 @@ fn stream(workspace: WorkspaceId) -> StreamId {
 /// What a request names, by what it says alone: whether something else of that name exists is not for everybody to know.
 fn reference(text: &str) -> Result<Reference, Status> {
     const FIELD: &str = "managed_identity_id";
-    let reference: Reference = text
-        .parse()
-        .map_err(|error| Violations::of(FIELD, error).into_status())?;
+    let reference = naming::reference(FIELD, text)?;
     if reference.kind() == Kind::ManagedIdentity {
         Ok(reference)
     } else {

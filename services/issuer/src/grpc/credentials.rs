@@ -210,7 +210,7 @@ fn asked<T>(request: Request<T>) -> Result<(Call, MetadataMap, T, JobId), Status
     let call = Call::of(&request)?;
     let (metadata, _, message) = request.into_parts();
     let Principal::Job(job) = call.caller.principal else {
-        return Err(status::permission_denied("Job", "this service"));
+        return Err(status::permission_denied(call.permission, "this service"));
     };
     Ok((call, metadata, message, job))
 }
@@ -548,7 +548,7 @@ impl IssuerRpc {
         let appended = match appended {
             Ok(appended) => appended,
             Err(error) if call.caller.is_disowned(&error) => {
-                return Err(AuthenticationError::KeyUnknown.into());
+                return Err(AuthenticationError::KeyRevoked.into());
             }
             Err(AppendError::GuardRefused { .. } | AppendError::VersionConflict { .. }) => {
                 return Ok(None);

@@ -7,7 +7,7 @@ use edge::authentication::{self, AuthenticationError, Verified, service_audience
 use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
-use edge::{aggregate, clock, request, status};
+use edge::{aggregate, clock, naming, request, status};
 use eventlog::{Append, AppendError, Expected, Guard, Head, Metadata, StreamId};
 use model::trust::TrustPolicy;
 use model::{JobId, Kind, ManagedIdentityId, Principal, Reference, ServiceAccountId};
@@ -355,7 +355,7 @@ fn stream(id: ServiceAccountId) -> StreamId {
 fn named(asked: &Asked<'_>) -> Result<Reference, Status> {
     let mut violations = Violations::default();
     violations.required(TOKEN, (!asked.token.is_empty()).then_some(()));
-    let reference = violations.check(ACCOUNT, asked.account.parse::<Reference>());
+    let reference = violations.merge(naming::reference(ACCOUNT, asked.account));
     let kind = reference.as_ref().map(|reference| match reference {
         Reference::Id(id) => id.kind(),
         Reference::Trn(trn) => trn.kind,

@@ -24,8 +24,8 @@ use model::access_rule::{AccessRule, InvalidAccessRule, RuleType, Run, Verdict, 
 use model::attestation::{Attested, PublicKey};
 use model::token_settings::InvalidTokenSettings;
 use model::{
-    AccessRuleId, InvalidReference, JobId, Kind, ManagedIdentityId, Principal, Reference,
-    ResourceId, Role, Stage, TeamId, WorkspaceId,
+    AccessRuleId, InvalidReference, InvalidReferenceTo, JobId, Kind, ManagedIdentityId, Principal,
+    Reference, ResourceId, Role, Stage, TeamId, WorkspaceId,
 };
 use time::OffsetDateTime;
 use tonic::Status;
@@ -285,7 +285,7 @@ impl IssuerRpc {
 pub(super) fn identity_named(named: &str) -> Result<Reference, String> {
     let reference: Reference = named
         .parse()
-        .map_err(|error: InvalidReference| error.to_string())?;
+        .map_err(|InvalidReference| InvalidReferenceTo(Kind::ManagedIdentity).to_string())?;
     if reference.kind() == Kind::ManagedIdentity {
         Ok(reference)
     } else {

@@ -19,7 +19,7 @@ impl IssuerRpc {
         call: &Call,
     ) -> Result<pb::ListJobManagedIdentitiesResponse, Status> {
         let Principal::Job(job) = call.caller.principal else {
-            return Err(status::permission_denied("Job", "this service"));
+            return Err(status::permission_denied(call.permission, "this service"));
         };
         let log = self.shared.commands.log();
         let not_found = || status::not_found(&job.to_string());

@@ -202,7 +202,7 @@ pub(super) fn workspace_deleted() -> Status {
 /// The job that calls.
 fn own(call: &Call) -> Result<JobId, Status> {
     let Principal::Job(job) = call.caller.principal else {
-        return Err(status::permission_denied("Job", "this service"));
+        return Err(status::permission_denied(call.permission, "this service"));
     };
     Ok(job)
 }

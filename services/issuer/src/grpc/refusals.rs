@@ -198,7 +198,7 @@ impl IssuerRpc {
         let log = self.shared.commands.log();
         let appended = log.append(append).await.map_err(|error| {
             if call.caller.is_disowned(&error) {
-                return AuthenticationError::KeyUnknown.into();
+                return AuthenticationError::KeyRevoked.into();
             }
             let message = "the refusal could not be recorded, so it is not answered; try again";
             status::logged(&error, status::unavailable("LOG_UNAVAILABLE", message))

@@ -116,7 +116,7 @@ pub(crate) fn wanted(job: &pb::Job) -> Result<Wanted, Status> {
 pub(crate) fn principal(text: &str) -> Result<Principal, &'static str> {
     let someone = |principal: &Principal| !matches!(principal, Principal::Job(_));
     text.parse().ok().filter(someone).ok_or(
-        "must be a principal that may be a member, such as user:<issuer name>/<subject>, or empty",
+        "must be who may be a member, user:<issuer name>/<subject>, service_account:sa_… or team:team_…, or empty",
     )
 }
 

@@ -34,6 +34,9 @@ use self::token::{ACCESS_TOKEN, MAX_TOKEN};
 use crate::caller::Caller;
 use crate::status;
 
+/// How to come by another token of the set's own issuer.
+const RENEW: &str = "get a new one: for a job by the same OpenJob with its request_id, for a service account by exchange";
+
 /// Why a caller is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticationError {
@@ -71,6 +74,15 @@ pub enum AuthenticationError {
          again then, or get a new token"
     )]
     KeyUnknown,
+    /// The set's own issuer has no such key.
+    #[error(
+        "the token's key is not, or not any more, among those of our own issuer, which every service has looked up within \
+         the last 5 s; {RENEW}"
+    )]
+    OwnKeyUnknown,
+    /// The set's own issuer does not stand by the key any more.
+    #[error("the key that signed the token was revoked; {RENEW}")]
+    KeyRevoked,
     /// Nobody says what the key is for.
     #[error(
         "the token's key does not say its algorithm (alg), nor does a trust policy for its issuer; have the issuer \
@@ -135,7 +147,8 @@ impl AuthenticationError {
             Self::Malformed => "TOKEN_MALFORMED",
             Self::IssuerUnknown => "TOKEN_ISSUER_UNKNOWN",
             Self::AlgorithmRefused => "TOKEN_ALGORITHM_REFUSED",
-            Self::KeyUnknown => "TOKEN_KEY_UNKNOWN",
+            Self::KeyUnknown | Self::OwnKeyUnknown => "TOKEN_KEY_UNKNOWN",
+            Self::KeyRevoked => "TOKEN_KEY_REVOKED",
             Self::KeyWithoutAlgorithm => "TOKEN_KEY_WITHOUT_ALGORITHM",
             Self::KeyTooShort => "TOKEN_KEY_TOO_SHORT",
             Self::KeyUnusable => "TOKEN_KEY_UNUSABLE",

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::caller::Caller;
 use crate::hierarchy::{Hierarchy, Place};
 use crate::layer::Call;
-use crate::status;
 use crate::violations::Violations;
+use crate::{naming, status};
 
 /// What an rpc needs.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Rule {
     pub(crate) permission: Permission,
     /// The path of the request field that names the resource; empty if there is none.
     pub(crate) resource: String,
+    /// The rpc's service: `GroupService`.
+    pub(crate) service: String,
     pub(crate) top_level: access::TopLevel,
     pub(crate) input: MessageDescriptor,
 }
@@ -59,6 +61,7 @@ pub(crate) fn rules() -> Result<HashMap<String, Arc<Rule>>, InvalidContract> {
                 .ok_or_else(|| undeclared(method.full_name()))?,
             top_level: access.top_level(),
             resource: access.resource,
+            service: method.parent_service().name().to_owned(),
             input: method.input(),
         };
         let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
@@ -166,7 +169,7 @@ impl Rule {
         if allowed {
             Ok(None)
         } else {
-            Err(self.denied("this service"))
+            Err(status::permission_denied(self.permission, "this service"))
         }
     }
 
@@ -182,7 +185,9 @@ impl Rule {
             return match self.top_level {
                 access::TopLevel::Anyone => Ok(None),
                 access::TopLevel::Administrators if caller.administrator => Ok(None),
-                access::TopLevel::Administrators => Err(self.denied("the top level")),
+                access::TopLevel::Administrators => {
+                    Err(status::denied_at_the_top(self.permission, &self.resource))
+                }
                 access::TopLevel::Unspecified => Err(Violations::of(
                     &self.resource,
                     "must be set, to an id or a TRN",
@@ -190,19 +195,12 @@ impl Rule {
                 .into_status()),
             };
         }
-        let reference: Reference = match text.parse() {
-            Ok(reference) => reference,
-            Err(error) => return Err(Violations::of(&self.resource, error).into_status()),
-        };
+        let reference = naming::reference_of(&self.service, &self.resource, &text)?;
         let place = find(hierarchy, &reference, caller)
             .await?
             .ok_or_else(|| status::not_found(&text))?;
         permit(self.permission, role, &place, &text)?;
         Ok(Some(place))
-    }
-
-    fn denied(&self, resource: &str) -> Status {
-        denied(self.permission, resource)
     }
 }
 
@@ -221,14 +219,10 @@ async fn refuse_who_is_gone(caller: &Caller, hierarchy: &Hierarchy) -> Result<()
     }
 }
 
-fn denied(permission: Permission, resource: &str) -> Status {
-    status::permission_denied(&format!("{permission:?}"), resource)
-}
-
 fn permit(permission: Permission, role: Role, place: &Place, named: &str) -> Result<(), Status> {
     match place.role {
         Some(held) if held >= role => Ok(()),
-        Some(_) => Err(denied(permission, named)),
+        Some(_) => Err(status::permission_denied(permission, named)),
         // Who has no role here may not know that it exists.
         None => Err(status::not_found(named)),
     }
@@ -258,9 +252,7 @@ impl Call {
         field: &str,
         named: &str,
     ) -> Result<Place, Status> {
-        let reference: Reference = named
-            .parse()
-            .map_err(|error| Violations::of(field, error).into_status())?;
+        let reference = naming::reference(field, named)?;
         let place = find(hierarchy, &reference, &self.caller).await?;
         let place = place.ok_or_else(|| status::not_found(named))?;
         if let Requirement::Role(role) = permission.requirement() {

@@ -76,6 +76,13 @@ struct Planned {
     planned_events: Vec<Any>,
 }
 
+/// What the requests of all mutations have in common: encoded, it can be merged into any of them.
+#[derive(Clone, PartialEq, Message)]
+struct Tried {
+    #[prost(bool, optional, tag = "15")]
+    validate_only: Option<bool>,
+}
+
 /// A request that changes something, as far as every one is alike.
 pub struct Mutation<'a> {
     /// What the access layer found.
@@ -84,7 +91,8 @@ pub struct Mutation<'a> {
     pub metadata: &'a MetadataMap,
     /// The request's `request_id`; may be empty.
     pub request_id: String,
-    /// The request's content, encoded without `request_id` and `consistency_token`.
+    /// The request's content, encoded without `request_id`, `consistency_token` and `validate_only`: whether a request is
+    /// the same does not hang on them.
     pub content: Vec<u8>,
 }
 
@@ -98,6 +106,13 @@ impl<'a> Mutation<'a> {
     ) -> Self {
         let mut content = message.clone();
         let [request_id, _] = aside(&mut content).map(std::mem::take);
+        if call.validate_only {
+            let carried_out = Tried {
+                validate_only: Some(false),
+            };
+            // A test of the contract checks that each mutation has the field.
+            let _ = content.merge(carried_out.encode_to_vec().as_slice());
+        }
         Self {
             call,
             metadata,
@@ -133,8 +148,8 @@ impl Commands {
     }
 
     /// Carries out one command. `decide` is called again, and has to load again, whenever another command came
-    /// between; once only, and nothing is appended, if the caller asks what would come of it. `token` is the reply's `consistency_token`; `answer` completes the reply with the time at which it was
-    /// recorded, if something had to change.
+    /// between; once only, and nothing is appended, if the caller asks what would come of it. `token` is the reply's
+    /// `consistency_token`; `answer` completes the reply with the time at which it was recorded, if something had to change.
     pub async fn carry_out<R, D, F>(
         &self,
         mutation: Mutation<'_>,
@@ -147,14 +162,19 @@ impl Commands {
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<R>, Status>>,
     {
-        if mutation.call.validate_only {
-            mutation.call.allowed()?;
-            return plan(decide().await?);
-        }
         let identity = identity(&mutation)?;
-        let (appended, mut reply) = self
-            .outcome(&mutation, identity.as_ref(), &mut decide, &token)
-            .await?;
+        let before = self.carried_out(&mutation, identity.as_ref()).await;
+        if !matches!(before, Ok(Some(_))) {
+            mutation.call.allowed()?;
+        }
+        let (appended, mut reply) = match before? {
+            Some(carried) => carried,
+            None if mutation.call.validate_only => return plan(decide().await?),
+            None => {
+                self.outcome(&mutation, identity.as_ref(), &mut decide, &token)
+                    .await?
+            }
+        };
         let head = match &appended {
             Some(appended) => Head {
                 epoch: appended.epoch,
@@ -204,7 +224,7 @@ impl Commands {
         Ok(leaned_on)
     }
 
-    /// Of the request, now or when it was carried out before. Without a place in the log, if nothing had to change.
+    /// Of a request that was not carried out when we looked. Without a place in the log, if nothing had to change.
     async fn outcome<R, D, F>(
         &self,
         mutation: &Mutation<'_>,
@@ -217,13 +237,6 @@ impl Commands {
         D: FnMut() -> F,
         F: Future<Output = Result<Decision<R>, Status>>,
     {
-        let carried = self.carried_out(mutation, identity).await;
-        if !matches!(carried, Ok(Some(_))) {
-            mutation.call.allowed()?;
-        }
-        if let Some(carried) = carried? {
-            return Ok(carried);
-        }
         let decided = self
             .decide_and_append(mutation, identity, decide, token)
             .await;
@@ -269,7 +282,7 @@ impl Commands {
         if facts.get(key) == value.as_deref() {
             Ok(())
         } else {
-            Err(AuthenticationError::KeyUnknown.into())
+            Err(AuthenticationError::KeyRevoked.into())
         }
     }
 
@@ -316,7 +329,7 @@ impl Commands {
                     return Ok((Some(appended), earlier.unwrap_or(decision.reply)));
                 }
                 Err(error) if caller.is_disowned(&error) => {
-                    return Err(AuthenticationError::KeyUnknown.into());
+                    return Err(AuthenticationError::KeyRevoked.into());
                 }
                 Err(error) => refusal(&error).map_or(Ok(()), Err)?,
             }

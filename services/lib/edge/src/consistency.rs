@@ -15,7 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::channel::Channel;
-use crate::status;
+use crate::status::{self, PreconditionViolation};
+use crate::violations::Violations;
 
 /// How long a read waits whose caller gave no deadline.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(5);
@@ -34,6 +35,8 @@ pub struct Positions {
     own: Option<EventLog>,
     followed: Vec<(&'static str, watch::Receiver<Progress>)>,
 }
+
+const OTHER_EPOCH: &str = "CONSISTENCY_TOKEN_OTHER_EPOCH";
 
 /// Why a token's state was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +76,9 @@ impl From<NotReached> for Status {
             NotReached::Late { .. } => {
                 status::deadline_exceeded("CONSISTENCY_TOKEN_NOT_REACHED", &message)
             }
-            NotReached::OtherEpoch { .. } => {
-                status::failed_precondition("CONSISTENCY_TOKEN_OTHER_EPOCH", &message, vec![])
+            NotReached::OtherEpoch { log } => {
+                let obstacle = PreconditionViolation::new(OTHER_EPOCH, log, message.as_str());
+                status::failed_precondition(OTHER_EPOCH, &message, vec![obstacle])
             }
             NotReached::Halted { .. } => status::unavailable("FOLLOWER_HALTED", &message),
         }
@@ -97,7 +101,8 @@ impl Positions {
         self.own.as_ref()
     }
 
-    /// Waits until this service has everything up to the token. Logs that it does not follow play no role here.
+    /// Waits until this service has everything up to the token. Logs that it does not follow play no role here, nor do
+    /// those that it does not know: a newer service may have one.
     pub async fn reach(
         &self,
         token: &ConsistencyToken,
@@ -202,10 +207,11 @@ pub fn visibility_wait(headers: &HeaderMap) -> Result<Option<Duration>, Status> 
     let wait = seconds.map(Duration::from_secs);
     match wait.filter(|wait| *wait <= MAX_VISIBILITY_WAIT) {
         Some(wait) => Ok(Some(wait)),
-        None => Err(Status::invalid_argument(format!(
-            "the metadata {WAIT_HEADER} must be none, or seconds from 0s to {}s",
-            MAX_VISIBILITY_WAIT.as_secs()
-        ))),
+        None => {
+            let most = MAX_VISIBILITY_WAIT.as_secs();
+            let wrong = format!("must be none, or seconds from 0s to {most}s, in the metadata");
+            Err(Violations::of(WAIT_HEADER, wrong).into_status())
+        }
     }
 }
 

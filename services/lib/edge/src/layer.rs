@@ -174,7 +174,7 @@ impl Gate {
         let rule = self
             .rules
             .get(&path)
-            .ok_or_else(|| Status::unimplemented(format!("there is no rpc {path}")))?;
+            .ok_or_else(|| status::not_served(&path))?;
         if rule.permission.requirement() == Requirement::Nothing {
             self.count_peer(&request)?;
             let (parts, body, _) = self.read(rule, request).await?;
@@ -191,10 +191,8 @@ impl Gate {
         let (place, refusal) = match rule.authorize(&caller, &self.hierarchy, &message).await {
             Ok(place) => (place, None),
             // What a request names may be gone because it was carried out. Whether it is the same request, the handler
-            // can tell, and does nothing else for it. What is only tried was never carried out.
-            Err(refusal) if !validate_only && self.was_carried_out(&caller, &message).await? => {
-                (None, Some(refusal))
-            }
+            // can tell, and does nothing else for it.
+            Err(refusal) if self.was_carried_out(&caller, &message).await? => (None, Some(refusal)),
             Err(refusal) => return Err(refusal),
         };
         parts.extensions.insert(Call {
@@ -410,8 +408,9 @@ mod tests {
         {
             let name = method.full_name();
             let tried = method.input().get_field_by_name(VALIDATE_ONLY_FIELD);
-            assert!(
-                tried.is_some_and(|field| field.kind() == Kind::Bool),
+            assert_eq!(
+                tried.map(|field| (field.kind(), field.number())),
+                Some((Kind::Bool, 15)),
                 "{name} can't be tried"
             );
             let planned = method.output().get_field_by_name("planned_events");

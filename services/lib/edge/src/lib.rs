@@ -25,6 +25,7 @@ pub mod layer;
 pub mod limits;
 pub mod masks;
 pub mod metrics;
+pub mod naming;
 pub mod past;
 pub mod rate;
 pub mod request;

@@ -1,5 +1,7 @@
 //! Serving gRPC: the services, with health and reflection beside them, limits, and a drain at the end.
 
+mod served;
+
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
+use self::served::Served;
 use crate::health::Health;
 use crate::rpc::{MAX_DURATION, RpcLayer};
 
@@ -117,8 +120,9 @@ where
     <L::Service as Service<Request<Body>>>::Future: Send + 'static,
 {
     let names = services.names.clone();
+    let all = names.iter().copied().chain([HEALTH]).chain(REFLECTION);
     let routes = services.with_standard_services(&health)?.prepare();
-    let service = rpcs.layer(layer.layer(routes));
+    let service = rpcs.layer(Served::new(all, layer.layer(routes)));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     health.start(&names).await;
     let stopped = async {

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use eventlog::LogError;
-use model::{Reference, ResourceId, Trn};
+use model::{Permission, Reference, Requirement, ResourceId, Trn};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -68,14 +68,36 @@ fn missing(resource: &str, what: &str) -> Status {
 
 /// `PERMISSION_DENIED`: the caller knows the resource and lacks the permission.
 #[must_use]
-pub fn permission_denied(permission: &str, resource: &str) -> Status {
-    let resource = shortened(resource);
-    let message = format!(
-        "{permission} on {resource} is not yours; ask an owner of it for a role that has it"
-    );
+pub fn permission_denied(permission: Permission, resource: &str) -> Status {
+    let advice = match permission.requirement() {
+        Requirement::JobToken => {
+            "call with a job token as bearer, the job_token of OpenJob's answer"
+        }
+        Requirement::Administrator => "only administrators have it, whom the configuration names",
+        Requirement::EventReader => {
+            "only event readers and administrators have it, whom the configuration names"
+        }
+        Requirement::Nothing | Requirement::Token | Requirement::Role(_) => {
+            "ask an owner of it for a role that has it"
+        }
+    };
+    denied(permission, resource, advice)
+}
+
+/// `PERMISSION_DENIED` at the top, where no role reaches: it is meant by an empty `field`.
+#[must_use]
+pub fn denied_at_the_top(permission: Permission, field: &str) -> Status {
+    let advice =
+        format!("only administrators, whom the configuration names, may leave {field} empty");
+    denied(permission, "the top level", &advice)
+}
+
+fn denied(permission: Permission, resource: &str, advice: &str) -> Status {
+    let (permission, resource) = (format!("{permission:?}"), shortened(resource));
+    let message = format!("{permission} on {resource} is not yours; {advice}");
     let mut details = ErrorDetails::new();
-    let metadata = [("permission", permission), ("resource", &resource)];
-    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let metadata = [("permission", &permission), ("resource", &resource)];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value.clone()));
     details.set_error_info("PERMISSION_DENIED", DOMAIN, metadata);
     Status::with_error_details(Code::PermissionDenied, message, details)
 }
@@ -84,6 +106,16 @@ pub fn permission_denied(permission: &str, resource: &str) -> Status {
 #[must_use]
 pub fn unauthenticated(reason: &str, message: &str) -> Status {
     plain(Code::Unauthenticated, reason, message)
+}
+
+/// `UNIMPLEMENTED`: an rpc of another service, or none.
+#[must_use]
+pub fn not_served(method: &str) -> Status {
+    let message = format!(
+        "{} is not served here; if it is an rpc of ours, another service serves it: call that one's address",
+        shortened(method)
+    );
+    plain(Code::Unimplemented, "NOT_SERVED", &message)
 }
 
 /// `FAILED_PRECONDITION`, with what stands in the way: each a type, a subject and a description.
@@ -263,6 +295,26 @@ mod tests {
         let info = status.get_details_resource_info().expect("resource info");
         assert_eq!(info.resource_type, "managed_identity");
         assert_eq!(info.resource_name, "trn:managed_identity:acme/deployer");
+    }
+
+    #[test]
+    fn who_may_not_is_told_who_may() {
+        for (permission, who) in [
+            (Permission::Job, "call with a job token"),
+            (Permission::Administrator, "only administrators"),
+            (Permission::EventsRead, "only event readers"),
+            (Permission::GroupView, "ask an owner of it for a role"),
+        ] {
+            let status = permission_denied(permission, "this service");
+            assert_eq!(reason(&status), "tharsis/PERMISSION_DENIED");
+            assert!(status.message().contains(who), "{}", status.message());
+        }
+        let status = denied_at_the_top(Permission::GroupCreate, "group.parent_id");
+        assert!(
+            status
+                .message()
+                .ends_with("may leave group.parent_id empty")
+        );
     }
 
     #[test]

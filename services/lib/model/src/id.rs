@@ -7,7 +7,7 @@ use type_safe_id::{StaticType, TypeSafeId};
 
 /// The text is not an id of the expected type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not the id of a resource")]
+#[error("must be the id of a resource, such as mi_…")]
 pub struct InvalidId;
 
 macro_rules! ids {
@@ -90,6 +90,14 @@ macro_rules! ids {
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$marker => $trn,)*
+                }
+            }
+
+            /// What ids start with, before the underscore.
+            #[must_use]
+            pub fn prefix(self) -> &'static str {
+                match self {
+                    $(Self::$marker => $prefix,)*
                 }
             }
         }

@@ -31,4 +31,4 @@ pub use principal::Principal;
 pub use signing_algorithm::SigningAlgorithm;
 pub use stage::Stage;
 pub use token_settings::TokenSettings;
-pub use trn::{InvalidReference, Reference, Trn};
+pub use trn::{InvalidReference, InvalidReferenceTo, Reference, Trn};

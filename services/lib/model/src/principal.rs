@@ -32,8 +32,8 @@ pub struct InvalidUser;
 /// The text is not a [`Principal`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be user:<issuer name>/<subject>, of at most 320 bytes and without control characters, or service_account:, team: \
-     or job: and an id"
+    "must be user:<issuer name>/<subject>, of at most 320 bytes and without control characters, service_account:sa_…, \
+     team:team_… or job:job_…"
 )]
 pub struct InvalidPrincipal;
 

@@ -40,6 +40,27 @@ pub enum Reference {
 #[error("must be an id, such as grp_…, or a TRN, such as trn:group:acme/prod")]
 pub struct InvalidReference;
 
+/// The text is neither an id nor a TRN, where one of a resource of this type is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be an id, such as {prefix}_…, or a TRN, such as trn:{0}:{path}", prefix = .0.prefix(), path = example(*.0))]
+pub struct InvalidReferenceTo(pub Kind);
+
+/// The path of a resource of this type.
+fn example(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Group => "acme/prod",
+        Kind::Workspace => "acme/prod/web",
+        Kind::ManagedIdentity => "acme/prod/deployer",
+        Kind::ServiceAccount => "acme/prod/ci",
+        Kind::Team => "platform",
+        Kind::Membership => "acme/prod/mbr_…",
+        Kind::Job => "acme/prod/web/job_…",
+        Kind::AccessRule => "acme/prod/deployer/rule_…",
+        Kind::Mask => "acme/prod/mask_…",
+        Kind::SigningKey => "key_…",
+    }
+}
+
 /// More names than any path has (20), with room for the limit to be raised.
 const MAX_SEGMENTS: usize = 64;
 
@@ -134,6 +155,14 @@ mod tests {
         assert_eq!(text.parse::<Trn>().map(|trn| trn.to_string()), Ok(text));
         assert!(format!("trn:membership:acme/{id}").parse::<Trn>().is_err());
         assert!("trn:job:acme/web/nightly".parse::<Trn>().is_err());
+    }
+
+    #[test]
+    fn who_names_nothing_is_told_how_what_is_wanted_is_named() {
+        assert_eq!(
+            InvalidReferenceTo(Kind::ManagedIdentity).to_string(),
+            "must be an id, such as mi_…, or a TRN, such as trn:managed_identity:acme/prod/deployer"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use edge::hierarchy::wire_principal;
 use edge::initial_assignments::{decided_key, read};
 use edge::layer::Call;
 use edge::violations::Violations;
-use model::{Kind, Reference};
+use model::{InvalidReference, InvalidReferenceTo, Kind, Reference};
 use proto::identity::v1 as identity;
 use proto::namespace::v1 as pb;
 use tokio::time::{Instant, timeout_at};
@@ -30,7 +30,9 @@ pub(super) fn requested(
     for (index, name) in named.iter().enumerate().take(MAX) {
         let field = format!("{FIELD}[{index}]");
         match name.parse().map(|reference: Reference| reference.kind()) {
-            Err(error) => violations.add(&field, error),
+            Err(InvalidReference) => {
+                violations.add(&field, InvalidReferenceTo(Kind::ManagedIdentity));
+            }
             Ok(Kind::ManagedIdentity) if named.iter().take(index).any(|other| other == name) => {
                 violations.add(&field, "must not be named twice");
             }

@@ -224,10 +224,7 @@ impl NamespaceRpc {
         if call.caller.administrator {
             Ok(None)
         } else {
-            Err(status::permission_denied(
-                &format!("{needed:?}"),
-                "the top level",
-            ))
+            Err(status::denied_at_the_top(needed, "new_parent_id"))
         }
     }
 

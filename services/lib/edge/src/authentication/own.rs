@@ -51,8 +51,16 @@ pub(super) fn not_revoked(header: &Header) -> Result<Guard, AuthenticationError>
     let kid = header.kid.as_deref();
     let key = kid
         .map(revoked_key)
-        .ok_or(AuthenticationError::KeyUnknown)?;
+        .ok_or(AuthenticationError::OwnKeyUnknown)?;
     Ok(Guard::Expect { key, value: None })
+}
+
+/// Of a token that is our own issuer's: nobody has to be asked for its keys.
+pub(super) fn ours(error: AuthenticationError) -> AuthenticationError {
+    match error {
+        AuthenticationError::KeyUnknown => AuthenticationError::OwnKeyUnknown,
+        other => other,
+    }
 }
 
 /// The keys of the issuer in whose process this runs.
@@ -135,7 +143,8 @@ impl Own {
         match &self.source {
             Source::Here(keys) => {
                 let set = keys.now();
-                let (principal, claims) = verify(&set.find(wanted)?)?;
+                let found = set.find(wanted).map_err(|error| ours(error.into()))?;
+                let (principal, claims) = verify(&found)?;
                 let caller = caller(principal, Some(not_revoked(header)?));
                 if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
                     keys.remember(&set, token_digest(token), &caller, expires);
@@ -143,7 +152,8 @@ impl Own {
                 Ok(caller)
             }
             Source::Published(keys) => {
-                let (principal, _) = keys.verify(wanted, &self.issuer, verify).await?;
+                let verified = keys.verify(wanted, &self.issuer, verify).await;
+                let (principal, _) = verified.map_err(ours)?;
                 Ok(caller(principal, None))
             }
         }

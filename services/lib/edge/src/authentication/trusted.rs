@@ -13,7 +13,7 @@ use super::AuthenticationError;
 use super::keys::{Candidate, Wanted};
 use super::networks::Networks;
 use super::outbound::{ClientError, Outbound};
-use super::own::{LocalKeys, OwnKeys, not_revoked};
+use super::own::{LocalKeys, OwnKeys, not_revoked, ours};
 use super::remote::{Bounds, RemoteKeys};
 use super::token::{self, ACCESS_TOKEN, Claims, Header, MAX_TOKEN};
 
@@ -120,7 +120,8 @@ impl TrustedIssuers {
             read(&header, &claims, key)
         };
         if issuer == self.own {
-            let mut verified = verify(&self.own_keys.now().find(wanted)?)?;
+            let found = self.own_keys.now().find(wanted);
+            let mut verified = verify(&found.map_err(|error| ours(error.into()))?)?;
             verified.leans_on = Some(not_revoked(&header)?);
             Ok(verified)
         } else {
