@@ -205,14 +205,13 @@ pub fn visibility_wait(headers: &HeaderMap) -> Result<Option<Duration>, Status> 
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse().ok());
     let wait = seconds.map(Duration::from_secs);
-    match wait.filter(|wait| *wait <= MAX_VISIBILITY_WAIT) {
-        Some(wait) => Ok(Some(wait)),
-        None => {
-            let most = MAX_VISIBILITY_WAIT.as_secs();
-            let wrong = format!("must be none, or seconds from 0s to {most}s, in the metadata");
-            Err(Violations::of(WAIT_HEADER, wrong).into_status())
-        }
-    }
+    let wait = wait.filter(|wait| *wait <= MAX_VISIBILITY_WAIT);
+    let wrong = || {
+        let most = MAX_VISIBILITY_WAIT.as_secs();
+        let wrong = format!("must be none, or seconds from 0s to {most}s, in the metadata");
+        Violations::of(WAIT_HEADER, wrong).into_status()
+    };
+    wait.map(Some).ok_or_else(wrong)
 }
 
 /// `ConsistencyService`: the layer in front has waited already, with the token in the request.
