@@ -60,8 +60,11 @@ async fn what_is_tried_is_told_and_not_done() {
     };
     let made = admin.asks(request).await.expect("made");
     assert_eq!(made.planned_events, []);
+    // And then it is answered with what became of that.
+    let tried = tries(&world, &admin, wanted).await;
+    assert_eq!(tried.expect("answered as then"), made);
     refused(
-        tries(&world, &admin, wanted).await,
+        admin.asks(group("acme")).await,
         Code::AlreadyExists,
         "NAME_TAKEN",
     );
