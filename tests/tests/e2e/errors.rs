@@ -409,7 +409,7 @@ async fn a_group_goes_only_empty_or_by_force_and_then_at_once() {
         [("ASSIGNED".to_owned(), "acme/team/below/web".to_owned())]
     );
 
-    let before = world.log(Service::Namespace).await.len();
+    let before = world.asked_for(Service::Namespace).await.len();
     let force = namespace::DeleteGroupRequest {
         etag: team.etag.clone(),
         force: true,
@@ -421,7 +421,7 @@ async fn a_group_goes_only_empty_or_by_force_and_then_at_once() {
         .await
         .expect("deleted")
         .consistency_token;
-    assert_eq!(world.log(Service::Namespace).await.len() - before, 1);
+    assert_eq!(world.asked_for(Service::Namespace).await.len() - before, 1);
     gone_everywhere(&admin, &token, [&team.id, &below.id], &web.id, &deployer.id).await;
     not_found(admin.asks(get_membership(&bobs.id)).await);
     not_found(admin.asks(get_job(&opened.job.id)).await);
