@@ -164,6 +164,13 @@ mod tests {
 
     use super::*;
 
+    async fn log(database: &Database) -> EventLog {
+        let tables = eventlog::migrate(database.pool(), None).await;
+        tables.expect("tables");
+        let log = EventLog::open("issuer", database.pool().clone());
+        log.await.expect("a log")
+    }
+
     fn issued_by(kid: &str) -> Event {
         let now = clock::now();
         Event::CredentialIssued(pb::CredentialIssued {
@@ -202,11 +209,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_has_the_tokens_that_were_obtained_with_its_own_but_waits_for_none_of_them() {
         let database = Database::create().await;
-        eventlog::migrate(database.pool(), None)
-            .await
-            .expect("tables");
-        let log = EventLog::open("issuer", database.pool().clone());
-        let log = log.await.expect("a log");
+        let log = log(&database).await;
         let now = clock::now();
         let obtained = [
             issued_by("signed"),
@@ -247,11 +250,7 @@ mod tests {
     #[tokio::test]
     async fn a_search_ends_however_much_others_have_signed() {
         let database = Database::create().await;
-        eventlog::migrate(database.pool(), None)
-            .await
-            .expect("tables");
-        let log = EventLog::open("issuer", database.pool().clone());
-        let log = log.await.expect("a log");
+        let log = log(&database).await;
         append(&log, [issued_by("rare")].into_iter()).await;
         for _ in 0..PAGES {
             let page = usize::try_from(PAGE).expect("a few");
