@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use crate::frames::SmallFrames;
 use crate::metrics::RpcDurations;
 use crate::request::traceparent_of;
 use crate::status;
@@ -78,12 +79,12 @@ where
             };
             line.see(response.headers());
             Ok(response.map(|body| {
-                Body::new(body.map_frame(move |frame| {
+                Body::new(SmallFrames::new(body.map_frame(move |frame| {
                     if let Some(trailers) = frame.trailers_ref() {
                         line.see(trailers);
                     }
                     frame
-                }))
+                })))
             }))
         };
         Box::pin(response.instrument(span))

@@ -5,6 +5,7 @@ mod served;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
 use self::served::Served;
+use crate::frames::OneBuffer;
 use crate::health::Health;
 use crate::rpc::{MAX_DURATION, RpcLayer};
 
@@ -123,7 +125,9 @@ where
     let all = names.iter().copied().chain([HEALTH]).chain(REFLECTION);
     let routes = services.with_standard_services(&health)?.prepare();
     let service = rpcs.layer(Served::new(all, layer.layer(routes)));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map_ok(OneBuffer);
     health.start(&names).await;
     let stopped = async {
         stop.cancelled().await;
