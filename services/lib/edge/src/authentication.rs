@@ -53,8 +53,8 @@ pub enum AuthenticationError {
     TooLarge,
     /// Not a JWT.
     #[error(
-        "the token is not a JWT that is taken: three parts in base64url, no member of an object twice, and alg in its \
-         header, but no crit, b64, enc or zip; send the issuer's token as it is"
+        "the token is not a JWT that is taken: three parts in base64url, no claim or header parameter twice, and alg in \
+         its header, but no crit, b64, enc or zip; send the issuer's token as it is"
     )]
     Malformed,
     /// Nobody whose tokens are taken.

@@ -24,6 +24,9 @@ use crate::rpc::{MAX_DURATION, RpcLayer};
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Rpcs at once on a connection; more wait at the client.
 const MAX_STREAMS: u32 = 256;
+/// Rpcs that are cancelled before they are begun, on a connection at once; with more, it ends, and with it the rpcs of
+/// everybody else on it. Short deadlines under load cancel in bursts, and behind a proxy those of many callers.
+const MAX_CANCELLED: usize = 4 * MAX_STREAMS as usize;
 /// A client that is silently gone is noticed within this and [`KEEPALIVE_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -135,6 +138,7 @@ where
     };
     let serving = tonic::transport::Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_CANCELLED))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADERS)

@@ -7,6 +7,8 @@ use proto::eventlog::v1::consistency_service_server::{
     ConsistencyService, ConsistencyServiceServer,
 };
 use proto::eventlog::v1::{AwaitRequest, AwaitResponse};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -240,4 +242,76 @@ async fn an_oversized_token_reaches_the_layer_that_says_so() {
             .await
             .is_ok()
     );
+}
+
+/// A frame of HTTP/2 (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload");
+    let head = [
+        &length.to_be_bytes()[1..],
+        &[kind, flags],
+        &stream.to_be_bytes(),
+    ]
+    .concat();
+    [&head, payload].concat()
+}
+
+#[tokio::test]
+async fn callers_that_give_up_cost_their_neighbours_nothing() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    let running = running().await;
+    let address = running
+        .endpoint
+        .uri()
+        .authority()
+        .expect("an address")
+        .as_str();
+    let literal = |index: &[u8], text: &str| {
+        let length = u8::try_from(text.len()).expect("a short text");
+        [index, &[length], text.as_bytes()].concat()
+    };
+    // POST, http, and the rest as literals (RFC 7541, section 6.2.2, and its static table).
+    let headers = [
+        vec![0x83, 0x86],
+        literal(&[0x04], "/grpc.health.v1.Health/Check"),
+        literal(&[0x01], address),
+        literal(&[0x0f, 0x10], "application/grpc"),
+    ]
+    .concat();
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut streams = (1..).step_by(2);
+    for stream in streams.by_ref().take(MAX_CANCELLED - 1) {
+        sent.extend(frame(HEADERS, END_HEADERS, stream, &headers));
+        sent.extend(frame(RST_STREAM, 0, stream, &CANCEL));
+    }
+    let patient = streams.next().expect("another stream");
+    sent.extend(frame(HEADERS, END_HEADERS, patient, &headers));
+    sent.extend(frame(DATA, END_STREAM, patient, &[0; 5]));
+    let mut connection = TcpStream::connect(address).await.expect("a connection");
+    let (mut answers, mut requests) = connection.split();
+    // Both at once: neither side waits for the other to read.
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            answers.read_exact(&mut head).await.expect("another frame");
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            answers.read_exact(&mut payload).await.expect("all of it");
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            assert_ne!(head[3], GOAWAY, "{}", String::from_utf8_lossy(&payload));
+            if stream == patient && head[3] == HEADERS && head[4] & END_STREAM != 0 {
+                break;
+            }
+        }
+    };
+    let (sent, ()) = tokio::join!(requests.write_all(&sent), answered);
+    sent.expect("all is taken");
 }
