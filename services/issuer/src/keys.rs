@@ -8,7 +8,6 @@ pub(crate) mod ring;
 pub(crate) mod vault;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use self::vault::Vault;
 use crate::domain::signing_key::{
     Command, Event, Fresh, Key, Policy, Rejection, Stage, decide, evolve,
 };
-use crate::live_tokens;
+use crate::live_tokens::Expiries;
 use crate::seal::{SealError, Sealer};
 use crate::signing::{SigningError, SigningKey, entity_tag};
 use crate::wire::Unreadable;
@@ -312,9 +311,9 @@ impl Keys {
     }
 
     async fn keep_up(&self, stop: &CancellationToken) {
-        let mut last_expiry = BTreeMap::new();
+        let mut retired = Retired::default();
         while stop.run_until_cancelled(self.pause()).await.is_some() {
-            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut last_expiry));
+            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut retired));
             match advanced.await {
                 // Health tells.
                 Ok(()) | Err(KeyError::Clock { .. }) => {}
@@ -398,27 +397,14 @@ impl Keys {
         self.wake.notify_one();
     }
 
-    async fn advance(
-        &self,
-        last_expiry: &mut BTreeMap<SigningKeyId, OffsetDateTime>,
-    ) -> Result<(), KeyError> {
+    async fn advance(&self, retired: &mut Retired) -> Result<(), KeyError> {
         let now = self.time().await?;
         self.look().await?;
         let recorded = self.known.borrow().recorded.clone();
-        let retiring = recorded
-            .ring
-            .keys()
-            .filter(|key| key.stage() == Stage::Retiring);
-        for key in retiring {
-            if let Entry::Vacant(unknown) = last_expiry.entry(key.made.id) {
-                let skew = self.policy.clock_skew;
-                let last = live_tokens::last_expiry(&self.log, &key.made.kid, skew, now).await?;
-                let retired = key.retired.unwrap_or(key.created);
-                unknown.insert(last.map_or(retired, |last| last.max(retired)));
-            }
-        }
-        last_expiry.retain(|id, _| recorded.ring.get(*id).is_some());
-        let times = (now, &*last_expiry);
+        retired
+            .find(&self.log, &recorded, self.policy.clock_skew, now)
+            .await?;
+        let times = (now, &retired.last_expiry);
         let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, times);
         if due.await? {
             self.look().await?;
@@ -561,6 +547,43 @@ fn public<'a>(keys: impl Iterator<Item = &'a Key>) -> Result<JwkSet, KeyError> {
         .map(|key| serde_json::from_str(&key.made.public_jwk))
         .collect();
     Ok(JwkSet { keys: keys? })
+}
+
+/// When the last token of each key expires that signs no more.
+#[derive(Default)]
+struct Retired {
+    read: Expiries,
+    last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
+}
+
+impl Retired {
+    /// Finds it for those that are retired, or comes closer to it.
+    async fn find(
+        &mut self,
+        log: &EventLog,
+        recorded: &Recorded,
+        clock_skew: time::Duration,
+        now: OffsetDateTime,
+    ) -> Result<(), LogError> {
+        self.last_expiry
+            .retain(|id, _| recorded.ring.get(*id).is_some());
+        let unknown = recorded.ring.keys().filter(|key| {
+            key.stage() == Stage::Retiring && !self.last_expiry.contains_key(&key.made.id)
+        });
+        let unknown: Vec<&Key> = unknown.collect();
+        // All that a key has signed that is known to be retired is there before the log's end of now.
+        if unknown.is_empty() || !self.read.read_on(log, clock_skew, now).await? {
+            return Ok(());
+        }
+        for key in unknown {
+            let retired = key.retired.unwrap_or(key.created);
+            let last = self.read.of(&key.made.kid).unwrap_or(retired);
+            self.last_expiry.insert(key.made.id, last.max(retired));
+        }
+        let is_known = |kid: &str| recorded.ring.keys().any(|key| key.made.kid == kid);
+        self.read.retain(is_known);
+        Ok(())
+    }
 }
 
 /// Answers whether something was due, and is done, by this issuer or by another one.

@@ -2,10 +2,13 @@
 //!
 //! None lives longer than an hour, so the log's last hour has them all.
 
+use std::collections::BTreeMap;
+
 use edge::request;
 use eventlog::{EventLog, LogError, RecordedEvent};
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use crate::domain::credential::MAX_LIFETIME;
 
@@ -14,27 +17,57 @@ const PAGE: u64 = 1_000;
 /// How often, in one search.
 const PAGES: usize = 50;
 
-/// When the last token of a retired key expires; `None` if none is alive. Where so much was issued in the last hour that
-/// reading it would take long, the latest that may be. `clock_skew` is what our clock and the database's may differ by.
-pub(crate) async fn last_expiry(
-    log: &EventLog,
-    kid: &str,
-    clock_skew: Duration,
-    now: OffsetDateTime,
-) -> Result<Option<OffsetDateTime>, LogError> {
-    let mut after = first_alive(log, now - clock_skew).await?;
-    let mut last = None;
-    for _ in 0..PAGES {
-        let events = log.read(after, PAGE).await?;
-        let Some(end) = events.last() else {
-            return Ok(last);
+/// When the last token of each key expires, as far as the log has been read.
+#[derive(Default)]
+pub(crate) struct Expiries {
+    /// The log's epoch, and the position of the last event that was read.
+    read: Option<(Uuid, u64)>,
+    last: BTreeMap<String, OffsetDateTime>,
+}
+
+impl Expiries {
+    /// Reads on, from the first token that may be alive, but not for long: a busy hour takes several turns, and no event is
+    /// read twice. Answers whether it has come to where the log ended. `clock_skew` is what our clock and the database's may
+    /// differ by.
+    pub(crate) async fn read_on(
+        &mut self,
+        log: &EventLog,
+        clock_skew: Duration,
+        now: OffsetDateTime,
+    ) -> Result<bool, LogError> {
+        let end = log.head().await?;
+        let read = self
+            .read
+            .take_if(|(epoch, position)| *epoch == end.epoch && *position <= end.position);
+        let mut after = match read {
+            Some((_, position)) => position,
+            None => first_alive(log, now - clock_skew).await?,
         };
-        after = end.position;
-        let tokens = events.iter().filter_map(|event| issued(event, kid));
-        let signed = tokens.filter(|token| token.kid == kid);
-        last = signed.filter_map(|token| expiry(&token)).max().max(last);
+        for _ in 0..PAGES {
+            self.read = Some((end.epoch, after));
+            if after >= end.position {
+                return Ok(true);
+            }
+            let events = log.read(after, PAGE).await?;
+            for (kid, expiry) in events.iter().filter_map(signed) {
+                let last = self.last.entry(kid).or_insert(expiry);
+                *last = expiry.max(*last);
+            }
+            after = events.last().map_or(after, |event| event.position);
+        }
+        self.read = Some((end.epoch, after));
+        Ok(false)
     }
-    Ok(Some(now + MAX_LIFETIME))
+
+    /// When the last token of a key expires that was read; `None` if there was none.
+    pub(crate) fn of(&self, kid: &str) -> Option<OffsetDateTime> {
+        self.last.get(kid).copied()
+    }
+
+    /// Forgets all keys but these.
+    pub(crate) fn retain(&mut self, is_known: impl Fn(&str) -> bool) {
+        self.last.retain(|kid, _| is_known(kid));
+    }
 }
 
 /// Live tokens of a key, or obtained with one of it, behind a position, in order, and the position behind which there may be
@@ -113,6 +146,16 @@ async fn first_alive(log: &EventLog, now: OffsetDateTime) -> Result<u64, LogErro
         }
     }
     Ok(low)
+}
+
+/// The key that has signed a token, and when the token expires.
+fn signed(recorded: &RecordedEvent) -> Option<(String, OffsetDateTime)> {
+    let (kid, expiry) = match Event::decode(&recorded.event_type, &recorded.payload).ok()? {
+        Event::CredentialIssued(event) => (event.kid, event.expire_time),
+        Event::ServiceAccountTokenIssued(event) => (event.kid, event.expire_time),
+        _ => return None,
+    };
+    Some((kid, request::time("expire_time", &expiry?).ok()?))
 }
 
 /// A token that the key has signed, or that was obtained with one. Those of jobs are not events of their own.
@@ -242,9 +285,20 @@ mod tests {
                 ["other", "account"]
             ]
         );
-        let last = last_expiry(&log, "signed", Duration::ZERO, now).await;
-        let last = last.expect("read").expect("one is alive");
+        let mut expiries = Expiries::default();
+        let read = expiries.read_on(&log, Duration::ZERO, now).await;
+        assert!(read.expect("read"));
+        let last = expiries.of("signed").expect("one is alive");
         assert!(last < now + Duration::minutes(20), "{last}");
+        assert_eq!(expiries.of("unknown"), None);
+        // Where the log is another one, with fewer events, nothing of the first is taken as read.
+        expiries.retain(|kid| kid != "signed");
+        let other = Database::create().await;
+        let other = super::tests::log(&other).await;
+        append(&other, [issued_by("signed")].into_iter()).await;
+        let read = expiries.read_on(&other, Duration::ZERO, now).await;
+        assert!(read.expect("read"));
+        assert!(expiries.of("signed").is_some());
     }
 
     #[tokio::test]
@@ -261,6 +315,17 @@ mod tests {
             .await;
         }
         append(&log, [issued_by("rare")].into_iter()).await;
+        // When the last token of a key expires is found in several turns, and not where they end.
+        let (mut expiries, now) = (Expiries::default(), clock::now());
+        for done in [false, true, true] {
+            let read = expiries.read_on(&log, Duration::ZERO, now).await;
+            assert_eq!(read.expect("read"), done);
+        }
+        assert!(
+            expiries
+                .of("rare")
+                .is_some_and(|last| last < now + Duration::minutes(16))
+        );
         let search = async |after, limit| {
             let found = list(&log, "rare", Duration::ZERO, after, limit).await;
             let (tokens, next) = found.expect("read");

@@ -109,7 +109,7 @@ async fn what_could_not_be_destroyed_when_it_was_over_is_destroyed_later() {
     let database = database().await;
     let keys = opens(database.pool(), FAST).await;
     let retired = eventually(async || {
-        let advanced = keys.advance(&mut BTreeMap::new()).await;
+        let advanced = keys.advance(&mut Retired::default()).await;
         advanced.map_err(|error| error.to_string())?;
         let recorded = keys.known.borrow().recorded.clone();
         let mut keys = recorded.ring.keys();
@@ -226,7 +226,7 @@ async fn in_a_restored_database_no_key_of_before_is_trusted() {
     let keys = opens(database.pool(), SLOW).await;
     let before = keys.key_set().body;
     let kid = keys.active().kid().to_owned();
-    keys.advance(&mut BTreeMap::new()).await.expect("looked");
+    keys.advance(&mut Retired::default()).await.expect("looked");
     assert_eq!(keys.active().kid(), kid);
     // Of issuers that start side by side, one finds it done.
     gives_new_epoch(&database).await;
@@ -245,7 +245,7 @@ async fn in_a_restored_database_no_key_of_before_is_trusted() {
     let kid = keys.active().kid().to_owned();
     assert_eq!(kid, one.active().kid());
     gives_new_epoch(&database).await;
-    keys.advance(&mut BTreeMap::new()).await.expect("looked");
+    keys.advance(&mut Retired::default()).await.expect("looked");
     assert_ne!(keys.active().kid(), kid);
     assert!(keys.of_jobs().borrow().find(&kid).is_none());
     let facts = log.facts(&[revoked_key(&kid)]).await.expect("read");
@@ -311,7 +311,7 @@ async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
     // By our clock the next key would sign.
     let due = clock::now() + FAST.max_age + FAST.clock_skew + FAST.rotation;
     eventually(async || (clock::now() > due).then_some(()).ok_or("not yet")).await;
-    let refused = keys.advance(&mut BTreeMap::new()).await;
+    let refused = keys.advance(&mut Retired::default()).await;
     assert!(
         matches!(refused, Err(KeyError::Clock { .. })),
         "{refused:?}"
