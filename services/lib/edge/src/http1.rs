@@ -12,7 +12,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, Extension, Request};
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, Version};
 use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse as _;
 use axum::serve::Listener;
 use futures::{StreamExt as _, poll, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -108,6 +112,9 @@ async fn attend(
     let app = app.layer(from_fn(move |request: Request, next: Next| {
         let asked = Arc::clone(&asked);
         async move {
+            if !says_whom_it_asks(&request) {
+                return (StatusCode::BAD_REQUEST, [(CONNECTION, "close")]).into_response();
+            }
             let (request, _busy) = asked.once_it_is_there(request);
             next.run(request).await
         }
@@ -137,6 +144,20 @@ async fn attend(
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
+}
+
+/// Whether there is one `Host`, as a request must have it (RFC 9112, 3.2): what stands before us may go by another one.
+fn says_whom_it_asks(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(host), None) => {
+            let host = host.to_str().unwrap_or("@");
+            let authority = host.parse::<Authority>();
+            host.is_empty() || authority.is_ok_and(|_| !host.contains('@'))
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// The connections on which nothing is asked, those first on which nothing has been for longest.
@@ -622,5 +643,33 @@ mod tests {
         let mut next = TcpStream::connect(address).await.expect("connected");
         asks(&mut next, "/").await;
         assert!(is_answered(&mut next).await);
+    }
+
+    #[tokio::test]
+    async fn a_request_says_whom_it_asks() {
+        for (head, status) in [
+            ("HTTP/1.1\r\nhost: x", "200"),
+            ("HTTP/1.1\r\nhost: [::1]:8080", "200"),
+            ("HTTP/1.1\r\nhost:", "200"),
+            ("HTTP/1.0\r\nx: y", "200"),
+            ("HTTP/1.1\r\nx: y", "400"),
+            ("HTTP/1.1\r\nhost: x\r\nhost: x", "400"),
+            ("HTTP/1.0\r\nhost: x\r\nhost: y", "400"),
+            ("HTTP/1.1\r\nhost: x/y", "400"),
+            ("HTTP/1.1\r\nhost: a@x", "400"),
+            ("HTTP/1.1\r\nhost: x y", "400"),
+            ("HTTP/1.1\r\nhost: \u{e9}", "400"),
+        ] {
+            let app = Router::new().route("/", get(async || {}));
+            let (mut client, _stop, _served) = served(UNLIMITED, app).await;
+            says(
+                &mut client,
+                &format!("GET / {head}\r\nconnection: close\r\n\r\n"),
+            )
+            .await;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("text");
+            assert_eq!(answer.get(9..12), Some(status), "{head}: {answer}");
+        }
     }
 }
