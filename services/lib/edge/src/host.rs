@@ -232,8 +232,7 @@ impl Host {
         let log = EventLog::open(name, self.pool.clone()).await?;
         let relay = Relay::new(log.clone(), self.bus.clone());
         self.relay = Some(relay.state());
-        // A relay that stands still keeps nobody from being served: followers read the log itself. It says so in its
-        // own log lines.
+        self.beside(watch_relay(self.health.clone(), relay.state()));
         self.tasks.spawn(relay.run(self.stop.clone()));
         self.log = Some(log.clone());
         Ok(log)
@@ -386,6 +385,20 @@ impl Host {
     }
 }
 
+/// Tells health whether the stream contradicts the log, which is then not what it was. That a relay stands still for
+/// another reason keeps nobody from being served: followers read the log itself. It says so in its own log lines.
+async fn watch_relay(health: Health, mut relay: watch::Receiver<RelayState>) {
+    loop {
+        let contradiction = relay.borrow_and_update().contradiction.clone();
+        let holds = contradiction.clone().map_or(Ok(()), Err);
+        health.set("relay", holds).await;
+        let other = |state: &RelayState| state.contradiction != contradiction;
+        if relay.wait_for(other).await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Tells health how a follower is: catching up, following, held up for long, halted.
 async fn watch_follower(
     health: Health,
@@ -442,13 +455,14 @@ async fn reach(pool: &PgPool) {
 mod tests {
     use eventlog::Halt;
     use tokio::time::{Instant, timeout};
+    use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
 
     /// Waits until health says so.
-    async fn holds(health: &Health, expected: bool) {
+    async fn holds(health: &Health, condition: &str, expected: bool) {
         let says = async {
-            while health.conditions().await != [("follower:namespace".to_owned(), expected)] {
+            while health.conditions().await != [(condition.to_owned(), expected)] {
                 tokio::task::yield_now().await;
             }
         };
@@ -471,16 +485,36 @@ mod tests {
         let health = Health::new();
         let watched = watch_follower(health.clone(), "namespace", false, follower.subscribe());
         let watched = tokio::spawn(watched);
-        holds(&health, true).await;
+        holds(&health, "follower:namespace", true).await;
         follower.send_modify(|progress| progress.held_up_since = long_ago);
-        holds(&health, false).await;
+        holds(&health, "follower:namespace", false).await;
         follower.send_modify(|progress| progress.held_up_since = None);
-        holds(&health, true).await;
+        holds(&health, "follower:namespace", true).await;
         follower.send_modify(|progress| progress.held_up_since = long_ago);
-        holds(&health, false).await;
+        holds(&health, "follower:namespace", false).await;
         follower.send_modify(|progress| progress.halted = Some(Halt::Diverged { position: 1 }));
         watched.await.expect("it ends there");
         let wrong = &health.wrong().await["follower:namespace"];
         assert!(wrong.contains("another event at 1"), "{wrong}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_contradicts_the_log_is_told_and_no_other_problem_of_the_relay() {
+        let relay = watch::Sender::new(RelayState::default());
+        let health = Health::new();
+        let _watched =
+            AbortOnDropHandle::new(tokio::spawn(watch_relay(health.clone(), relay.subscribe())));
+        holds(&health, "relay", true).await;
+        relay.send_modify(|state| {
+            state.problem = Some("NATS is not connected".to_owned());
+            state.contradiction = Some("ends at 10, but the log at 4".to_owned());
+        });
+        holds(&health, "relay", false).await;
+        assert_eq!(
+            health.wrong().await["relay"],
+            "ends at 10, but the log at 4"
+        );
+        relay.send_modify(|state| state.contradiction = None);
+        holds(&health, "relay", true).await;
     }
 }

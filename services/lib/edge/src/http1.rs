@@ -12,17 +12,21 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{ConnectInfo, Extension, Request};
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::uri::Authority;
+use axum::http::{StatusCode, Version};
 use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse as _;
 use axum::serve::Listener;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, poll, stream};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::DRAIN;
@@ -34,18 +38,18 @@ struct Limits {
     head: Duration,
     /// Until they take more of an answer.
     answer: Duration,
+    /// For an answer that is being written on a connection which makes room, since more of it was taken.
+    parting: Duration,
     /// For requests in flight at the end.
     drain: Duration,
     /// More connections wait in the kernel, until one ends, or nothing is asked on one.
     connections: usize,
 }
 
-/// How long a connection that makes room may still write what it has answered.
-const PARTING: Duration = Duration::from_millis(100);
-
 const LIMITS: Limits = Limits {
     head: Duration::from_secs(30),
     answer: Duration::from_secs(30),
+    parting: Duration::from_millis(100),
     drain: DRAIN,
     connections: 1_024,
 };
@@ -81,7 +85,7 @@ async fn serve_with(
     {
         let seat = Arc::new(Seat::taken(&idle));
         let app = app.clone().layer(Extension(ConnectInfo(peer)));
-        let stream = Impatient::new(stream, limits.answer);
+        let stream = Impatient::new(stream, limits.answer, &seat);
         connections.spawn(attend(limits, (stream, place), seat, app, stop.clone()));
         while connections.try_join_next().is_some() {}
     }
@@ -108,26 +112,52 @@ async fn attend(
     let app = app.layer(from_fn(move |request: Request, next: Next| {
         let asked = Arc::clone(&asked);
         async move {
+            if !says_whom_it_asks(&request) {
+                return (StatusCode::BAD_REQUEST, [(CONNECTION, "close")]).into_response();
+            }
             let (request, _busy) = asked.once_it_is_there(request);
             next.run(request).await
         }
     }));
     let service = TowerToHyperService::new(app);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    // That a client goes away or dawdles is nothing to report.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        () = seat.left.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let parting = tokio::time::timeout(PARTING, connection.as_mut()).await;
-            // A request may have come just now.
-            if parting.is_ok() || !seat.is_busy() {
-                return;
-            }
+    loop {
+        // That a client goes away or dawdles is nothing to report.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stop.cancelled() => break,
+            () = seat.left.notified() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        // What has come is taken in, and what there is room for is written. Only for the rest of an answer is there time:
+        // who comes next waits for it.
+        let mut ended = poll!(connection.as_mut()).is_ready();
+        let stuck = seat.stuck_since().filter(|_| !ended);
+        if let Some(since) = stuck {
+            let parting = timeout_at(since + limits.parting, connection.as_mut());
+            ended = parting.await.is_ok();
+        }
+        // A request may have come just now. When it is answered, there is room to make again.
+        if ended || !seat.is_busy() {
+            return;
         }
     }
+    connection.as_mut().graceful_shutdown();
     let _ = connection.await;
+}
+
+/// Whether there is one `Host`, as a request must have it (RFC 9112, 3.2): what stands before us may go by another one.
+fn says_whom_it_asks(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(host), None) => {
+            let host = host.to_str().unwrap_or("@");
+            let authority = host.parse::<Authority>();
+            host.is_empty() || authority.is_ok_and(|_| !host.contains('@'))
+        }
+        (Some(_), Some(_)) => false,
+    }
 }
 
 /// The connections on which nothing is asked, those first on which nothing has been for longest.
@@ -137,7 +167,7 @@ struct Idle(Arc<Mutex<Seats>>);
 #[derive(Default)]
 struct Seats {
     next: u64,
-    idle: BTreeMap<u64, CancellationToken>,
+    idle: BTreeMap<u64, Arc<Notify>>,
     /// Somebody waits for the first that becomes idle.
     wanted: bool,
 }
@@ -151,7 +181,7 @@ impl Idle {
     fn makes_room(&self) {
         let mut seats = self.seats();
         match seats.idle.pop_first() {
-            Some((_, left)) => left.cancel(),
+            Some((_, left)) => left.notify_one(),
             None => seats.wanted = true,
         }
     }
@@ -161,8 +191,10 @@ impl Idle {
 struct Seat {
     among: Idle,
     number: Mutex<Option<u64>>,
-    /// It is to make room.
-    left: CancellationToken,
+    /// Told when it is to make room.
+    left: Arc<Notify>,
+    /// Since when something of an answer waits to get away.
+    stuck: Mutex<Option<Instant>>,
 }
 
 /// While something is asked on a connection.
@@ -173,7 +205,8 @@ impl Seat {
         let seat = Self {
             among: among.clone(),
             number: Mutex::default(),
-            left: CancellationToken::new(),
+            left: Arc::default(),
+            stuck: Mutex::default(),
         };
         // Who has just come in may not have to go for who comes next.
         seat.among.seats().wanted = false;
@@ -185,14 +218,23 @@ impl Seat {
         self.number.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stuck(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stuck_since(&self) -> Option<Instant> {
+        *self.stuck()
+    }
+
     fn waits(&self) {
         let mut seats = self.among.seats();
-        if std::mem::take(&mut seats.wanted) {
-            self.left.cancel();
-        }
         let number = seats.next;
         seats.next += 1;
-        seats.idle.insert(number, self.left.clone());
+        if std::mem::take(&mut seats.wanted) {
+            self.left.notify_one();
+        } else {
+            seats.idle.insert(number, Arc::clone(&self.left));
+        }
         *self.number() = Some(number);
     }
 
@@ -220,9 +262,10 @@ impl Seat {
 
     fn busy(self: &Arc<Self>) -> Busy {
         let number = self.number().take();
-        number.map(|number| self.among.seats().idle.remove(&number));
+        let is_to_go =
+            number.is_some_and(|number| self.among.seats().idle.remove(&number).is_none());
         // Another one has to make the room that this one was to make.
-        if self.left.is_cancelled() {
+        if is_to_go {
             self.among.makes_room();
         }
         Busy(Arc::clone(self))
@@ -250,15 +293,18 @@ impl Drop for Seat {
 struct Impatient {
     stream: TcpStream,
     patience: Duration,
+    /// Is told.
+    seat: Arc<Seat>,
     /// While something waits to get away.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl Impatient {
-    fn new(stream: TcpStream, patience: Duration) -> Self {
+    fn new(stream: TcpStream, patience: Duration, seat: &Arc<Seat>) -> Self {
         Self {
             stream,
             patience,
+            seat: Arc::clone(seat),
             waiting: None,
         }
     }
@@ -270,9 +316,11 @@ impl Impatient {
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.waiting = None;
+            *self.seat.stuck() = None;
             return written;
         }
         let patience = self.patience;
+        self.seat.stuck().get_or_insert_with(Instant::now);
         let waiting = self
             .waiting
             .get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -343,6 +391,7 @@ mod tests {
     const UNLIMITED: Limits = Limits {
         head: LONG,
         answer: LONG,
+        parting: LONG,
         drain: LONG,
         connections: Semaphore::MAX_PERMITS,
     };
@@ -525,6 +574,102 @@ mod tests {
             says(&mut client, start).await;
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.expect("the end");
+        }
+    }
+
+    const FEW: Limits = Limits {
+        connections: 4,
+        ..UNLIMITED
+    };
+
+    #[tokio::test]
+    async fn who_begins_to_ask_and_does_not_end_keeps_nobody_out() {
+        let app = || Router::new().fallback(async |_: Bytes| {});
+        for start in [
+            "",
+            "GET / HT",
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf",
+        ] {
+            let (mut first, _stop, _served) = served(FEW, app()).await;
+            let address = first.peer_addr().expect("an address");
+            says(&mut first, start).await;
+            let mut slow = vec![first];
+            for _ in 0..11 * FEW.connections {
+                let mut next = TcpStream::connect(address).await.expect("connected");
+                says(&mut next, start).await;
+                slow.push(next);
+            }
+            let mut good = TcpStream::connect(address).await.expect("connected");
+            asks(&mut good, "/").await;
+            let answered = is_answered(&mut good);
+            let answered = tokio::time::timeout(Duration::from_secs(30), answered).await;
+            assert_eq!(answered, Ok(true), "{start}");
+        }
+    }
+
+    /// More than gets away while nobody takes it.
+    const MUCH: usize = 32 << 20;
+
+    #[tokio::test]
+    async fn what_is_being_written_gets_away_before_room_is_made() {
+        let app = Router::new()
+            .route("/", get(async || {}))
+            .route("/much", get(async || vec![b'x'; MUCH]));
+        let (mut first, _stop, _served) = served(ONE, app).await;
+        let address = first.peer_addr().expect("an address");
+        asks(&mut first, "/much").await;
+        assert!(is_answered(&mut first).await);
+        let mut next = TcpStream::connect(address).await.expect("connected");
+        asks(&mut next, "/").await;
+        let mut rest = vec![];
+        first.read_to_end(&mut rest).await.expect("the end");
+        assert!(rest.len() > MUCH - 4_096, "{} bytes", rest.len());
+        assert!(is_answered(&mut next).await);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_makes_room() {
+        let limits = Limits {
+            parting: SHORT,
+            ..ONE
+        };
+        let app = Router::new()
+            .route("/", get(async || {}))
+            .route("/much", get(async || vec![b'x'; MUCH]));
+        let (mut first, _stop, _served) = served(limits, app).await;
+        let address = first.peer_addr().expect("an address");
+        asks(&mut first, "/much").await;
+        assert!(is_answered(&mut first).await);
+        let mut next = TcpStream::connect(address).await.expect("connected");
+        asks(&mut next, "/").await;
+        assert!(is_answered(&mut next).await);
+    }
+
+    #[tokio::test]
+    async fn a_request_says_whom_it_asks() {
+        for (head, status) in [
+            ("HTTP/1.1\r\nhost: x", "200"),
+            ("HTTP/1.1\r\nhost: [::1]:8080", "200"),
+            ("HTTP/1.1\r\nhost:", "200"),
+            ("HTTP/1.0\r\nx: y", "200"),
+            ("HTTP/1.1\r\nx: y", "400"),
+            ("HTTP/1.1\r\nhost: x\r\nhost: x", "400"),
+            ("HTTP/1.0\r\nhost: x\r\nhost: y", "400"),
+            ("HTTP/1.1\r\nhost: x/y", "400"),
+            ("HTTP/1.1\r\nhost: a@x", "400"),
+            ("HTTP/1.1\r\nhost: x y", "400"),
+            ("HTTP/1.1\r\nhost: \u{e9}", "400"),
+        ] {
+            let app = Router::new().route("/", get(async || {}));
+            let (mut client, _stop, _served) = served(UNLIMITED, app).await;
+            says(
+                &mut client,
+                &format!("GET / {head}\r\nconnection: close\r\n\r\n"),
+            )
+            .await;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("text");
+            assert_eq!(answer.get(9..12), Some(status), "{head}: {answer}");
         }
     }
 }

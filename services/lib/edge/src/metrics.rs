@@ -225,6 +225,7 @@ mod tests {
         let (_, relay) = watch::channel(RelayState {
             published: 7,
             problem: Some("nobody answers".to_owned()),
+            ..RelayState::default()
         });
         let (_, progress) = watch::channel(Progress {
             position: 41,

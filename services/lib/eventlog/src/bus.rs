@@ -121,8 +121,42 @@ impl Bus {
             storage: StorageType::File,
             num_replicas: self.settings.replicas,
             deny_delete: true,
+            deny_purge: true,
             allow_direct: true,
+            max_messages: -1,
+            max_messages_per_subject: -1,
+            max_message_size: -1,
+            max_bytes: -1,
             ..Config::default()
+        }
+    }
+
+    /// What a stream is to be that was made otherwise: what touches which events it takes, how safely, and for how long.
+    /// The rest, such as where it lies or its compression, is for whoever operates it to say.
+    pub(crate) fn put_right(&self, log: &str, found: &Config) -> Config {
+        let ours = self.stream_config(log);
+        Config {
+            subjects: ours.subjects,
+            subject_transform: ours.subject_transform,
+            mirror: ours.mirror,
+            sources: ours.sources,
+            storage: ours.storage,
+            num_replicas: ours.num_replicas,
+            retention: ours.retention,
+            discard: ours.discard,
+            discard_new_per_subject: ours.discard_new_per_subject,
+            max_messages: ours.max_messages,
+            max_messages_per_subject: ours.max_messages_per_subject,
+            max_message_size: ours.max_message_size,
+            max_bytes: ours.max_bytes,
+            max_age: ours.max_age,
+            no_ack: ours.no_ack,
+            sealed: ours.sealed,
+            allow_rollup: ours.allow_rollup,
+            deny_delete: ours.deny_delete,
+            deny_purge: ours.deny_purge,
+            allow_direct: ours.allow_direct,
+            ..found.clone()
         }
     }
 

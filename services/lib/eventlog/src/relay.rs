@@ -6,15 +6,19 @@
 //! it, and would hide the hole. For the same reason each read of the log, or of what was appended here just now, begins
 //! at the last event published.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::HeaderValue;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, UpdateStreamError,
+};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{Context, ErrorCode};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
+use serde_json::{Map, Value};
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -50,6 +54,9 @@ pub struct RelayState {
     pub published: u64,
     /// Why it stands still, if it does.
     pub problem: Option<String>,
+    /// What it found in the stream that the log, of the same epoch, does not hold: it stands until the stream is seen to
+    /// agree, whatever else is a problem meanwhile.
+    pub contradiction: Option<String>,
 }
 
 /// Publishes one log. Any number may run side by side.
@@ -70,8 +77,9 @@ enum RelayError {
     #[error("position {position} was stored as sequence {sequence}")]
     OutOfStep { position: u64, sequence: u64 },
     #[error(
-        "the stream ends at {sequence}, but the log at {position}: something else published to it, or the database \
-         was restored from a backup; delete the stream {stream} and it is filled again from the log"
+        "the stream {stream} ends at {sequence}, but the log at {position}: {}; {}",
+        RESTORED,
+        REFILLED
     )]
     StreamAhead {
         stream: String,
@@ -87,10 +95,21 @@ enum RelayError {
         epoch: Uuid,
     },
     #[error(
-        "the stream {stream} holds another event at {position} than the log, whose database was restored from a backup; \
-         delete the stream and it is filled again from the log"
+        "the stream {stream} holds another event at {position} than the log: {}; {}",
+        RESTORED,
+        REFILLED
     )]
     Diverged { stream: String, position: u64 },
+    #[error(
+        "the stream {stream} is not as it is to be ({differs}), and NATS does not change that; where it can't be as \
+         THARSIS_NATS_REPLICAS says, change that; else delete the stream and it is filled again from the log"
+    )]
+    NotOurs {
+        stream: String,
+        differs: String,
+        #[source]
+        refused: UpdateStreamError,
+    },
     #[error(
         "the database holds a log of epoch {found}, ours was {epoch}: start this service again"
     )]
@@ -101,6 +120,18 @@ enum RelayError {
     Silent,
     #[error("reading or publishing ended without a word")]
     HalfGone,
+}
+
+/// What comes first: an issuer whose log goes on in its old epoch has back for good what was revoked since the backup.
+const RESTORED: &str = "if the database was restored from a backup, first stop the service and give its log a new epoch \
+                        (README, \"Restoring a database from a backup\")";
+const REFILLED: &str = "then delete the stream, and it is filled again from the log";
+
+impl RelayError {
+    /// Whether the stream holds what the log, of the same epoch, does not.
+    fn is_contradiction(&self) -> bool {
+        matches!(self, Self::StreamAhead { .. } | Self::Diverged { .. })
+    }
 }
 
 impl Relay {
@@ -129,30 +160,39 @@ impl Relay {
                 tokio::time::sleep(RETRY).await;
             }
         };
-        stop.run_until_cancelled(session).await;
+        Box::pin(stop.run_until_cancelled(session)).await;
     }
 
     fn report(&self, error: &RelayError) {
         let problem = chain(error);
         self.state.send_if_modified(|state| {
             let new = state.problem.as_ref() != Some(&problem);
-            if new {
-                tracing::warn!(log = self.log.name(), %problem, "relay begins again from the stream's tail");
-                state.problem = Some(problem);
+            if !new {
+                return false;
             }
-            new
+            if error.is_contradiction() {
+                tracing::error!(log = self.log.name(), %problem, "the stream contradicts the log");
+                state.contradiction = Some(problem.clone());
+            } else {
+                tracing::warn!(log = self.log.name(), %problem, "relay begins again from the stream's tail");
+            }
+            state.problem = Some(problem);
+            true
         });
     }
 
     async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
         let context = self.bus.jetstream()?;
+        let stream = self.stream(&context).await?;
         let Tail {
             sequence: tail,
             event_id,
-        } = self.tail(&context).await?;
+        } = self.tail(&stream).await?;
+        self.put_right(&context, &stream.cached_info().config)
+            .await?;
         self.state.send_replace(RelayState {
             published: tail,
-            problem: None,
+            ..RelayState::default()
         });
         let (pages, mut messages) = mpsc::channel(AHEAD);
         let reader = read(self.log.clone(), self.bus.clone(), tail, event_id, pages);
@@ -187,7 +227,7 @@ impl Relay {
                         }
                     }
                     _ = look.tick(), if acknowledgements.is_empty() => {
-                        let tail = self.tail(&context).await?.sequence;
+                        let tail = self.tail(&self.stream(&context).await?).await?.sequence;
                         if tail < published {
                             return Err(RelayError::TailLost { published, tail });
                         }
@@ -201,10 +241,10 @@ impl Relay {
         }
     }
 
-    /// Where the stream ends, which is ours and holds there what the log holds.
-    async fn tail(&self, context: &async_nats::jetstream::Context) -> Result<Tail, RelayError> {
+    /// The stream, which is made if there is none.
+    async fn stream(&self, context: &Context) -> Result<Stream, RelayError> {
         let config = self.bus.stream_config(self.log.name());
-        let stream = match context.get_stream(&config.name).await {
+        Ok(match context.get_stream(&config.name).await {
             Err(error) if is_missing(&error) => match context.create_stream(&config).await {
                 // Another relay was quicker.
                 Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(ref e) if e.error_code() == ErrorCode::STREAM_NAME_EXIST) => {
@@ -216,7 +256,34 @@ impl Relay {
                 created => created.map_err(BusError::jetstream)?,
             },
             found => found.map_err(BusError::jetstream)?,
-        };
+        })
+    }
+
+    /// Has a stream that was made otherwise, by an older version or somebody else, keep what it is given.
+    async fn put_right(&self, context: &Context, found: &Config) -> Result<(), RelayError> {
+        let config = self.bus.put_right(self.log.name(), found);
+        if config == *found {
+            return Ok(());
+        }
+        let differs = differences(found, &config);
+        match context.update_stream(&config).await {
+            Ok(_) => {
+                tracing::info!(stream = config.name, differs, "the stream is put right");
+                Ok(())
+            }
+            Err(refused) if matches!(refused.kind(), CreateStreamErrorKind::JetStream(_)) => {
+                Err(RelayError::NotOurs {
+                    stream: config.name,
+                    differs,
+                    refused,
+                })
+            }
+            Err(error) => Err(BusError::jetstream(error).into()),
+        }
+    }
+
+    /// Where the stream ends, which is ours and holds there what the log holds.
+    async fn tail(&self, stream: &Stream) -> Result<Tail, RelayError> {
         let epoch = self.log.epoch();
         let head = self.log.head().await?;
         if head.epoch != epoch {
@@ -241,13 +308,13 @@ impl Relay {
         if let Some(found) = header("ce-epoch").filter(|found| *found != epoch.to_string()) {
             return Err(RelayError::ForeignEpoch {
                 found: found.to_owned(),
-                stream: config.name,
+                stream: self.bus.stream_name(self.log.name()),
                 epoch,
             });
         }
         if sequence > head.position {
             return Err(RelayError::StreamAhead {
-                stream: config.name,
+                stream: self.bus.stream_name(self.log.name()),
                 sequence,
                 position: head.position,
             });
@@ -255,7 +322,7 @@ impl Relay {
         let event_id = self.log.event_id(sequence).await?;
         if header("ce-id").is_some_and(|found| event_id.is_none_or(|id| id.to_string() != found)) {
             return Err(RelayError::Diverged {
-                stream: config.name,
+                stream: self.bus.stream_name(self.log.name()),
                 position: sequence,
             });
         }
@@ -375,6 +442,19 @@ struct Tail {
     sequence: u64,
     /// Of the message there, if it is retained.
     event_id: Option<Uuid>,
+}
+
+/// What is not as it is to be: `max_msgs is 5 and not -1, …`.
+fn differences(found: &Config, right: &Config) -> String {
+    let fields = |config| serde_json::to_value(config).unwrap_or_default();
+    let (found, right) = (fields(found), fields(right));
+    let names = [&found, &right].into_iter().filter_map(Value::as_object);
+    let names: BTreeSet<&String> = names.flat_map(Map::keys).collect();
+    let differing = names
+        .into_iter()
+        .filter(|name| found[*name] != right[*name])
+        .map(|name| format!("{name} is {} and not {}", found[name], right[name]));
+    differing.collect::<Vec<_>>().join(", ")
 }
 
 fn is_missing(error: &GetStreamError) -> bool {

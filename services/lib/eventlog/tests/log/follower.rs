@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use bed::{Database, NatsServer, free_port, unique_name};
 use eventlog::{
     EventLog, EventLogRpc, Expected, Fold, FoldError, Follower, Halt, Owner, Progress,
@@ -372,7 +373,11 @@ async fn a_gap_is_healed_from_the_owner() {
         .get_stream(subscriber.stream())
         .await
         .unwrap();
-    stream.purge().sequence(1_000).await.unwrap();
+    let short = Config {
+        max_messages: 200,
+        ..stream.cached_info().config.clone()
+    };
+    subscriber.context.update_stream(short).await.unwrap();
     let follower = world.follow().await;
     follower.reaches(1_200).await;
     world.replica.has_noted(&world.log).await;

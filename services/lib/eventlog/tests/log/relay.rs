@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, message::StreamMessage};
 use bed::{NatsServer, eventually, shared_nats_url, unique_name};
+use eventlog::bus::{Bus, Settings};
 use eventlog::{Append, EventLog, Expected, Metadata, RecordedEvent, Relay, RelayState};
 use futures::{StreamExt as _, TryStreamExt as _};
 use percent_encoding::percent_decode_str;
@@ -28,7 +30,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(log: &EventLog, url: &str, prefix: &str) -> Self {
-        let relay = Relay::new(log.clone(), bus(url, prefix).await);
+        Self::relay(Relay::new(log.clone(), bus(url, prefix).await))
+    }
+
+    fn relay(relay: Relay) -> Self {
         let state = relay.state();
         Self {
             state,
@@ -48,6 +53,11 @@ impl Running {
             "waited for {position}: {:?}",
             *self.state.borrow()
         );
+    }
+
+    /// What it takes for a sign that the database was restored, it says in another way too.
+    fn contradiction(&self) -> Option<String> {
+        self.state.borrow().contradiction.clone()
     }
 
     async fn problem(&self, says: &str) {
@@ -88,18 +98,19 @@ impl Subscriber {
             .expect("there is one");
     }
 
-    /// As the relay would.
+    /// Nearly as the relay would.
     pub(crate) async fn create_stream(&self) {
-        let subjects = vec![format!("{}.{LOG}.>", self.prefix)];
-        let config = jetstream::stream::Config {
-            name: self.stream(),
-            subjects,
-            ..Default::default()
-        };
-        self.context
-            .create_stream(config)
-            .await
-            .expect("there is none");
+        self.create_stream_with(Config::default()).await;
+    }
+
+    async fn create_stream_with(&self, config: Config) {
+        let mut config = config;
+        config.name = self.stream();
+        if config.subjects.is_empty() {
+            config.subjects = vec![format!("{}.{LOG}.>", self.prefix)];
+        }
+        let created = self.context.create_stream(config).await;
+        created.expect("there is none");
     }
 
     /// Publishes one of its messages to another's stream.
@@ -372,6 +383,7 @@ async fn appends_go_on_while_nats_is_away() {
     nats.kill();
     grow(&log, "a", 3_000).await;
     relay.problem("").await;
+    assert_eq!(relay.contradiction(), None);
     nats.restart().await;
     relay.published(3_100).await;
     assert_eq!(relay.state.borrow().problem, None);
@@ -440,6 +452,7 @@ async fn a_stream_of_another_epoch_is_reported_and_left_alone() {
             second.epoch()
         ))
         .await;
+    assert_eq!(relay.contradiction(), None);
     let subscriber = Subscriber::at(&url, &prefix).await;
     subscriber.finds(&first).await;
     // What the report tells to do helps.
@@ -458,7 +471,15 @@ async fn a_stream_ahead_of_the_log_is_reported_and_left_alone() {
     drop(relay);
     let relay = Running::start(&restored, &url, &prefix).await;
     relay.problem("ends at 10, but the log at 4").await;
-    Subscriber::at(&url, &prefix).await.finds(&log).await;
+    let told = relay.contradiction().expect("it contradicts the log");
+    let (epoch, delete) = (told.find("give its log a new epoch"), told.find("delete"));
+    assert!(epoch.is_some() && epoch < delete, "{told}");
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    subscriber.finds(&log).await;
+
+    subscriber.delete_stream().await;
+    relay.published(4).await;
+    assert_eq!(relay.contradiction(), None);
 }
 
 #[tokio::test]
@@ -473,6 +494,7 @@ async fn a_stream_of_a_log_that_went_back_and_grew_again_is_reported_and_left_al
     drop(relay);
     let relay = Running::start(&restored, &url, &prefix).await;
     relay.problem("another event at 10").await;
+    assert!(relay.contradiction().is_some());
     Subscriber::at(&url, &prefix).await.finds(&log).await;
 }
 
@@ -526,6 +548,96 @@ async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it(
     grow(&log, "a", 5).await;
     relay.problem("holds a log of epoch none").await;
     assert_eq!(subscriber.last_sequence().await, Ok(6));
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_otherwise_is_put_right() {
+    let (database, url) = (database().await, shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 10).await;
+    for otherwise in [
+        Config {
+            max_messages: 5,
+            ..Config::default()
+        },
+        Config {
+            max_messages: 5,
+            discard: DiscardPolicy::New,
+            ..Config::default()
+        },
+        Config {
+            max_age: Duration::from_secs(1),
+            duplicate_window: Duration::from_secs(1),
+            ..Config::default()
+        },
+        Config {
+            retention: RetentionPolicy::Interest,
+            ..Config::default()
+        },
+        Config {
+            subjects: vec![unique_name()],
+            allow_rollup: true,
+            ..Config::default()
+        },
+    ] {
+        let prefix = unique_name();
+        let subscriber = Subscriber::at(&url, &prefix).await;
+        subscriber.create_stream_with(otherwise).await;
+        let _relay = Running::start(&log, &url, &prefix).await;
+        subscriber.finds(&log).await;
+        let stream = subscriber.context.get_stream(subscriber.stream()).await;
+        let stream = stream.expect("there is one");
+        let config = &stream.cached_info().config;
+        assert!(config.max_age.is_zero() && config.deny_delete && config.allow_direct);
+    }
+}
+
+#[tokio::test]
+async fn nobody_takes_events_out_of_the_stream() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 3).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(3).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let stream = subscriber.context.get_stream(subscriber.stream()).await;
+    let stream = stream.expect("there is one");
+    stream.purge().await.expect_err("it is denied");
+    stream.delete_message(2).await.expect_err("it is denied");
+    subscriber.finds(&log).await;
+}
+
+#[tokio::test]
+async fn what_can_not_be_put_right_in_a_stream_is_reported() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 3).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let in_memory = Config {
+        storage: StorageType::Memory,
+        ..Config::default()
+    };
+    subscriber.create_stream_with(in_memory).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    let differs = "storage is \"memory\" and not \"file\"";
+    relay.problem(differs).await;
+    relay.problem(&subscriber.stream()).await;
+    assert_eq!(relay.contradiction(), None);
+    // What the report tells to do helps.
+    subscriber.delete_stream().await;
+    subscriber.finds(&log).await;
+    drop(relay);
+
+    // A server alone keeps one copy.
+    let settings = Settings {
+        url: url.clone(),
+        credentials: None,
+        prefix: prefix.clone(),
+        replicas: 3,
+    };
+    let bus = Bus::connect(settings).await.expect("the server runs");
+    let relay = Running::relay(Relay::new(log.clone(), bus));
+    relay.problem("num_replicas is 1 and not 3").await;
 }
 
 /// A way to a server on which its answers can be held back.
