@@ -129,23 +129,17 @@ impl Found {
 
 /// The position behind which every token that is alive was issued.
 async fn first_alive(log: &EventLog, now: OffsetDateTime) -> Result<u64, LogError> {
-    let since = now - MAX_LIFETIME;
-    // Times follow positions.
-    let (mut low, mut high) = (0, log.head().await?.position);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let at = log
-            .read(middle, 1)
-            .await?
-            .first()
-            .map(|event| event.recorded_at);
-        if at.is_some_and(|at| at < since) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    Ok(low)
+    // Whatever comes behind it is read too.
+    let head = log.head().await?.position;
+    // Times don't follow positions where the database's clock was set back. Materialized, for otherwise the log is walked
+    // from its beginning until one is found.
+    let first = sqlx::query_scalar!(
+        r#"WITH alive AS MATERIALIZED (SELECT position FROM events WHERE recorded_at >= $1)
+           SELECT min(position) FROM alive"#,
+        now - MAX_LIFETIME
+    );
+    let first = first.fetch_one(log.pool()).await?;
+    Ok(first.map_or(head, |first| first.cast_unsigned() - 1))
 }
 
 /// The key that has signed a token, and when the token expires.
@@ -206,9 +200,10 @@ mod tests {
     use model::JobId;
 
     use super::*;
+    use crate::MIGRATIONS;
 
     async fn log(database: &Database) -> EventLog {
-        let tables = eventlog::migrate(database.pool(), None).await;
+        let tables = eventlog::migrate(database.pool(), Some(&MIGRATIONS)).await;
         tables.expect("tables");
         let log = EventLog::open("issuer", database.pool().clone());
         log.await.expect("a log")
@@ -299,6 +294,28 @@ mod tests {
         let read = expiries.read_on(&other, Duration::ZERO, now).await;
         assert!(read.expect("read"));
         assert!(expiries.of("signed").is_some());
+    }
+
+    #[tokio::test]
+    async fn whatever_times_events_have_no_token_is_overlooked() {
+        let database = Database::create().await;
+        let log = log(&database).await;
+        let hours = [-9, -8, -7, 0, -6, 0, -5, -9, -8, -7, -6, -5, -4];
+        append(&log, hours.iter().map(|_| issued_by("signed"))).await;
+        let unguarded = "ALTER TABLE events DISABLE TRIGGER events_are_never_changed";
+        let unguarded = sqlx::raw_sql(unguarded).execute(database.pool()).await;
+        unguarded.expect("they can be changed");
+        for (position, hours) in (1_i64..).zip(hours) {
+            let at = clock::now() + Duration::hours(hours);
+            let set = sqlx::query("UPDATE events SET recorded_at = $1 WHERE position = $2");
+            let set = set.bind(at).bind(position).execute(database.pool()).await;
+            set.expect("recorded then");
+        }
+        let listed = list(&log, "signed", Duration::ZERO, 0, 100).await;
+        let (tokens, next) = listed.expect("read");
+        assert_eq!((tokens.len(), next), (hours.len() - 3, None));
+        let last = last_expiry(&log, "signed", Duration::ZERO, clock::now()).await;
+        assert!(last.expect("read").is_some());
     }
 
     #[tokio::test]

@@ -4,13 +4,19 @@ pub(crate) mod job;
 pub(crate) mod module;
 pub(crate) mod signing_key;
 
+use std::collections::BTreeMap;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use edge::authentication::{Verified, leaned_on};
 use edge::request;
 use model::Stage;
+use model::token_settings::TokenLifetime;
+use model::trust::{Claims, is_plain};
 use proto::EventError;
 use proto::issuer::v1::{self as pb, Event};
 use serde::Serialize;
+use serde_json::Value;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::domain::credential::Grant;
@@ -152,6 +158,34 @@ pub(crate) fn credential_claims<'a>(
             .map_or("", |(group, _)| group),
         tharsis_revision: revision,
     }
+}
+
+/// Claims that are a credential's own. In all others it is as any that is issued for the same, as long as that stays the
+/// same.
+const OF_ONE_ALONE: [&str; 5] = ["iat", "nbf", "exp", "jti", "tharsis_revision"];
+
+/// Until when a credential that was shown passes for one that is issued now: not beyond the life that this one may have.
+/// `None` if they say different things.
+pub(crate) fn like_until(
+    shown: &Claims,
+    now: &CredentialClaims<'_>,
+    lifetime: TokenLifetime,
+) -> Result<Option<OffsetDateTime>, serde_json::Error> {
+    let now: BTreeMap<String, Value> = serde_json::from_value(serde_json::to_value(now)?)?;
+    // As whoever verifies a token has them.
+    let now = now.iter().filter_map(|(name, value)| {
+        let said = value.as_str().filter(|said| is_plain(said))?;
+        Some((name.as_str(), said))
+    });
+    let shown_claims = shown
+        .iter()
+        .map(|(name, said)| (name.as_str(), said.as_str()));
+    let lasting = |(name, _): &(&str, &str)| !OF_ONE_ALONE.contains(name);
+    let is_like = now.filter(lasting).eq(shown_claims.filter(lasting));
+    let issued = shown.get("iat").and_then(|at| at.parse().ok());
+    let issued = issued.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+    let end = issued.map(|at| at + Duration::seconds(lifetime.seconds()));
+    Ok(end.filter(|_| is_like))
 }
 
 /// The token that someone calls us with.

@@ -225,7 +225,9 @@ async fn while_clocks_disagree_nothing_is_issued() {
     };
     for wrong_by in ["-1 hour", "1 hour"] {
         sets(wrong_by).await;
-        // Also the first one, before the issuer has looked at the clock.
+        // Also the first ones, before the issuer has looked at the clock.
+        let opened = admin.asks(job(&scene.workspace.id)).await;
+        refused(opened, Code::Unavailable, "CLOCK_OFF");
         for _ in 0..2 {
             let refusal = scene.gets_credential(&admin, "").await;
             refused(refusal, Code::Unavailable, "CLOCK_OFF");

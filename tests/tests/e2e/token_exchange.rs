@@ -504,6 +504,118 @@ async fn a_credential_of_what_was_moved_away_from_the_account_is_not_exchanged()
     .await;
 }
 
+/// What the trust policy asks for is said of now, and not of when the credential was issued.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_would_say_something_else_now_is_not_exchanged() {
+    let world = World::start().await;
+    let admin = world.admin();
+    for path in ["acme", "acme/prod", "acme/dev", "acme/dev/below"] {
+        admin.creates_group(path).await;
+    }
+    let account = admin.creates_service_account("acme/ci").await;
+    let mut request = user::aws_identity("acme/as-ci");
+    let wanted = request.managed_identity.get_or_insert_default();
+    wanted.configuration = Some(in_cluster("tharsis"));
+    wanted.token_settings = Some(lives(3_600));
+    let made = admin.asks(request).await.expect("made");
+    let source = made.managed_identity.expect("the identity");
+    let trusted = trust(&world.issuer_url(), &format!("{}*", source.id));
+    trusts(&admin, &account.id, vec![trusted]).await;
+    let web = admin.creates_workspace("acme/prod/web").await.id;
+    admin.assigns(&source.id, &web).await;
+    let job = admin.opens_job(&web).await;
+
+    let gets = async || admin.asks_as(&job.token, &source.id).await.expect("issued");
+    let outdated = async |token: &str| {
+        bed::eventually(async || {
+            let answer = exchanges(&world, &account.id, token).await;
+            match answer.said() {
+                (400, "invalid_request", "CREDENTIAL_OUTDATED") => Ok(()),
+                _ => Err(format!("{answer:?}")),
+            }
+        })
+        .await;
+    };
+    let set = async |path: &str, changed: identity::ManagedIdentity| {
+        let request = identity::UpdateManagedIdentityRequest {
+            managed_identity: Some(identity::ManagedIdentity {
+                id: source.id.clone(),
+                ..changed
+            }),
+            update_mask: Some(prost_types::FieldMask {
+                paths: vec![path.to_owned()],
+            }),
+            ..Default::default()
+        };
+        admin.asks(request).await.expect("changed");
+    };
+    let token = gets().await.token;
+    exchanges(&world, &account.id, &token).await.token();
+    admin.moves_workspace(&web, "trn:group:acme/dev").await;
+    outdated(&token).await;
+
+    let token = gets().await.token;
+    exchanges(&world, &account.id, &token).await.token();
+    admin
+        .moves_group("trn:group:acme/dev", "trn:group:acme/prod")
+        .await;
+    outdated(&token).await;
+
+    let token = gets().await.token;
+    exchanges(&world, &account.id, &token).await.token();
+    let by_stage = identity::TokenSettings {
+        subject_mode: identity::SubjectMode::IdentityAndStage.into(),
+        ..lives(3_600)
+    };
+    let settings = |settings| identity::ManagedIdentity {
+        token_settings: Some(settings),
+        ..Default::default()
+    };
+    set("token_settings", settings(by_stage.clone())).await;
+    outdated(&token).await;
+
+    let token = gets().await.token;
+    let lived = exchanges(&world, &account.id, &token).await.token();
+    let lifetime = |token: &str| {
+        let time = |claim| part(token, 1)[claim].as_i64().expect("a time");
+        time("exp") - time("iat")
+    };
+    assert_eq!(lifetime(&lived), 900);
+    let shorter = identity::TokenSettings {
+        lifetime: lives(300).lifetime,
+        ..by_stage
+    };
+    set("token_settings", settings(shorter)).await;
+    bed::eventually(async || {
+        let lived = exchanges(&world, &account.id, &token).await.token();
+        (lifetime(&lived) <= 300).then_some(()).ok_or(lived)
+    })
+    .await;
+
+    let configuration = identity::ManagedIdentity {
+        configuration: Some(in_cluster("kubernetes")),
+        ..Default::default()
+    };
+    set("configuration", configuration).await;
+    outdated(&token).await;
+}
+
+fn lives(seconds: i64) -> identity::TokenSettings {
+    identity::TokenSettings {
+        lifetime: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+fn in_cluster(audience: &str) -> identity::Configuration {
+    let kubernetes = identity::KubernetesConfiguration {
+        audience: audience.to_owned(),
+    };
+    identity::Configuration {
+        r#type: Some(identity::configuration::Type::Kubernetes(kubernetes)),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_of_ours_is_exchanged_whatever_it_is_signed_with() {
     let world = World::start().await;

@@ -11,9 +11,11 @@ use eventlog::{
     Append, AppendError, ConsistencyToken, Expected, Head, Metadata, NewEvent, StreamAppend,
 };
 use futures::join;
+use model::trust::Claims;
 use model::{JobId, Principal};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::credential_service_server::CredentialService;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -28,7 +30,7 @@ use crate::domain::credential::{self, Grant, Question, Refusal, Refusals, job_fi
 use crate::domain::job::Over;
 use crate::keys::ring::signs;
 use crate::signing::{SigningError, SigningKey, TokenType};
-use crate::wire;
+use crate::wire::{self, CredentialClaims};
 
 /// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
 pub(super) const ATTEMPTS: usize = 10;
@@ -84,6 +86,30 @@ pub(super) struct Granted {
     revision: String,
 }
 
+impl Granted {
+    fn claims<'a>(&'a self, issuer: &'a str, token_id: Uuid) -> CredentialClaims<'a> {
+        let Self {
+            grant,
+            ground,
+            revision,
+        } = self;
+        let (stage, path) = (ground.stage, &ground.workspace_path);
+        wire::credential_claims(issuer, grant, token_id, stage, path, revision)
+    }
+
+    /// Until when a credential that was issued before passes for the one that the job would get now. `None` if it does not
+    /// any more.
+    pub(super) fn still(
+        &self,
+        issuer: &str,
+        shown: &Claims,
+    ) -> Result<Option<OffsetDateTime>, serde_json::Error> {
+        let lifetime = self.ground.question.token_settings.lifetime;
+        let until = wire::like_until(shown, &self.claims(issuer, Uuid::nil()), lifetime)?;
+        Ok(until.filter(|until| *until > self.grant.issued))
+    }
+}
+
 /// The same, with what it is signed with.
 struct Signable {
     token_id: Uuid,
@@ -93,13 +119,7 @@ struct Signable {
 
 impl Signable {
     fn sign(&self, issuer: &str) -> Result<String, SigningError> {
-        let Granted {
-            grant,
-            ground,
-            revision,
-        } = &self.granted;
-        let (id, path) = (self.token_id, &ground.workspace_path);
-        let claims = wire::credential_claims(issuer, grant, id, ground.stage, path, revision);
+        let claims = self.granted.claims(issuer, self.token_id);
         self.key.sign(TokenType::Credential, &claims)
     }
 

@@ -13,7 +13,7 @@ use model::trust::TrustPolicy;
 use model::{JobId, Kind, ManagedIdentityId, Principal, Reference, ServiceAccountId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::token_service_server::TokenService;
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -122,7 +122,7 @@ impl IssuerRpc {
             // Only now, for the issuer may have taken long to give its keys. What the account was found to be before is
             // among the guards: if it is otherwise now, it is looked at again.
             let since = self.current().await?;
-            let grant = service_account_token::decide(&Question {
+            let mut grant = service_account_token::decide(&Question {
                 account: account.id,
                 policies: account
                     .policies
@@ -137,8 +137,9 @@ impl IssuerRpc {
                 now: clock::now(),
             })?;
             if verified.issuer == self.shared.issuer {
-                let granted = self.still_granted(&verified, &account.place).await?;
-                account.guards.extend(granted);
+                let (until, guards) = self.still_granted(&verified, &account.place).await?;
+                grant.expires = grant.expires.min(until);
+                account.guards.extend(guards);
             }
             account.guards.extend(verified.leans_on.clone());
             if let Some(revision) = self.still_at(&account.guards).await? {
@@ -211,13 +212,13 @@ impl IssuerRpc {
         Ok(verified)
     }
 
-    /// That the job would be given this credential of ours again, of an identity that could stand for the service account:
-    /// what has revoked it since, or moved it away, the token does not say.
+    /// That the job would be given this credential of ours again, of an identity that could stand for the service account,
+    /// and until when: what has revoked it since, or moved it away, or changed what it would say, the token does not tell.
     async fn still_granted(
         &self,
         verified: &Verified,
         account: &Place,
-    ) -> Result<Vec<Guard>, Status> {
+    ) -> Result<(OffsetDateTime, Vec<Guard>), Status> {
         let missing = |claim| Status::from(AuthenticationError::ClaimInvalid(claim));
         let said = verified.claims.get(JOB_CLAIM);
         let job: JobId = said
@@ -247,7 +248,11 @@ impl IssuerRpc {
         let place = place.map_err(|error| status::database(&error))?;
         let within_reach = place.filter(|place| place.is_in_reach_of(account));
         let place = within_reach.ok_or_else(out_of_reach)?;
-        Ok([place.existence(), granted.ground.guards.to_vec()].concat())
+        let until = granted.still(&self.shared.issuer, &verified.claims);
+        let until = until.map_err(|error| status::internal(&error))?;
+        let until = until.ok_or_else(outdated)?;
+        let guards = [place.existence(), granted.ground.guards.to_vec()].concat();
+        Ok((until, guards))
     }
 
     /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
@@ -344,6 +349,14 @@ fn out_of_reach() -> Status {
     status::unauthenticated(
         "SERVICE_ACCOUNT_OUT_OF_REACH",
         "the managed identity's group is neither that of the service account nor below it",
+    )
+}
+
+fn outdated() -> Status {
+    status::unauthenticated(
+        "CREDENTIAL_OUTDATED",
+        "what the credential says of its job and managed identity, or how long it lives, is not so any more; ask \
+         for a new one",
     )
 }
 

@@ -8,7 +8,7 @@ use edge::status::PreconditionViolation;
 use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
-use model::{JobId, Principal, WorkspaceId};
+use model::{JobDuration, JobId, Principal, WorkspaceId};
 use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
 use time::{Duration, OffsetDateTime};
@@ -19,6 +19,7 @@ use super::refusals::WORKSPACE_DELETED;
 use super::{IssuerRpc, job_facts};
 use crate::domain::credential::Refusal;
 use crate::domain::job::{self, Command, Job, Life, Rejection, State};
+use crate::keys::KeyError;
 use crate::signing::TokenType;
 use crate::wire;
 
@@ -86,9 +87,12 @@ impl JobService for IssuerRpc {
         }
         // Another issuer may just have revoked the key that we sign with.
         self.look_for_keys().await?;
+        let reply = response.get_mut();
+        let job = reply.job.as_ref();
+        let opened = job.filter(|job| job.id == id.to_string()).map(|_| now);
+        self.refuse_on_wrong_end(job, opened, wanted.duration)?;
         // Not part of what the log keeps as the reply: a token is never written down.
-        let token = self.job_token(response.get_ref().job.as_ref())?;
-        response.get_mut().job_token = token;
+        reply.job_token = self.job_token(job)?;
         Ok(response)
     }
 
@@ -355,6 +359,28 @@ impl IssuerRpc {
             .await?;
         let place = place.filter(may_open).ok_or(Refusal::PrincipalNotMember)?;
         Ok(place.guards())
+    }
+
+    /// Where our clock was found to be wrong only when the job was recorded, its end is wrong, too: nobody gets its token.
+    /// When it was opened by our clock, its end tells of a request that was carried out before.
+    fn refuse_on_wrong_end(
+        &self,
+        job: Option<&pb::Job>,
+        opened: Option<OffsetDateTime>,
+        wanted: Option<Duration>,
+    ) -> Result<(), KeyError> {
+        let now = clock::now();
+        let time = |given: Option<&prost_types::Timestamp>| {
+            let seconds = given.map_or(0, |given| given.seconds);
+            OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(now)
+        };
+        let (recorded_at, end) = job.map_or((now, now), |job| {
+            let (opened, end) = (job.create_time.as_ref(), job.expire_time.as_ref());
+            (time(opened), time(end))
+        });
+        let longest = wanted.unwrap_or(Duration::seconds(JobDuration::LONGEST.seconds()));
+        let opened = opened.unwrap_or(end - longest);
+        self.shared.keys.recorded_in_time(opened, recorded_at, now)
     }
 
     fn job_token(&self, job: Option<&pb::Job>) -> Result<String, Status> {
