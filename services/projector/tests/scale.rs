@@ -567,7 +567,7 @@ async fn what_is_hidden_is_not_read() {
                     let rows = read(&pool, &TABLES).await - before;
                     eprintln!("{rows} rows for {found}: {asked}");
                     assert_eq!(found, $found, "{asked}");
-                    assert!(rows < 15_000, "{rows} rows: {asked}");
+                    assert!(rows < ENOUGH, "{rows} rows: {asked}");
                 };
             }
             reads_only_what_is_seen!(list_credentials of_identity, credentials seen);
