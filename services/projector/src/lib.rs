@@ -28,7 +28,7 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!();
 /// The schema of this version of the read models. A change of what the events mean to them takes a new one: it is built
 /// from the logs beside the old one, which the processes of the older build go on serving, and takes over once the
 /// newer processes are healthy.
-pub const SCHEMA: &str = "directory_v9";
+pub const SCHEMA: &str = "directory_v10";
 
 /// What the service is told.
 #[derive(Clone, Debug)]

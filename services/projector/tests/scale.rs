@@ -95,6 +95,35 @@ INSERT INTO activities
 ANALYZE;
 ";
 
+/// What has many rows in one place, which few see; and who sees nothing, little or much of the rest.
+const HIDDEN: &str = "
+INSERT INTO places (id, kind, name, path, grams)
+    SELECT 'grp_elsewhere', 'group', 'elsewhere', 'elsewhere/', '{}'::integer[]
+    UNION ALL SELECT 'ws_' || n, 'workspace', 'stage-' || n, 'elsewhere/stage-' || n || '/', '{}' FROM generate_series(1, 3000) n
+    UNION ALL SELECT '{workspace}', 'workspace', 'stage', 'hidden/stage/', '{}';
+INSERT INTO namespaces (id, kind, parent_id, name, description, version, created_at, updated_at)
+    SELECT id, kind, 'grp_parent', name, '', 1, now(), now() FROM places;
+INSERT INTO members
+    SELECT 'mbr_' || n, 'ws_' || n, 'user:dev/' || CASE n WHEN 1 THEN 'one' ELSE 'hundred' END, 1, 1, now(), now()
+    FROM generate_series(1, 101) n
+    UNION ALL SELECT 'mbr_all', 'grp_elsewhere', 'user:dev/all', 1, 1, now(), now()
+    UNION ALL SELECT 'mbr_owner', '{workspace}', 'user:dev/owner', 1, 1, now(), now();
+ANALYZE;
+CREATE TEMP TABLE happened AS
+    SELECT n, now() + n * interval '1 s' AS at, '{workspace}' AS place, '' AS seen FROM generate_series(1, 40000) n
+    UNION ALL SELECT 50000 + n, now() - n * interval '1 s', 'ws_' || 1 + n % 1500, 'seen' FROM generate_series(1, 6000) n;
+INSERT INTO credentials
+    SELECT n + own, at, 'jti', CASE own WHEN 300000 THEN '{job}' ELSE '' END, place,
+        CASE own WHEN 100000 THEN '{identity}' ELSE '' END, CASE own WHEN 200000 THEN '{identity}' END, '', 'aws',
+        'kid', at, at, '', CASE own WHEN 400000 THEN '{account}' END, place, 1, '', ''
+    FROM happened, generate_series(100000, 400000, 100000) own WHERE seen = '' OR own = 100000;
+INSERT INTO activities
+    SELECT 4 * n, at, 'user:dev/actor', 'tharsis.namespace.v1.WorkspaceUpdated', '{workspace}', place, NULL, NULL
+    FROM happened WHERE seen = ''
+    UNION ALL SELECT 4 * n + 1, at, 'user:dev/actor', 'tharsis.namespace.v1.WorkspaceUpdated', 'ws_1', place, '{identity}', NULL
+    FROM happened;
+";
+
 /// Below one group, five hundred workspaces with a member each; elsewhere a hundred times as many.
 const FACTS: &str = "
 INSERT INTO facts (key, value)
@@ -477,6 +506,78 @@ async fn an_answer_reads_as_many_rows_as_it_needs() {
     reads_little!(list_activities below.clone(), "admin", Some(&at_group), activities 50);
     reads_little!(list_activities below, "admin", Some(&at_top), activities 50);
     assert!(much.is_empty(), "read too much:\n{}", much.join("\n"));
+}
+
+#[tokio::test]
+async fn what_is_hidden_is_not_read() {
+    let identity = ManagedIdentityId::from_uuid(Uuid::from_u128(7)).to_string();
+    let workspace = WorkspaceId::from_uuid(Uuid::from_u128(7)).to_string();
+    let account = ServiceAccountId::from_uuid(Uuid::from_u128(7)).to_string();
+    let job = JobId::from_uuid(Uuid::from_u128(7)).to_string();
+    let database = Database::create().await;
+    let pool = database.another_pool(1);
+    eventlog::migrate(&pool, Some(&projector::MIGRATIONS))
+        .await
+        .expect("tables");
+    let rows = HIDDEN
+        .replace("{identity}", &identity)
+        .replace("{workspace}", &workspace)
+        .replace("{account}", &account)
+        .replace("{job}", &job);
+    sqlx::raw_sql(AssertSqlSafe(rows))
+        .execute(&pool)
+        .await
+        .expect("rows");
+    let rpc = DirectoryRpc::new(pool.clone());
+    let credentials = pb::ListCredentialsRequest::default;
+    let of_identity = pb::ListCredentialsRequest {
+        managed_identity_id: identity.clone(),
+        ..credentials()
+    };
+    let of_job = pb::ListCredentialsRequest {
+        job_id: job,
+        ..credentials()
+    };
+    let of_both = pb::ListCredentialsRequest {
+        managed_identity_id: identity.clone(),
+        ..of_job.clone()
+    };
+    let of_account = pb::ListCredentialsRequest {
+        service_account_id: account,
+        ..credentials()
+    };
+    let about = |id: &str| pb::ListActivitiesRequest {
+        affected_id: text(id),
+        ..Default::default()
+    };
+    // PostgreSQL has not counted yet what there is now, and then it has.
+    for counted in [false, true] {
+        if counted {
+            let analyzed = sqlx::query("ANALYZE").execute(&pool).await;
+            analyzed.expect("analyzed");
+        }
+        // With how many of the identity's rows they see: of those, a page shows 50.
+        for (caller, seen) in [("nobody", 0), ("one", 4), ("hundred", 50), ("all", 50)] {
+            macro_rules! reads_only_what_is_seen {
+                ($method:ident $message:expr, $field:ident $found:expr) => {
+                    let before = read(&pool, &TABLES).await;
+                    let asked = format!("{caller} {:?}", $message);
+                    let answer = rpc.$method(request($message.clone(), caller, None)).await;
+                    let found = answer.expect("an answer").into_inner().$field.len();
+                    let rows = read(&pool, &TABLES).await - before;
+                    eprintln!("{rows} rows for {found}: {asked}");
+                    assert_eq!(found, $found, "{asked}");
+                    assert!(rows < ENOUGH, "{rows} rows: {asked}");
+                };
+            }
+            reads_only_what_is_seen!(list_credentials of_identity, credentials seen);
+            for hidden in [&of_job, &of_account, &of_both] {
+                reads_only_what_is_seen!(list_credentials hidden, credentials 0);
+            }
+            reads_only_what_is_seen!(list_activities about(&identity), activities seen);
+            reads_only_what_is_seen!(list_activities about(&workspace), activities 0);
+        }
+    }
 }
 
 #[tokio::test]

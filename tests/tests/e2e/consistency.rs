@@ -19,7 +19,7 @@ use tonic::{Code, Response, Status};
 async fn hold_up<'a>(world: &World, log: &str) -> Transaction<'a, Postgres> {
     let pool = world.database(Service::Projector).pool();
     let mut transaction = pool.begin().await.expect("a transaction");
-    let locked = sqlx::query("SELECT FROM directory_v9.checkpoints WHERE log = $1 FOR UPDATE")
+    let locked = sqlx::query("SELECT FROM directory_v10.checkpoints WHERE log = $1 FOR UPDATE")
         .bind(log)
         .execute(&mut *transaction)
         .await

@@ -240,7 +240,7 @@ async fn no_orphan_is_left(world: &World) -> Registry {
     assert!(kept.memberships.keys().eq(registry.memberships.keys()));
     eventually(async || {
         let rows =
-            sqlx::query("SELECT workspace_id, managed_identity_id FROM directory_v9.assignments")
+            sqlx::query("SELECT workspace_id, managed_identity_id FROM directory_v10.assignments")
                 .fetch_all(world.database(Service::Projector).pool())
                 .await
                 .map_err(|error| error.to_string())?;

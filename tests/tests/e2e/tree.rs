@@ -107,7 +107,7 @@ pub(crate) async fn is_the_same_everywhere(world: &World) -> Tree {
         (Service::Namespace, "facts"),
         (Service::Identity, "facts"),
         (Service::Issuer, "facts"),
-        (Service::Projector, "directory_v9.facts"),
+        (Service::Projector, "directory_v10.facts"),
     ] {
         eventually(async || {
             let kept = kept_tree(&tree, &facts_of(world, service, facts, "node/").await);

@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::places::{Query, Rows, within};
+use super::places::{Query, Rows, Thing, in_ranges, within};
 use super::visible::{Range, ends};
 use crate::order::Direction;
 
@@ -80,11 +80,10 @@ impl Activities<'_> {
     pub(crate) async fn list(&self, pool: &PgPool, of: &Of<'_>) -> sqlx::Result<Vec<ActivityRow>> {
         let (filter, first) = (self.filter(), self.first());
         match *of {
-            Of::Everything if !self.affected.is_empty() => {
-                self.of_thing(pool, self.affected, None).await
-            }
+            Of::Ranges([]) | Of::Thing(_, []) => Ok(vec![]),
+            Of::Everything if !self.affected.is_empty() => self.affecting(pool, None).await,
             Of::Ranges(ranges) if !self.affected.is_empty() => {
-                self.of_thing(pool, self.affected, Some(ranges)).await
+                self.affecting(pool, Some(ranges)).await
             }
             Of::Everything => {
                 let query =
@@ -102,6 +101,22 @@ impl Activities<'_> {
         }
     }
 
+    /// What affected what they are narrowed to.
+    async fn affecting(
+        &self,
+        pool: &PgPool,
+        visible: Option<&[Range]>,
+    ) -> sqlx::Result<Vec<ActivityRow>> {
+        // Not by the filter too: for that a plan may read what is hidden.
+        let narrowed_by_index = Self {
+            affected: "",
+            ..*self
+        };
+        narrowed_by_index
+            .of_thing(pool, self.affected, visible)
+            .await
+    }
+
     /// By the thing's own index, and by that of the identities that other things are about.
     async fn of_thing(
         &self,
@@ -109,42 +124,48 @@ impl Activities<'_> {
         id: &str,
         visible: Option<&[Range]>,
     ) -> sqlx::Result<Vec<ActivityRow>> {
-        let (filter, first) = (self.filter(), self.first());
-        let [from_paths, to_paths] = VISIBLE;
-        let shown = match visible {
-            Some(_) => {
-                let visible = within("activities.place_id", from_paths, to_paths);
-                format!("{visible} AND {}", first_visible())
-            }
-            None => FIRST.to_owned(),
-        };
-        let of = |column: &str| {
-            format!(
-                "(SELECT {COLUMNS} FROM activities WHERE {column} = $11 AND {filter} AND {shown} {first})"
-            )
-        };
-        let query = format!(
-            "SELECT * FROM ({} UNION ALL {}) either {first}",
-            of("resource_id"),
-            of("managed_identity_id")
-        );
-        self.ask(pool, Query::of(query), visible.unwrap_or_default(), id)
-            .await
+        let of = ["resource_id", "managed_identity_id"].map(|column| {
+            [Thing {
+                column,
+                parameter: "$11".to_owned(),
+                id,
+            }]
+        });
+        let things = of.each_ref().map(<[_; 1]>::as_slice);
+        self.placed(pool, &things, id, visible).await
     }
 
     async fn of_ranges(&self, pool: &PgPool, ranges: &[Range]) -> sqlx::Result<Vec<ActivityRow>> {
-        let filter = format!("{} AND {}", self.filter(), first_visible());
+        self.placed(pool, &[&[]], "", Some(ranges)).await
+    }
+
+    async fn placed(
+        &self,
+        pool: &PgPool,
+        of: &[&[Thing<'_>]],
+        id: &str,
+        visible: Option<&[Range]>,
+    ) -> sqlx::Result<Vec<ActivityRow>> {
+        let shown = visible.map_or_else(|| FIRST.to_owned(), |_| first_visible());
+        let filter = format!("{} AND {shown}", self.filter());
         let first = self.first();
-        let rows = Rows {
+        let rows = of.iter().map(|things| Rows {
             table: "activities",
             columns: COLUMNS,
             place: "place_id",
             filter: &filter,
+            things,
             first: &first,
             lists: ["$9", "$10"],
+        });
+        let rows: Vec<_> = rows.collect();
+        let Query { text, lists } = match visible {
+            None => Query::either(rows.iter().map(Rows::all).collect()),
+            Some(ranges) => in_ranges(pool, &rows, ranges).await?,
         };
-        let query = rows.in_ranges(pool, ranges).await?;
-        self.ask(pool, query, ranges, "").await
+        let text = format!("SELECT * FROM ({text}) either {first}");
+        let query = Query { text, lists };
+        self.ask(pool, query, visible.unwrap_or_default(), id).await
     }
 
     /// The parameters of the filters, then the query's lists, an id and what is visible, each of which it may leave out.

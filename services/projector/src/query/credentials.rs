@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::places::Rows;
+use super::places::{Query, Rows, Thing, in_ranges};
 use super::visible::{Range, sees};
 use crate::order::Direction;
 
@@ -42,16 +42,22 @@ pub(crate) enum By {
     Key,
 }
 
+/// Where a value is that credentials are told apart by.
+enum Column {
+    Of(&'static str),
+    /// Of what may have many of them, in many places. A row has the value in one at most.
+    OfThing(&'static [&'static str]),
+}
+
 impl By {
-    /// Of which a row has the value in one at most.
-    fn columns(self) -> &'static [&'static str] {
+    fn column(self) -> Column {
         match self {
-            Self::Place => &["place_id"],
-            Self::ManagedIdentity => &["managed_identity_id", "source_id"],
-            Self::Job => &["job_id"],
-            Self::ServiceAccount => &["service_account_id"],
-            Self::Token => &["token_id"],
-            Self::Key => &["kid"],
+            Self::Place => Column::Of("place_id"),
+            Self::Token => Column::Of("token_id"),
+            Self::Key => Column::Of("kid"),
+            Self::ManagedIdentity => Column::OfThing(&["managed_identity_id", "source_id"]),
+            Self::Job => Column::OfThing(&["job_id"]),
+            Self::ServiceAccount => Column::OfThing(&["service_account_id"]),
         }
     }
 }
@@ -78,33 +84,35 @@ impl Credentials<'_> {
         let visible = match (self.visible, place) {
             // They are all there.
             (Some(ranges), Some((_, place))) if sees(pool, ranges, place).await? => None,
-            (Some(_), Some(_)) => return Ok(vec![]),
+            (Some(_), Some(_)) | (Some([]), None) => return Ok(vec![]),
             (visible, _) => visible,
         };
-        // A key signs for everybody; whatever else they have in common has an index that leaves few of them.
-        let few = self.by.iter().any(|(by, _)| *by != By::Key);
+        // No two have the same token.
+        let one = self.by.iter().any(|(by, _)| *by == By::Token);
         let direction = self.direction.word();
         let first = format!("ORDER BY recorded_at {direction}, position {direction} LIMIT $5");
-        let (mut texts, mut lists) = (Vec::new(), [vec![], vec![]]);
-        for filter in self.filters() {
-            let rows = Rows {
+        let filter = self.filter();
+        let things = self.things();
+        let alternatives: Vec<_> = things
+            .iter()
+            .map(|things| Rows {
                 table: "credentials",
                 columns: "credentials.*",
                 place: "place_id",
                 filter: &filter,
+                things,
                 first: &first,
                 lists: ["$7", "$8"],
-            };
-            let query = match visible {
-                None => rows.all(),
-                Some(ranges) if few => rows.within(ranges),
-                Some(ranges) => rows.in_ranges(pool, ranges).await?,
-            };
-            texts.push(format!("({})", query.text));
-            // The same each time: they are of places.
-            lists = query.lists;
-        }
-        let text = texts.join(" UNION ALL ");
+            })
+            .collect();
+        let Query { text, lists } = match visible {
+            None => Query::either(alternatives.iter().map(Rows::all).collect()),
+            Some(ranges) if one => {
+                let within = alternatives.iter().map(|rows| rows.within(ranges));
+                Query::either(within.collect())
+            }
+            Some(ranges) => in_ranges(pool, &alternatives, ranges).await?,
+        };
         let (at, position) = self.after.unzip();
         let [one, other] = lists;
         // PostgreSQL wants the type of each parameter.
@@ -126,23 +134,49 @@ impl Credentials<'_> {
         query.persistent(false).fetch_all(pool).await
     }
 
-    /// Conditions of which each of the rows fulfils one: what may be in either of two columns is looked up by the index of
-    /// each.
-    fn filters(&self) -> Vec<String> {
+    /// The condition that a row is one of those, but for what things it is of.
+    fn filter(&self) -> String {
         let behind = self.direction.behind();
-        let mut filters = vec![format!(
+        let mut filter = format!(
             "($1::timestamptz IS NULL OR recorded_at >= $1)
              AND ($2::timestamptz IS NULL OR recorded_at < $2)
              AND ($3::timestamptz IS NULL OR (recorded_at, position) {behind} ($3, $4))
              AND ($6::boolean IS NULL OR (expires_at IS NOT NULL) = $6)"
-        )];
-        for (number, (by, _)) in (9..).zip(&self.by) {
-            let in_each = filters.iter().flat_map(|filter| {
-                let columns = by.columns().iter();
-                columns.map(move |column| format!("{filter} AND {column} = ${number}"))
-            });
-            filters = in_each.collect();
+        );
+        for (parameter, by, _) in self.parameters() {
+            if let Column::Of(column) = by.column() {
+                filter = format!("{filter} AND {column} = {parameter}");
+            }
         }
-        filters
+        filter
+    }
+
+    /// Things of which each of the rows is of all in one of the lists: what may be in either of two columns is looked up
+    /// by the index of each.
+    fn things(&self) -> Vec<Vec<Thing<'_>>> {
+        let mut lists = vec![vec![]];
+        for (parameter, by, id) in self.parameters() {
+            let Column::OfThing(columns) = by.column() else {
+                continue;
+            };
+            let in_each = lists.iter().flat_map(|list: &Vec<Thing<'_>>| {
+                columns.iter().map(|column| {
+                    let thing = Thing {
+                        column,
+                        parameter: parameter.clone(),
+                        id,
+                    };
+                    list.iter().cloned().chain([thing]).collect()
+                })
+            });
+            lists = in_each.collect();
+        }
+        lists
+    }
+
+    /// What takes the values that they have in common, in their order.
+    fn parameters(&self) -> impl Iterator<Item = (String, By, &str)> {
+        let numbered = (9..).zip(&self.by);
+        numbered.map(|(number, (by, value))| (format!("${number}"), *by, *value))
     }
 }

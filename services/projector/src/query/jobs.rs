@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, FromRow, PgPool};
 use time::OffsetDateTime;
 
-use super::places::{Query, Rows};
+use super::places::{Query, Rows, in_ranges};
 use super::visible::Range;
 use crate::order::Direction;
 
@@ -67,12 +67,13 @@ impl Jobs<'_> {
             columns: "jobs.*",
             place: "workspace_id",
             filter: &filter,
+            things: &[],
             first: &first,
             lists: ["$8", "$9"],
         };
         let Query { text, lists } = match self.of {
             Of::All => rows.all(),
-            Of::Ranges(ranges) => rows.in_ranges(pool, &ranges).await?,
+            Of::Ranges(ranges) => in_ranges(pool, &[rows], &ranges).await?,
             Of::Workspace(id) => rows.of_each(vec![id]),
         };
         let (at, id) = self.after.unzip();

@@ -82,6 +82,9 @@ pub(crate) async fn of_principal(
     pool: &PgPool,
     list: &OfPrincipal<'_>,
 ) -> sqlx::Result<Vec<PlacedRow>> {
+    if list.visible.is_empty() {
+        return Ok(vec![]);
+    }
     let (from_paths, to_paths) = ends(list.visible);
     let (direction, behind) = (list.direction.word(), list.direction.behind());
     // A range, and not an equality: of the principal and the id, in this order, only one index has the order. By the id

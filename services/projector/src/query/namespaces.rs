@@ -121,6 +121,9 @@ pub(crate) async fn with_identity(
     pool: &PgPool,
     list: &WithIdentity<'_>,
 ) -> sqlx::Result<Vec<PlacedRow>> {
+    if list.visible.is_empty() {
+        return Ok(vec![]);
+    }
     let (from_paths, to_paths) = ends(list.visible);
     let (direction, behind) = (list.direction.word(), list.direction.behind());
     // A range, and not an equality: in this order only one index has them, that of identities.
