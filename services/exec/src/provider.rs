@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::Identity;
-use crate::say;
+use crate::messages::say;
 use crate::settings::Settings;
 use crate::token::Token;
 
