@@ -33,7 +33,8 @@ Environment:
   THARSIS_EXEC_GOOGLE_STS_URL, THARSIS_EXEC_GOOGLE_IAM_CREDENTIALS_URL
                             where these of Google's are not at their public addresses
 
-Exit codes: that of the command; 128 and the signal's number, where a signal ended it (or tharsis-exec before it ran);
+Exit codes: that of the command; 128 and the signal's number, where a signal ended it (or tharsis-exec before it ran),
+which for SIGHUP, SIGINT, SIGQUIT and SIGTERM ends tharsis-exec as well, so that a script ends at a Ctrl-C;
   64   wrong arguments or environment: no job token, no issuer
   69   the issuer does not answer
   73   the files can't be written
@@ -63,6 +64,9 @@ pub(crate) struct Arguments {
     /// For ourselves: brings the group of this process to the front of the terminal.
     #[arg(long, hide = true)]
     pub(crate) to_the_front: bool,
+    /// For ourselves: ends by this signal.
+    #[arg(long, hide = true)]
+    pub(crate) end_by: Option<i32>,
     #[command(subcommand)]
     subcommand: Option<Printing>,
     /// The command to run, with its arguments.

@@ -4,10 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 #[cfg(target_os = "linux")]
 use std::os::unix::process::CommandExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 #[cfg(target_os = "linux")]
 use std::path::Path;
-use std::process::ExitStatus;
 
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_current_process_group, kill_process,
@@ -17,17 +15,18 @@ use rustix::process::{
 use rustix::process::{getpid, getppid, set_parent_process_death_signal};
 use tokio::process::Command;
 
+use crate::end::End;
 use crate::environment::Environment;
-use crate::failure::{Failure, of_signal};
+use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::terminal::Terminal;
 
-/// Runs it to its end, and answers with its exit code.
+/// Runs it to its end.
 pub(crate) async fn run(
     command: &[OsString],
     environment: &Environment,
     signals: &mut Signals,
-) -> Result<u8, Failure> {
+) -> Result<End, Failure> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Failure::Usage(vec!["there is no command".to_owned()]))?;
@@ -63,7 +62,7 @@ pub(crate) async fn run(
                 if let Some(terminal) = &mut running.terminal {
                     terminal.take_back();
                 }
-                return ended.map(code).map_err(not_run);
+                return ended.map(End::of).map_err(not_run);
             }
             signal = signals.next() => signal,
             signal = of_a_job.next() => signal,
@@ -135,7 +134,7 @@ impl Running {
     fn passes_on(&mut self, signal: Signal) {
         // It would end the command on the spot, as if that had spent its own time.
         let signal = match signal {
-            of_a_clock if Signals::OF_A_CLOCK.contains(&of_a_clock) => Signal::TERM,
+            ours if Signals::FOR_US_ALONE.contains(&ours) => Signal::TERM,
             signal => signal,
         };
         let ends = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal);
@@ -192,13 +191,5 @@ impl Running {
 
     fn goes_on(&self) {
         let _ = kill_process_group(self.group, Signal::CONT);
-    }
-}
-
-fn code(ended: ExitStatus) -> u8 {
-    match (ended.code(), ended.signal()) {
-        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
-        (None, Some(signal)) => of_signal(signal),
-        (None, None) => u8::MAX,
     }
 }

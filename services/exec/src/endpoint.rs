@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::Identity;
-use crate::say;
+use crate::messages::say;
 
 /// Answers nobody before it serves.
 pub(crate) struct Endpoint {

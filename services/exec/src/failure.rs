@@ -3,6 +3,8 @@
 
 use std::io;
 
+use crate::end::End;
+
 /// `EX_USAGE`.
 pub(crate) const USAGE: u8 = 64;
 
@@ -42,6 +44,14 @@ impl Failure {
         Self::File {
             what: what.to_owned(),
             source,
+        }
+    }
+
+    /// How we end for it.
+    pub(crate) fn end(&self) -> End {
+        match self {
+            Self::Interrupted(signal) => End::Signal(*signal),
+            failure => End::Code(failure.code()),
         }
     }
 

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::{Identity, Issuer};
+use crate::messages::say;
 use crate::provider;
-use crate::say;
 use crate::token::Token;
 
 /// Between two tries that failed, at first and at most.

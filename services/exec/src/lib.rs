@@ -4,6 +4,7 @@
 
 mod arguments;
 mod child;
+mod end;
 mod endpoint;
 mod environment;
 mod failure;
@@ -11,6 +12,7 @@ mod folder;
 mod fresh;
 mod issuer;
 mod job_token;
+mod messages;
 mod provider;
 mod settings;
 mod signals;
@@ -26,19 +28,22 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 
 use crate::arguments::{Action, Arguments, Asking};
+use crate::end::End;
 use crate::endpoint::Endpoint;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::{Found, Identity, Issuer};
+use crate::messages::say;
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::token::Token;
 
 /// Does what the arguments ask for; answers with the command's own exit code, or with one of those in `--help`.
-pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -54,37 +59,51 @@ pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.to_the_front {
         return terminal::to_the_front().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
+    if let Some(signal) = arguments.end_by {
+        return end::die_of(signal);
+    }
     let for_a_shell = arguments.print_exports();
     let done = match arguments.run_by {
         Some(parent) => arguments
             .action()
             .and_then(|action| become_it(action, parent)),
-        None => carry_out(arguments).await,
+        None => Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Failure::file("signals and connections can't be waited for", source))
+            .and_then(|runtime| {
+                let done = runtime.block_on(carry_out(arguments));
+                // A host may be looked up still, or a pipe be read.
+                runtime.shutdown_background();
+                done
+            }),
     };
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            say(&failure.to_string());
-            if for_a_shell {
-                // A shell takes it for done where there is nothing to evaluate.
-                let _ = print(&format!("(exit {})\n", failure.code()));
-            }
-            ExitCode::from(failure.code())
+    let end = done.unwrap_or_else(|failure| {
+        say(&failure.to_string());
+        if for_a_shell {
+            // A shell takes it for done where there is nothing to evaluate.
+            let _ = print(&format!("(exit {})\n", failure.code()));
         }
-    }
+        failure.end()
+    });
+    messages::finish();
+    end.come()
 }
 
-fn become_it(action: Action, parent: i32) -> Result<u8, Failure> {
+fn become_it(action: Action, parent: i32) -> Result<End, Failure> {
     match action {
         Action::Run(command) => Err(child::become_it(&command, parent)),
-        Action::Env | Action::Token(_) => Ok(failure::USAGE),
+        Action::Env | Action::Token(_) => Ok(End::Code(failure::USAGE)),
     }
 }
 
-async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
+async fn carry_out(arguments: Arguments) -> Result<End, Failure> {
     let asking = arguments.asking.clone();
     let action = arguments.action()?;
-    let mut signals = Signals::listen(&Signals::ASKING)?;
+    let mut signals = Signals::listen(Signals::ASKING)?;
+    #[cfg(target_os = "linux")]
+    signals.listen_to_the_nameless();
+    signals::survive_full_files()?;
     let mut settings = Settings::read(&|name| std::env::var(name).ok())?;
     settings.job_token = tokio::select! {
         token = settings.job_token.kept(asking.patience) => token?,
@@ -116,8 +135,9 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
         signal = signals.next() => return Err(Failure::Interrupted(signal.as_raw())),
     };
     let Some((command, folder, endpoint, environment, tokens)) = prepared else {
-        return Ok(0);
+        return Ok(End::Code(0));
     };
+    messages::step_aside().map_err(|source| Failure::file("no thread for messages", source))?;
     let identities: Vec<_> = tokens
         .iter()
         .map(|(identity, _)| identity.clone())
@@ -128,19 +148,19 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
             None => pending().await,
         }
     };
-    let code = tokio::select! {
-        code = child::run(&command, &environment, &mut signals) => code,
+    let end = tokio::select! {
+        end = child::run(&command, &environment, &mut signals) => end,
         never = fresh::keep(&issuer, &folder, tokens, asking.renew_after) => match never {},
         never = answers => match never {},
     };
-    match (code, folder.remove()) {
-        (Ok(0), Err(failure)) => Err(failure),
-        (code, removed) => {
+    match (end, folder.remove()) {
+        (Ok(End::Code(0)), Err(failure)) => Err(failure),
+        (end, removed) => {
             // What became of the command counts for more.
             if let Err(failure) = removed {
                 say(&failure.to_string());
             }
-            code
+            end
         }
     }
 }
@@ -239,9 +259,4 @@ fn is_unheard() -> bool {
         (Ok(out), Ok(null)) => out.rdev() == null.rdev(),
         _ => false,
     }
-}
-
-fn say(message: &str) {
-    // Where nobody listens any more, the command goes on.
-    let _ = writeln!(std::io::stderr(), "tharsis-exec: {message}");
 }

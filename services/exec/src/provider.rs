@@ -15,7 +15,7 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::Identity;
-use crate::say;
+use crate::messages::say;
 use crate::settings::Settings;
 use crate::token::Token;
 
@@ -75,7 +75,7 @@ pub(crate) fn close(identity: &Identity, folder: &Folder, environment: &mut Envi
     let token_file = folder.file(&identity.token_file());
     match &identity.configuration {
         Some(Type::Aws(_)) => environment.set("AWS_EC2_METADATA_DISABLED", "true"),
-        Some(Type::Azure(_)) => azure::close(&token_file, environment),
+        Some(Type::Azure(azure)) => azure::close(&token_file, azure, environment),
         Some(Type::Google(_)) => google::close(token_file, environment),
         Some(Type::Kubernetes(_) | Type::Tharsis(_)) | None => {}
     }
@@ -336,9 +336,13 @@ mod tests {
     fn what_is_refused_leads_nowhere() {
         let folder = Folder::temporary().expect("a folder");
         let mut environment = Environment::default();
+        let azure = pb::AzureConfiguration {
+            client_id: "client".to_owned(),
+            ..Default::default()
+        };
         for (id, configuration) in [
             ("mi_aws", Type::Aws(pb::AwsConfiguration::default())),
-            ("mi_azure", Type::Azure(pb::AzureConfiguration::default())),
+            ("mi_azure", Type::Azure(azure)),
             (
                 "mi_google",
                 Type::Google(pb::GoogleConfiguration::default()),
@@ -360,6 +364,8 @@ mod tests {
             ("AWS_EC2_METADATA_DISABLED", "true"),
             ("AZURE_FEDERATED_TOKEN_FILE", &azure),
             ("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential"),
+            ("AZURE_CLIENT_CERTIFICATE_PATH", &azure),
+            ("AZURE_CLIENT_ID", "client"),
             ("ARM_USE_MSI", "false"),
             ("GOOGLE_APPLICATION_CREDENTIALS", &google),
             ("CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", ""),

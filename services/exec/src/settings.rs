@@ -118,7 +118,10 @@ fn below_home(path: String, home: Option<&Path>) -> PathBuf {
 fn address(text: &str) -> Option<Uri> {
     let uri: Uri = text.trim().parse().ok()?;
     let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    (known && uri.authority().is_some()).then_some(uri)
+    let authority = uri.authority()?;
+    // One that is out of range is no port, and stays with the host.
+    let is_host = authority.as_str().rsplit('@').next() == Some(authority.host());
+    (known && (authority.port().is_some() || is_host)).then_some(uri)
 }
 
 #[cfg(test)]
@@ -173,6 +176,9 @@ mod tests {
             ("http://127.0.0.1:7103/v1", false),
             ("http://127.0.0.1:7103/?v=1", false),
             ("127.0.0.1:7103", false),
+            ("http://127.0.0.1:71030", false),
+            ("http://[::1]:7103", true),
+            ("https://issuer.example", true),
             ("http://alice:hunter2@127.0.0.1:7103", false),
             ("http://alice@127.0.0.1:7103", false),
         ] {

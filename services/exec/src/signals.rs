@@ -13,7 +13,7 @@ pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     /// Those that ask whoever we are.
-    pub(crate) const ASKING: [Signal; 10] = [
+    pub(crate) const ASKING: &[Signal] = &[
         Signal::HUP,
         Signal::INT,
         Signal::QUIT,
@@ -24,10 +24,23 @@ impl Signals {
         Signal::VTALARM,
         Signal::PROF,
         Signal::XCPU,
+        #[cfg(target_os = "linux")]
+        Signal::IO,
+        #[cfg(target_os = "linux")]
+        Signal::POWER,
     ];
-    /// Those that come when the time is over that we were given, and the command was not.
-    pub(crate) const OF_A_CLOCK: [Signal; 4] =
-        [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU];
+    /// Those that would end who does not expect them: most come when the time is over that we were given, and the command
+    /// was not.
+    pub(crate) const FOR_US_ALONE: &[Signal] = &[
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::XCPU,
+        #[cfg(target_os = "linux")]
+        Signal::IO,
+        #[cfg(target_os = "linux")]
+        Signal::POWER,
+    ];
     /// Those that matter as well once the command runs: that it stopped or should, and that the terminal's size is another.
     pub(crate) const OF_A_JOB: [Signal; 3] = [Signal::CHILD, Signal::TSTP, Signal::WINCH];
 
@@ -44,6 +57,17 @@ impl Signals {
         Ok(Self(heard))
     }
 
+    /// Takes those without a name (`SIGRTMIN` to `SIGRTMAX`) as asking for the end, which they would be.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn listen_to_the_nameless(&mut self) {
+        let ignored = ignored();
+        let heard = (34..=64)
+            .filter(|number| ignored >> (number - 1) & 1 == 0)
+            // Some C library may keep the first for itself.
+            .filter_map(|number| unix::signal(SignalKind::from_raw(number)).ok());
+        self.0.extend(heard.map(|heard| (Signal::TERM, heard)));
+    }
+
     /// The next that comes.
     pub(crate) async fn next(&mut self) -> Signal {
         poll_fn(|context| {
@@ -54,6 +78,12 @@ impl Signals {
         })
         .await
     }
+}
+
+/// From here on a file that may not grow is an error, and does not end us with all that we would have cleaned up. To the
+/// command it is what it was to us.
+pub(crate) fn survive_full_files() -> Result<(), Failure> {
+    Signals::listen(&[Signal::XFSZ]).map(drop)
 }
 
 /// The signals that this process ignores, as bits, the lowest of the first one (`proc_pid_status(5)`). None, where the system

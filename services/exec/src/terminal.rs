@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::process::{Pid, getpgrp, getsid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-use crate::say;
+use crate::messages::say;
 
 pub(crate) struct Terminal {
     device: File,

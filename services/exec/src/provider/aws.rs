@@ -12,6 +12,7 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::folder::Folder;
 use crate::issuer::Identity;
+use crate::messages::say;
 use crate::settings::Settings;
 
 /// Clients take keys, of either spelling, and a profile's role before a web identity; for Bedrock, its bearer token.
@@ -103,8 +104,8 @@ pub(super) fn provide(
     Ok(())
 }
 
-/// What is still good of a file of before; of one that is not there, nothing, as for the clients, nor of a device, as
-/// `/dev/null`.
+/// What is still good of a file of before; of one that is not there, or can't be read, nothing, as for the clients, nor of a
+/// device, as `/dev/null`.
 fn theirs(before: Option<&Path>, ours: &str) -> Result<String, Failure> {
     let kind = |path: &Path| Some(path.metadata().ok()?.file_type());
     let found = before.and_then(|path| Some((path, kind(path)?)));
@@ -116,11 +117,15 @@ fn theirs(before: Option<&Path>, ours: &str) -> Result<String, Failure> {
         let what = format!("AWS's configuration in {} is a pipe", before.display());
         return Err(Failure::Usage(vec![what]));
     }
-    let found = std::fs::read_to_string(before).map_err(|source| {
-        let what = format!("AWS's configuration in {}", before.display());
-        Failure::file(&what, source)
-    })?;
-    let mut good = still_good(&found, ours);
+    let found = std::fs::read(before).unwrap_or_else(|error| {
+        let file = before.display();
+        say(&format!(
+            "going on without AWS's configuration in {file}: {error}"
+        ));
+        Vec::new()
+    });
+    // What is no text is in a comment or a name: no client needs it.
+    let mut good = still_good(&String::from_utf8_lossy(&found), ours);
     if !good.is_empty() {
         good.push('\n');
     }

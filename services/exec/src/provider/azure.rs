@@ -31,9 +31,15 @@ pub(super) const CREDENTIALS: [&str; 17] = [
 ];
 
 /// Has the clients look for a token that does not come.
-pub(super) fn close(token_file: &str, environment: &mut Environment) {
+pub(super) fn close(token_file: &str, azure: &AzureConfiguration, environment: &mut Environment) {
     environment.set("AZURE_TOKEN_CREDENTIALS", "WorkloadIdentityCredential");
+    // Without these, the credential that is to fail is passed over.
+    environment.set("AZURE_CLIENT_ID", &azure.client_id);
+    environment.set("AZURE_TENANT_ID", &azure.tenant_id);
     environment.set("AZURE_FEDERATED_TOKEN_FILE", token_file);
+    // Older SDKs know nothing of the first, and may pass a missing token over; at a missing certificate, of which they make
+    // their first credential, they stop.
+    environment.set("AZURE_CLIENT_CERTIFICATE_PATH", token_file);
     environment.set("ARM_USE_OIDC", "true");
     environment.set("ARM_OIDC_TOKEN_FILE_PATH", token_file);
     environment.set("ARM_USE_CLI", "false");

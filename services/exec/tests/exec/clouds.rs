@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bed::eventually;
 use e2e::clouds::example::{self, CLIENT, SERVICE_ACCOUNT};
 use e2e::clouds::{Served, Trust};
 use prost_types::Duration;
@@ -10,7 +11,7 @@ use proto::identity::v1::UpdateManagedIdentityRequest;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::scene::{Scene, runs};
+use crate::scene::{Ran, Scene, runs};
 
 const OF_THE_RUNNER: &str = "\
     [default]\nrole_arn = arn:aws:iam::123456789012:role/runner\ncredential_source = Ec2InstanceMetadata\n\
@@ -56,6 +57,10 @@ fn script(
 async fn clients(scene: &Scene, clouds: &Served, folder: &Path) -> BTreeMap<String, String> {
     let ran = runs(script(scene, clouds, folder, &[], "clouds.py")).await;
     assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.said);
+    outcomes(&ran)
+}
+
+fn outcomes(ran: &Ran) -> BTreeMap<String, String> {
     let lines = ran.out.lines().map(|line| {
         let line: Value = serde_json::from_str(line).expect("JSON");
         let text = |field: &str| line[field].as_str().map(str::to_owned);
@@ -124,6 +129,38 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
     ] {
         let outcome = &outcomes[client];
         assert!(outcome.contains(words), "{client}: {outcome}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_s_takes_no_login_of_the_machine_in_place_of_a_refused_identity() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let clouds = Served::start(folder.path()).await;
+    scene.admin.restricts(&scene.azure.id, &["dev/bob"]).await;
+    let ran = eventually(async || {
+        let arguments = ["--skip-refused"];
+        let ran = runs(script(
+            &scene,
+            &clouds,
+            folder.path(),
+            &arguments,
+            "refused.py",
+        ));
+        let ran = ran.await;
+        if ran.said.contains("going on without it") {
+            Ok(ran)
+        } else {
+            Err("the rule is not known to the issuer yet")
+        }
+    })
+    .await;
+    assert_eq!(ran.code, Some(0), "{}{}", ran.out, ran.said);
+    let outcomes = outcomes(&ran);
+    let missing = format!("{}.token", scene.azure.id);
+    for client in ["azure_identity", "older"] {
+        let outcome = &outcomes[client];
+        assert!(outcome.contains(&missing), "{client}: {outcome}");
     }
 }
 

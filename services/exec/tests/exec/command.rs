@@ -28,7 +28,9 @@ async fn it_finds_the_tokens_where_the_clouds_clients_look() {
         .env("ARM_CLIENT_SECRET", "of the runner")
         .env("KUBE_USER", "of the runner")
         .env("AZURE_AUTHORITY_HOST", "of the runner");
-    let Ran { code, out, said } = runs(exec).await;
+    let Ran {
+        code, out, said, ..
+    } = runs(exec).await;
     assert_eq!((code, said.as_str()), (Some(0), ""));
     assert_eq!(scene.folders(), Vec::<std::path::PathBuf>::new());
 
@@ -186,6 +188,23 @@ async fn without_its_identity_the_command_is_nobody_rather_than_the_runner() {
     assert_eq!(ran.out, wanted, "{}", ran.said);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_t_be_read_of_aws_s_configuration_is_as_if_it_were_not_there() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let latin = folder.path().join("latin");
+    std::fs::write(&latin, b"# f\xfcr alle\n[other]\nregion = eu-west-1\n").expect("written");
+    let tells = "cat \"$AWS_SHARED_CREDENTIALS_FILE\"; grep -c '^.profile' \"$AWS_CONFIG_FILE\"";
+    let mut exec = scene.exec(&["--", "sh", "-c", tells]);
+    exec.env("AWS_CONFIG_FILE", folder.path())
+        .env("AWS_SHARED_CREDENTIALS_FILE", &latin);
+    let ran = runs(exec).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.said);
+    assert!(ran.said.contains("going on without AWS's"), "{}", ran.said);
+    let wanted = "[other]\nregion = eu-west-1\n1\n";
+    assert!(ran.out.ends_with(wanted), "{}", ran.out);
+}
+
 /// Waits for what the command writes.
 async fn writes(child: &mut Child, line: &str) {
     let out = child.stdout.as_mut().expect("it is read");
@@ -198,7 +217,7 @@ async fn writes(child: &mut Child, line: &str) {
     panic!("it never wrote {line}");
 }
 
-fn sends(child: &Child, signal: Signal) {
+pub(crate) fn sends(child: &Child, signal: Signal) {
     let id = child.id().and_then(|id| i32::try_from(id).ok());
     let id = id.and_then(Pid::from_raw).expect("it runs");
     kill_process(id, signal).expect("it is ours");
@@ -226,16 +245,20 @@ async fn a_signal_is_the_command_s() {
         assert!(scene.folders().is_empty(), "{signal:?}");
     }
     // Those that would end us alone ask the command to end.
-    for signal in [Signal::ALARM, Signal::VTALARM, Signal::PROF, Signal::XCPU] {
+    for signal in ["ALRM", "VTALRM", "PROF", "XCPU", "IO", "PWR", "40"] {
         let asked = "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done";
         let mut child = scene
             .exec(&["--", "sh", "-c", asked])
             .spawn()
             .expect("it starts");
         writes(&mut child, "ready").await;
-        sends(&child, signal);
-        assert_eq!(ended(child).await.code, Some(3), "{signal:?}");
-        assert!(scene.folders().is_empty(), "{signal:?}");
+        let kill = format!("kill -{signal} {}", child.id().expect("it runs"));
+        let sent = std::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status();
+        assert!(sent.expect("sh runs").success(), "{signal}");
+        assert_eq!(ended(child).await.code, Some(3), "{signal}");
+        assert!(scene.folders().is_empty(), "{signal}");
     }
     // One that does not listen to it is ended by it, and we say so as a shell would.
     let mut child = scene
@@ -244,7 +267,7 @@ async fn a_signal_is_the_command_s() {
         .expect("it starts");
     writes(&mut child, "ready").await;
     sends(&child, Signal::TERM);
-    assert_eq!(ended(child).await.code, Some(143));
+    assert_eq!(ended(child).await.signal, Some(15));
     assert!(scene.folders().is_empty());
 }
 
@@ -261,7 +284,7 @@ async fn what_the_command_has_left_behind_is_asked_to_end_too() {
         .expect("it starts");
     writes(&mut child, "ready").await;
     sends(&child, Signal::TERM);
-    assert_eq!(ended(child).await.code, Some(143));
+    assert_eq!(ended(child).await.signal, Some(15));
     let number = std::fs::read_to_string(number.path()).expect("its number");
     eventually(async || {
         let status = std::fs::read_to_string(format!("/proc/{}/stat", number.trim()));
@@ -316,7 +339,7 @@ async fn a_signal_before_the_command_runs_ends_it_all() {
     .await;
     sends(&child, Signal::TERM);
     let ran = ended(child).await;
-    assert_eq!(ran.code, Some(143), "{}", ran.said);
+    assert_eq!(ran.signal, Some(15), "{}", ran.said);
     assert!(scene.folders().is_empty());
 }
 
@@ -392,6 +415,64 @@ async fn at_a_terminal_a_key_and_whoever_else_ask_once() {
         assert_eq!(ran.out, "['asked', '1'] 3\n", "{whom} {how}: {}", ran.said);
         assert!(scene.folders().is_empty());
     }
+}
+
+/// In a terminal, ends what a script of a shell waits for; says whether the script goes on, and how the shell ends.
+const ENDS_ONE_OF_A_SCRIPT: &str = r#"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("bash", ["bash", "-c", '"$@"; echo next', "bash", *sys.argv[1:]])
+out = b""
+while b"ready" not in out:
+    out += os.read(terminal, 1024)
+os.write(terminal, b"\x03")
+try:
+    while more := os.read(terminal, 1024):
+        out += more
+except OSError:
+    pass  # nobody has the terminal any more
+_, status = os.waitpid(child, 0)
+print("next" in out.decode(), os.waitstatus_to_exitcode(status))
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_ends_with_the_command_that_a_key_ended() {
+    let scene = Scene::set().await;
+    let mut python = scene.program("python3");
+    python.args(["-c", ENDS_ONE_OF_A_SCRIPT, EXEC]);
+    python.args(["--", "sh", "-c", "echo ready; exec sleep 1000"]);
+    let ran = runs(python).await;
+    assert_eq!(ran.out, "False -2\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}
+
+/// In a terminal that stops who writes from behind, runs from behind what has something to say.
+const SAYS_FROM_BEHIND: &str = r#"
+import os, pty, signal, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("sh", ["sh", "-mc", 'stty tostop; "$@" & wait $!; echo "ended $?"', "sh", *sys.argv[1:]])
+signal.alarm(30)
+out = b""
+try:
+    while more := os.read(terminal, 1024):
+        out += more
+except OSError:
+    pass  # nobody has the terminal any more
+os.waitpid(child, 0)
+print("stays behind" in out.decode(), out.decode().split()[-2:])
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_it_says_from_behind_does_not_stop_it() {
+    let scene = Scene::set().await;
+    let command = "FOLDER=$(dirname \"$AWS_WEB_IDENTITY_TOKEN_FILE\")
+        rm -r \"$FOLDER\"; touch \"$FOLDER\"; exit 7";
+    let mut python = scene.program("python3");
+    python.args(["-c", SAYS_FROM_BEHIND, EXEC, "--", "sh", "-c", command]);
+    let ran = runs(python).await;
+    assert_eq!(ran.out, "True ['ended', '7']\n", "{}", ran.said);
 }
 
 /// In a terminal, but not in front there, asks the whole group to end.

@@ -153,6 +153,20 @@ async fn a_folder_of_which_nobody_can_be_told_is_not_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_may_not_grow_are_an_error_and_leave_nothing_behind() {
+    let scene = Scene::set().await;
+    let mut shell = scene.program("sh");
+    shell
+        .args(["-c", "ulimit -f 0; exec \"$0\" \"$@\"", EXEC])
+        .args(SPEAKS);
+    failed(&runs(shell).await, 73, "");
+    assert!(scene.folders().is_empty());
+    // To the command it is what it was.
+    let ran = runs(scene.exec(&["--", "sh", "-c", "kill -XFSZ $$; :"])).await;
+    assert_eq!(ran.code, Some(153), "{}", ran.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exit_code_is_the_same_where_nobody_hears_why() {
     let scene = Scene::set().await;
     let (nobody, told) = std::io::pipe().expect("a pipe");

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bed::eventually;
+use e2e::user::unassignment;
 use e2e::{Service, relying_party};
 use reqwest::{Client, StatusCode};
+use rustix::io::ioctl_fionbio;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::command::sends;
 use crate::scene::{EXEC, Scene, ended, read, runs};
 
 /// Runs until it may end.
@@ -59,6 +64,46 @@ async fn a_token_is_renewed_in_one_piece_also_after_an_issuer_that_was_away() {
     let ran = ended(child).await;
     assert_eq!(ran.code, Some(0), "{}", ran.said);
     assert!(!ran.said.contains(&renewed), "no token is in a message");
+    assert!(scene.folders().is_empty());
+}
+
+/// A pipe for messages that is full, and its other end.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    ioctl_fionbio(&writer, true).expect("set");
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    ioctl_fionbio(&writer, false).expect("set");
+    (reader, writer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_read_what_it_says_does_not_hold_it_up() {
+    let scene = Scene::set().await;
+    let (_unread, full) = full_pipe();
+    let child = scene
+        .exec(&["--renew-after", "1", "--", "sleep", "1000"])
+        .stderr(full)
+        .spawn()
+        .expect("it starts");
+    first(&scene).await;
+    let folder = scene.folders().pop().expect("there is one");
+    let unassignment = unassignment(&scene.aws.id, &scene.job.job.workspace_id);
+    scene.admin.asks(unassignment).await.expect("unassigned");
+    eventually(
+        async || match runs(scene.exec(&["token", &scene.aws.id])).await.code {
+            Some(0) => Err("it is assigned still"),
+            _ => Ok(()),
+        },
+    )
+    .await;
+    // Between the first and the last there is a refusal to tell of.
+    let file = folder.join(format!("{}.token", scene.azure.id));
+    for _ in 0..3 {
+        let held = read(&file);
+        changes(&file, &held).await;
+    }
+    sends(&child, Signal::TERM);
+    assert_eq!(ended(child).await.signal, Some(15));
     assert!(scene.folders().is_empty());
 }
 

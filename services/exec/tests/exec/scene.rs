@@ -1,5 +1,6 @@
 //! A job whose workspace has an identity of each type, and the program.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -17,7 +18,8 @@ pub(crate) const EXEC: &str = env!("CARGO_BIN_EXE_tharsis-exec");
 /// Becomes a program that ignores no signal: whoever runs the tests may, as `nohup` does.
 const AS_USUAL: &str = "
 import os, signal, sys
-for one in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE):
+for one in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGPIPE,
+            signal.SIGXFSZ):
     signal.signal(one, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])
 ";
@@ -118,6 +120,8 @@ impl Scene {
 /// What a run of the program came to.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
+    /// Of which it died, if not of itself.
+    pub(crate) signal: Option<i32>,
     pub(crate) out: String,
     pub(crate) said: String,
 }
@@ -132,6 +136,7 @@ pub(crate) async fn ended(child: Child) -> Ran {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ran {
         code: output.status.code(),
+        signal: output.status.signal(),
         out: text(&output.stdout),
         said: text(&output.stderr),
     }
