@@ -545,13 +545,11 @@ impl Private {
     /// The private half of a key, which may be open already.
     async fn open(&self, vault: &Vault, key: &Fresh) -> Half {
         let mut held = self.halves().flatten();
-        match held.find(|held| held.kid() == key.kid) {
-            Some(held) => Ok(Arc::clone(held)),
-            None => {
-                let read = in_time(PATIENCE, vault.read(key.algorithm, &key.kid)).await;
-                read.map(Arc::new).map_err(Arc::new)
-            }
+        if let Some(held) = held.find(|held| held.kid() == key.kid) {
+            return Ok(Arc::clone(held));
         }
+        let read = in_time(PATIENCE, vault.read(key.algorithm, &key.kid)).await;
+        read.map(Arc::new).map_err(Arc::new)
     }
 
     fn halves(&self) -> impl Iterator<Item = &Half> {

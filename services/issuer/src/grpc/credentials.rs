@@ -437,13 +437,8 @@ impl IssuerRpc {
             ground,
             revision,
         } = &granted;
-        if self
-            .shared
-            .keys
-            .active_for(grant.algorithm)
-            .map_err(Status::from)?
-            .is_none()
-        {
+        let key = self.shared.keys.active_for(grant.algorithm);
+        if key.map_err(Status::from)?.is_none() {
             return Err(not_ready(grant, revision.clone()).into());
         }
         self.remember(job, named, ground, revision);
