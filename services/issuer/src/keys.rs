@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::ring::Recorded;
+use self::ring::{Recorded, Revision};
 use self::vault::Vault;
 use crate::domain::signing_key::{
     Command, Event, Fresh, Key, Policy, Rejection, Stage, decide, evolve,
@@ -46,6 +46,7 @@ const RESEAL: Duration = Duration::from_secs(5);
 const RESTORED: &str = "the issuer's database was restored from a backup";
 /// The conditions of health.
 const CONDITION: &str = "signing-keys";
+const OPEN: &str = "signing-keys-open";
 const CLOCK: &str = "clock";
 
 /// The signing keys, as this process knows them. Cheap to clone.
@@ -55,6 +56,7 @@ pub struct Keys {
     vault: Vault,
     policy: Policy,
     known: Arc<watch::Sender<Known>>,
+    private: Arc<watch::Sender<Private>>,
     of_jobs: Arc<watch::Sender<JwkSet>>,
     published: Arc<watch::Sender<JwkSet>>,
     /// When it was last known that nothing had changed.
@@ -62,19 +64,27 @@ pub struct Keys {
     /// By how much our clock was off when that was looked at last, if by more than it may.
     off: Arc<watch::Sender<Option<Duration>>>,
     looking: Arc<Mutex<()>>,
+    opening: Arc<Mutex<()>>,
     wake: Arc<Notify>,
 }
 
 /// What is known of the keys at a revision.
-#[derive(Clone)]
 struct Known {
     recorded: Recorded,
-    active: Arc<SigningKey>,
-    /// The active ones of the other algorithms, as far as there are any.
-    others: BTreeMap<SigningAlgorithm, Arc<SigningKey>>,
-    /// Opened before they sign.
-    next: Vec<Arc<SigningKey>>,
     key_set: KeySet,
+}
+
+/// The private half of a key, or why it can't be used.
+type Half = Result<Arc<SigningKey>, Arc<KeyError>>;
+
+/// The private halves at a revision. What the log says of the keys counts whether they can be opened or not.
+#[derive(Clone, Default)]
+struct Private {
+    revision: Revision,
+    /// Of the keys that sign.
+    active: BTreeMap<SigningAlgorithm, Half>,
+    /// Opened before they sign.
+    next: Vec<Half>,
 }
 
 /// The key set as relying parties read it (RFC 7517, 5).
@@ -118,6 +128,9 @@ pub enum KeyError {
     /// The public half of a key is none.
     #[error("the public half of a signing key can't be read")]
     Public(#[from] serde_json::Error),
+    /// What should sign can't be used.
+    #[error(transparent)]
+    Closed(Arc<KeyError>),
     /// Whose clock is wrong can't be told here. A key that leaves the key set too early, or signs too early, does so for
     /// good, and a token whose times are wrong is of no use.
     #[error(
@@ -154,49 +167,68 @@ impl Keys {
     /// Reads the keys, or makes the first ones. Several issuers that start at once end with the same keys.
     pub async fn open(log: &EventLog, sealer: Sealer, policy: Policy) -> Result<Self, KeyError> {
         let vault = Vault::new(log.pool().clone(), sealer);
-        vault.reseal().await?;
-        let known = loop {
+        let mut private = Private::default();
+        let recorded = loop {
             let recorded = ring::load(log).await?;
-            let times = (agreed_time(log, &policy).await?, &BTreeMap::new());
-            if do_what_is_due(log, &vault, &policy, &recorded, times).await? {
-                continue;
+            // Keys of another epoch are only revoked. Where others can't be opened, nothing is done: the other issuers could not
+            // open what is sealed here either.
+            if recorded.revision.is_of(log.head().await?.epoch) != Some(false) {
+                private = Private::of(&recorded, &vault, &private).await;
+                match private.active.values().find_map(|half| half.clone().err()) {
+                    // It was destroyed meanwhile, because another key signs now.
+                    Some(error)
+                        if matches!(*error, KeyError::Missing(_))
+                            && ring::revision(log).await? != recorded.revision =>
+                    {
+                        continue;
+                    }
+                    Some(error) => return Err(KeyError::Closed(error)),
+                    None => {}
+                }
             }
-            let revision = recorded.revision.clone();
-            match Known::of(recorded, &vault, None).await {
-                // It was destroyed meanwhile, because another key signs now.
-                Err(KeyError::Missing(_)) if ring::revision(log).await? != revision => {}
-                known => break known?,
+            let times = (agreed_time(log, &policy).await?, &BTreeMap::new());
+            if !do_what_is_due(log, &vault, &policy, &recorded, times).await? {
+                break recorded;
             }
         };
-        let of_jobs = job_keys(&known.recorded, &policy)?;
-        let published = published_keys(&known.recorded)?;
+        vault.destroy(&silent(&recorded)).await?;
+        if let Err(error) = vault.reseal().await {
+            let error = chain(&error);
+            tracing::warn!(error, "signing keys can't be sealed anew");
+        }
+        let of_jobs = job_keys(&recorded, &policy)?;
+        let published = published_keys(&recorded)?;
+        let known = Known::of(recorded)?;
         Ok(Self {
             log: log.clone(),
             vault,
             policy,
             known: Arc::new(watch::channel(known).0),
+            private: Arc::new(watch::channel(private).0),
             of_jobs: Arc::new(watch::channel(of_jobs).0),
             published: Arc::new(watch::channel(published).0),
             looked: Arc::new(watch::channel(Instant::now()).0),
             off: Arc::default(),
             looking: Arc::default(),
+            opening: Arc::default(),
             wake: Arc::default(),
         })
     }
 
     /// The key that signs with the default algorithm, and so all that is for services of ours.
-    #[must_use]
-    pub fn active(&self) -> Arc<SigningKey> {
-        Arc::clone(&self.known.borrow().active)
+    pub fn active(&self) -> Result<Arc<SigningKey>, KeyError> {
+        let algorithm = SigningAlgorithm::default();
+        let active = self.active_for(algorithm)?;
+        active.ok_or_else(|| KeyError::Missing(algorithm.to_string()))
     }
 
     /// The key that signs with an algorithm. `None` as long as the first one of it has to wait until it is known.
-    #[must_use]
-    pub fn active_for(&self, algorithm: SigningAlgorithm) -> Option<Arc<SigningKey>> {
-        if algorithm == SigningAlgorithm::default() {
-            return Some(self.active());
-        }
-        self.known.borrow().others.get(&algorithm).cloned()
+    pub fn active_for(
+        &self,
+        algorithm: SigningAlgorithm,
+    ) -> Result<Option<Arc<SigningKey>>, KeyError> {
+        let half = self.private.borrow().active.get(&algorithm).cloned();
+        half.transpose().map_err(KeyError::Closed)
     }
 
     /// The keys that relying parties verify with.
@@ -239,30 +271,49 @@ impl Keys {
     pub async fn run(&self, health: Health, stop: CancellationToken) {
         // Making a key takes its time, and nobody who looks waits for it.
         tokio::join!(
-            self.keep_looking(health, &stop),
+            self.keep_looking(health.clone(), &stop),
+            self.keep_open(health, &stop),
             self.keep_up(&stop),
             self.keep_sealed(&stop)
         );
     }
 
+    /// Opens what signs, and what signs next. Apart from looking: what was revoked is seen even if nothing can be opened.
+    async fn keep_open(&self, health: Health, stop: &CancellationToken) {
+        let mut closed = None;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(LOOK))
+            .await
+            .is_some()
+        {
+            self.open_once().await;
+            let wrong = self.private.borrow().wrong();
+            let wrong = wrong.map(|error| chain(&*error));
+            if wrong != closed {
+                health.set(OPEN, wrong.clone().map_or(Ok(()), Err)).await;
+                closed = wrong;
+            }
+        }
+    }
+
     /// Until the last process has ended that has another key-encryption key first, it may make signing keys. And what could
     /// not be destroyed when it should have been is destroyed later.
     async fn keep_sealed(&self, stop: &CancellationToken) {
-        let mut all = false;
+        let (mut all, mut told) = (false, [None, None]);
+        let [not_destroyed, not_resealed] = &mut told;
         while stop
             .run_until_cancelled(tokio::time::sleep(RESEAL))
             .await
             .is_some()
         {
             let before = all;
-            if let Err(error) = in_time(UPKEEP_PATIENCE, self.destroy_silent()).await {
-                let error = chain(&error);
+            let destroyed = in_time(UPKEEP_PATIENCE, self.destroy_unneeded()).await;
+            if let Some(error) = news(not_destroyed, &destroyed) {
                 tracing::warn!(error, "signing keys that sign no more can't be destroyed");
             }
             let resealed = in_time(UPKEEP_PATIENCE, self.vault.reseal()).await;
             all = resealed.as_ref().is_ok_and(|nothing| *nothing);
-            if let Err(error) = resealed {
-                let error = chain(&error);
+            if let Some(error) = news(not_resealed, &resealed) {
                 tracing::warn!(error, "signing keys can't be sealed anew");
             } else if all && !before {
                 tracing::info!("every signing key is sealed with the first key-encryption key");
@@ -272,15 +323,15 @@ impl Keys {
 
     /// A process that can't look for longer than clocks may differ is not healthy, nor is one whose clock differs by more.
     async fn keep_looking(&self, health: Health, stop: &CancellationToken) {
-        let (mut healthy, mut on_time) = (true, true);
+        let (mut healthy, mut on_time, mut told) = (true, true, None);
         let patience = self.policy.clock_skew.unsigned_abs();
         while stop
             .run_until_cancelled(tokio::time::sleep(LOOK))
             .await
             .is_some()
         {
-            let trouble = self.look().await.err().map(|error| chain(&error));
-            if let Some(error) = &trouble {
+            let looked = in_time(PATIENCE, self.look_once()).await;
+            if let Some(error) = news(&mut told, &looked) {
                 tracing::warn!(error, "signing keys can't be read");
             }
             let well = self.age() <= patience;
@@ -289,7 +340,7 @@ impl Keys {
                 let holds = if well {
                     Ok(())
                 } else {
-                    Err(trouble.unwrap_or_else(late))
+                    Err(told.clone().unwrap_or_else(late))
                 };
                 health.set(CONDITION, holds).await;
                 healthy = well;
@@ -311,16 +362,16 @@ impl Keys {
     }
 
     async fn keep_up(&self, stop: &CancellationToken) {
-        let mut retired = Retired::default();
+        let (mut retired, mut told) = (Retired::default(), None);
         while stop.run_until_cancelled(self.pause()).await.is_some() {
-            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut retired));
-            match advanced.await {
-                // Health tells.
-                Ok(()) | Err(KeyError::Clock { .. }) => {}
-                Err(error) => {
-                    let error = chain(&error);
-                    tracing::warn!(error, "signing keys can't be looked after");
-                }
+            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut retired)).await;
+            // Of the clock, health tells.
+            let advanced = match advanced {
+                Err(KeyError::Clock { .. }) => Ok(()),
+                advanced => advanced,
+            };
+            if let Some(error) = news(&mut told, &advanced) {
+                tracing::warn!(error, "signing keys can't be looked after");
             }
         }
     }
@@ -362,16 +413,17 @@ impl Keys {
 
     /// Looks at the log, after something was changed there or refused.
     pub(crate) async fn look(&self) -> Result<(), KeyError> {
-        in_time(PATIENCE, self.look_once()).await
+        in_time(PATIENCE, self.look_once()).await?;
+        self.open_once().await;
+        Ok(())
     }
 
     async fn look_once(&self) -> Result<(), KeyError> {
         let _one_at_a_time = self.looking.lock().await;
         let now = Instant::now();
-        let before = self.known.borrow().clone();
-        if ring::revision(&self.log).await? != before.recorded.revision {
-            let recorded = ring::load(&self.log).await?;
-            let known = Known::of(recorded, &self.vault, Some(&before)).await?;
+        let before = self.known.borrow().recorded.revision.clone();
+        if ring::revision(&self.log).await? != before {
+            let known = Known::of(ring::load(&self.log).await?)?;
             self.known.send_replace(known);
         }
         let of_jobs = job_keys(&self.known.borrow().recorded, &self.policy)?;
@@ -385,6 +437,18 @@ impl Keys {
         }
         self.looked.send_replace(now);
         Ok(())
+    }
+
+    /// Opens the private halves of what is known to sign, unless that is done. Until then the keys of before sign, in vain if
+    /// they may not any more: what they sign is refused when it is recorded.
+    async fn open_once(&self) {
+        let _one_at_a_time = self.opening.lock().await;
+        let recorded = self.known.borrow().recorded.clone();
+        let before = self.private.borrow().clone();
+        if before.revision != recorded.revision || before.wrong().is_some() {
+            let private = Private::of(&recorded, &self.vault, &before).await;
+            self.private.send_replace(private);
+        }
     }
 
     /// The time by which keys are changed.
@@ -408,65 +472,79 @@ impl Keys {
         let due = do_what_is_due(&self.log, &self.vault, &self.policy, &recorded, times);
         if due.await? {
             self.look().await?;
-            self.destroy_silent().await?;
+            self.destroy_unneeded().await?;
         }
         Ok(())
     }
 
-    /// Destroys the private halves of keys that sign no more.
-    async fn destroy_silent(&self) -> Result<(), KeyError> {
+    /// Destroys the private halves of keys that sign no more, and those that no event names.
+    async fn destroy_unneeded(&self) -> Result<(), KeyError> {
+        // What is named meanwhile was not made long ago.
+        in_time(PATIENCE, self.look_once()).await?;
         let recorded = self.known.borrow().recorded.clone();
-        let silent =
-            |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
-        let kids = recorded.ring.keys().filter(silent);
-        let kids: Vec<String> = kids.map(|key| key.made.kid.clone()).collect();
-        self.vault.destroy(&kids).await
+        self.vault.destroy(&silent(&recorded)).await?;
+        let named = recorded.ring.keys().map(|key| key.made.kid.clone());
+        self.vault.destroy_all_but(&named.collect::<Vec<_>>()).await
     }
+}
+
+/// The names of the keys that sign no more.
+fn silent(recorded: &Recorded) -> Vec<String> {
+    let silent = |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
+    let silent = recorded.ring.keys().filter(silent);
+    silent.map(|key| key.made.kid.clone()).collect()
+}
+
+/// What went wrong, if it is not what was told of last.
+fn news<T>(told: &mut Option<String>, outcome: &Result<T, KeyError>) -> Option<String> {
+    let now = outcome.as_ref().err().map(|error| chain(error));
+    let before = std::mem::replace(told, now.clone());
+    now.filter(|_| before != *told)
 }
 
 impl Known {
-    async fn of(
-        recorded: Recorded,
-        vault: &Vault,
-        before: Option<&Self>,
-    ) -> Result<Self, KeyError> {
-        let held = before.map(Self::open_keys).unwrap_or_default();
-        let (mut signing, mut next) = (BTreeMap::new(), vec![]);
-        for algorithm in SigningAlgorithm::ALL {
-            let ring = recorded.ring.only(algorithm);
-            if let Some(key) = ring.active() {
-                signing.insert(algorithm, open(vault, &held, &key.made).await?);
-            }
-            if let Some(key) = ring.next() {
-                next.push(open(vault, &held, &key.made).await?);
-            }
-        }
-        let active = signing.remove(&SigningAlgorithm::default());
+    fn of(recorded: Recorded) -> Result<Self, KeyError> {
         let key_set = KeySet::of(&recorded)?;
-        Ok(Self {
-            recorded,
-            active: active.ok_or(Rejection::Missing)?,
-            others: signing,
-            next,
-            key_set,
-        })
-    }
-
-    fn open_keys(&self) -> Vec<Arc<SigningKey>> {
-        let active = self.others.values().chain([&self.active]);
-        active.chain(&self.next).cloned().collect()
+        Ok(Self { recorded, key_set })
     }
 }
 
-/// The key, which may be open already.
-async fn open(
-    vault: &Vault,
-    held: &[Arc<SigningKey>],
-    key: &Fresh,
-) -> Result<Arc<SigningKey>, KeyError> {
-    match held.iter().find(|held| held.kid() == key.kid) {
-        Some(held) => Ok(Arc::clone(held)),
-        None => vault.read(key.algorithm, &key.kid).await.map(Arc::new),
+impl Private {
+    async fn of(recorded: &Recorded, vault: &Vault, before: &Self) -> Self {
+        let mut private = Self {
+            revision: recorded.revision.clone(),
+            ..Self::default()
+        };
+        for algorithm in SigningAlgorithm::ALL {
+            let ring = recorded.ring.only(algorithm);
+            if let Some(key) = ring.active() {
+                let half = before.open(vault, &key.made).await;
+                private.active.insert(algorithm, half);
+            }
+            if let Some(key) = ring.next() {
+                private.next.push(before.open(vault, &key.made).await);
+            }
+        }
+        private
+    }
+
+    /// The private half of a key, which may be open already.
+    async fn open(&self, vault: &Vault, key: &Fresh) -> Half {
+        let mut held = self.halves().flatten();
+        if let Some(held) = held.find(|held| held.kid() == key.kid) {
+            return Ok(Arc::clone(held));
+        }
+        let read = in_time(PATIENCE, vault.read(key.algorithm, &key.kid)).await;
+        read.map(Arc::new).map_err(Arc::new)
+    }
+
+    fn halves(&self) -> impl Iterator<Item = &Half> {
+        self.active.values().chain(&self.next)
+    }
+
+    /// Why one of them can't be used.
+    fn wrong(&self) -> Option<Arc<KeyError>> {
+        self.halves().find_map(|half| half.clone().err())
     }
 }
 

@@ -121,6 +121,11 @@ fn key_encryption_keys(environment: &mut Environment<'_>) -> Option<KeyEncryptio
         |text| Sealer::from_text(text).is_some(),
     )?;
     if let Some(given) = given {
+        environment.optional(
+            "THARSIS_KEY_ENCRYPTION_KEY_FILE",
+            "left out where THARSIS_KEY_ENCRYPTION_KEYS is set",
+            |_| Err::<(), _>("only one of both may be set"),
+        )?;
         return Some(KeyEncryptionKeys::Given(given));
     }
     let file = environment.required(
@@ -241,4 +246,30 @@ pub async fn run(
         Box::pin(keys.run(health, stop.clone()))
     );
     Ok(grpc?)
+}
+
+#[cfg(test)]
+mod tests {
+    use edge::settings;
+
+    use super::*;
+
+    #[test]
+    fn key_encryption_keys_are_at_one_place() {
+        let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let set = [
+            ("THARSIS_KEY_ENCRYPTION_KEYS", key),
+            ("THARSIS_KEY_ENCRYPTION_KEY_FILE", "/run/key"),
+        ];
+        let read = |set: &[(&str, &str)]| {
+            let lookup = |variable: &str| {
+                let found = set.iter().find(|(name, _)| *name == variable);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            settings::from(&lookup, key_encryption_keys)
+        };
+        assert!(read(&set[..1]).is_ok() && read(&set[1..]).is_ok());
+        let both = read(&set).err().map(|error| error.to_string());
+        assert!(both.is_some_and(|error| error.contains("THARSIS_KEY_ENCRYPTION_KEY_FILE")));
+    }
 }

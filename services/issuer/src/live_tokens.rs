@@ -314,8 +314,10 @@ mod tests {
         let listed = list(&log, "signed", Duration::ZERO, 0, 100).await;
         let (tokens, next) = listed.expect("read");
         assert_eq!((tokens.len(), next), (hours.len() - 3, None));
-        let last = last_expiry(&log, "signed", Duration::ZERO, clock::now()).await;
-        assert!(last.expect("read").is_some());
+        let mut expiries = Expiries::default();
+        let read = expiries.read_on(&log, Duration::ZERO, clock::now()).await;
+        assert!(read.expect("read"));
+        assert!(expiries.of("signed").is_some());
     }
 
     #[tokio::test]

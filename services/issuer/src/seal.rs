@@ -66,6 +66,8 @@ impl Sealer {
             let bytes = STANDARD.decode(text).ok()?;
             RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok()
         };
+        // Some editors begin a file with a byte order mark.
+        let text = text.trim_start_matches('\u{feff}');
         let texts = text.split([' ', '\t', '\r', '\n', ',']);
         let keys: Option<Vec<_>> = texts.filter(|text| !text.is_empty()).map(key).collect();
         keys.filter(|keys| !keys.is_empty()).map(Self::Local)
@@ -141,6 +143,11 @@ mod tests {
         );
         let new = both.seal("kid", &opened.plain).expect("sealed");
         assert!(sealer(&[2]).open("kid", &new).is_ok() && sealer(&[1]).open("kid", &new).is_err());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_key() {
+        assert!(Sealer::from_text(&format!("\u{feff}{}\r\n", STANDARD.encode([1; 32]))).is_some());
     }
 
     #[test]

@@ -571,7 +571,7 @@ async fn a_credential_that_would_say_something_else_now_is_not_exchanged() {
         token_settings: Some(settings),
         ..Default::default()
     };
-    set("token_settings", settings(by_stage.clone())).await;
+    set("token_settings", settings(by_stage)).await;
     outdated(&token).await;
 
     let token = gets().await.token;

@@ -457,7 +457,8 @@ impl IssuerRpc {
             ground,
             revision,
         } = &granted;
-        if self.shared.keys.active_for(grant.algorithm).is_none() {
+        let key = self.shared.keys.active_for(grant.algorithm);
+        if key.map_err(Status::from)?.is_none() {
             return Err(not_ready(grant, revision.clone()).into());
         }
         self.remember(job, named, ground, revision);
@@ -534,16 +535,18 @@ impl IssuerRpc {
         since: Instant,
     ) -> Result<Option<Issued>, Status> {
         let shared = &self.shared;
-        let granted = granted.into_iter().map(|granted| {
-            Some(Signable {
+        let mut signable = vec![];
+        for granted in granted {
+            let Some(key) = shared.keys.active_for(granted.grant.algorithm)? else {
+                return Ok(None);
+            };
+            signable.push(Signable {
                 token_id: clock::new_uuid(),
-                key: shared.keys.active_for(granted.grant.algorithm)?,
+                key,
                 granted,
-            })
-        });
-        let Some(granted) = granted.collect::<Option<Vec<_>>>() else {
-            return Ok(None);
-        };
+            });
+        }
+        let granted = signable;
         let append = async {
             if granted.is_empty() {
                 return Ok(None);

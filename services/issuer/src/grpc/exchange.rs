@@ -283,7 +283,7 @@ impl IssuerRpc {
         revision: String,
     ) -> Result<Option<Exchanged>, Status> {
         let shared = &self.shared;
-        let (key, token_id) = (shared.keys.active(), clock::new_uuid());
+        let (key, token_id) = (shared.keys.active()?, clock::new_uuid());
         let audience = service_audience(&shared.issuer);
         let claims = wire::service_account_claims(&shared.issuer, &audience, grant, token_id);
         let token = key.sign(TokenType::ServiceAccount, &claims);

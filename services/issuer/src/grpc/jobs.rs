@@ -44,6 +44,8 @@ impl JobService for IssuerRpc {
         call.allowed()?;
         // Its end, and its token's, are told by our clock.
         self.shared.keys.clock_agrees()?;
+        // Not opened here if its token could not be signed.
+        self.shared.keys.active()?;
         let (metadata, _, message) = request.into_parts();
         let wanted = wire::job::wanted(message.job.as_ref().unwrap_or(&pb::Job::default()))?;
         let (id, now) = (clock::new_id(), clock::now());
@@ -395,7 +397,7 @@ impl IssuerRpc {
         let claims = wire::job_claims(&self.shared.issuer, id, opened, expires);
         self.shared
             .keys
-            .active()
+            .active()?
             .sign(TokenType::Access, &claims)
             .map_err(|error| status::internal(&error))
     }

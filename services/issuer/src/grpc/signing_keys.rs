@@ -43,20 +43,32 @@ impl From<Rejection> for Status {
 
 impl From<KeyError> for Status {
     fn from(error: KeyError) -> Self {
-        match &error {
+        Self::from(&error)
+    }
+}
+
+impl From<&KeyError> for Status {
+    fn from(error: &KeyError) -> Self {
+        match error {
+            KeyError::Closed(error) => Self::from(&**error),
+            KeyError::Seal { .. } => {
+                let message = format!(
+                    "the issuer can't sign until an operator has looked after it: {error}; try again: another one may"
+                );
+                status::unavailable("SIGNING_KEY_CLOSED", &message)
+            }
             KeyError::Log(error) => status::log(error),
             KeyError::Database(error) => status::database(error),
             KeyError::Rejected(rejection) => (*rejection).into(),
             KeyError::Clock { .. } => status::unavailable("CLOCK_OFF", &error.to_string()),
             KeyError::Append(_) => status::logged(
-                &error,
+                error,
                 status::unavailable("LOG_UNAVAILABLE", "the log can't be written; try again"),
             ),
-            KeyError::Seal { .. }
-            | KeyError::Signing(_)
+            KeyError::Signing(_)
             | KeyError::Event(_)
             | KeyError::Missing(_)
-            | KeyError::Public(_) => status::internal(&error),
+            | KeyError::Public(_) => status::internal(error),
         }
     }
 }

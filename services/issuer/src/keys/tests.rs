@@ -54,6 +54,11 @@ async fn opens(pool: &PgPool, policy: Policy) -> Keys {
     keys.expect("keys")
 }
 
+/// The name of the key that signs.
+fn signs(keys: &Keys) -> String {
+    keys.active().expect("it is open").kid().to_owned()
+}
+
 /// A way to the database on which nothing gets through any more, once told so, over the connections of then.
 struct Way {
     freeze: Arc<Notify>,
@@ -225,14 +230,14 @@ async fn in_a_restored_database_no_key_of_before_is_trusted() {
     let log = log(database.pool()).await;
     let keys = opens(database.pool(), SLOW).await;
     let before = keys.key_set().body;
-    let kid = keys.active().kid().to_owned();
+    let kid = signs(&keys);
     keys.advance(&mut Retired::default()).await.expect("looked");
-    assert_eq!(keys.active().kid(), kid);
+    assert_eq!(signs(&keys), kid);
     // Of issuers that start side by side, one finds it done.
     gives_new_epoch(&database).await;
     let (one, other) = tokio::join!(opens(database.pool(), SLOW), opens(database.pool(), SLOW));
-    assert_eq!(one.active().kid(), other.active().kid());
-    assert_ne!(one.active().kid(), kid);
+    assert_eq!(signs(&one), signs(&other));
+    assert_ne!(signs(&one), kid);
     let algorithms = SigningAlgorithm::ALL.len();
     assert_eq!(count(&log, Stage::Active).await, algorithms);
     assert_eq!(count(&log, Stage::Revoked).await, 2 * algorithms);
@@ -242,11 +247,11 @@ async fn in_a_restored_database_no_key_of_before_is_trusted() {
     }
     // One that ran all the time finds it too.
     keys.look().await.expect("looked");
-    let kid = keys.active().kid().to_owned();
-    assert_eq!(kid, one.active().kid());
+    let kid = signs(&keys);
+    assert_eq!(kid, signs(&one));
     gives_new_epoch(&database).await;
     keys.advance(&mut Retired::default()).await.expect("looked");
-    assert_ne!(keys.active().kid(), kid);
+    assert_ne!(signs(&keys), kid);
     assert!(keys.of_jobs().borrow().find(&kid).is_none());
     let facts = log.facts(&[revoked_key(&kid)]).await.expect("read");
     assert!(facts.get(&revoked_key(&kid)).is_some());
@@ -262,10 +267,10 @@ async fn a_database_from_before_the_epoch_was_kept_keeps_its_keys() {
         .await
         .expect("as it was");
     let again = opens(database.pool(), SLOW).await;
-    assert_eq!(again.active().kid(), keys.active().kid());
+    assert_eq!(signs(&again), signs(&keys));
     gives_new_epoch(&database).await;
     let restored = opens(database.pool(), SLOW).await;
-    assert_ne!(restored.active().kid(), keys.active().kid());
+    assert_ne!(signs(&restored), signs(&keys));
 }
 
 /// How the clock of the database goes wrong.
@@ -298,7 +303,7 @@ async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
     gives_clock(&database).await;
     let pool = database.another_pool(4);
     let keys = opens(&pool, FAST).await;
-    let first = keys.active().kid().to_owned();
+    let first = signs(&keys);
     // Ours is fast, or the database's slow.
     sets_clock(&database, "-1 hour").await;
     let (health, stop) = (Health::new(), CancellationToken::new());
@@ -316,7 +321,7 @@ async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
         matches!(refused, Err(KeyError::Clock { .. })),
         "{refused:?}"
     );
-    assert_eq!(keys.active().kid(), first);
+    assert_eq!(signs(&keys), first);
     let signing = keys.clock_agrees();
     assert!(
         matches!(signing, Err(KeyError::Clock { .. })),
@@ -326,7 +331,7 @@ async fn while_clocks_disagree_nothing_becomes_due_and_that_is_told() {
     assert!(matches!(begun.err(), Some(KeyError::Clock { .. })));
     sets_clock(&database, "0").await;
     eventually(async || {
-        let rotated = keys.active().kid() != first;
+        let rotated = signs(&keys) != first;
         (rotated && !told().await)
             .then_some(())
             .ok_or("it stands still")
@@ -362,9 +367,9 @@ async fn a_query_that_never_answers_blinds_for_a_moment_and_that_is_told() {
         let other = other.clone();
         async move { other.run(health_of_other, stop_other).await }
     });
-    let first = other.active().kid().to_owned();
+    let first = signs(&other);
     eventually(async || {
-        let rotated = keys.active().kid() != first;
+        let rotated = signs(&keys) != first;
         let told = health.wrong().await.contains_key(CONDITION);
         (rotated && !told)
             .then_some(())
@@ -374,4 +379,130 @@ async fn a_query_that_never_answers_blinds_for_a_moment_and_that_is_told() {
     stop.cancel();
     running.await.expect("it ends");
     others.await.expect("it ends");
+}
+
+/// Has the key that signs with the default algorithm revoked, as by an issuer beside those of the test. Answers its name.
+async fn revokes_active(log: &EventLog) -> String {
+    let recorded = ring::load(log).await.expect("read");
+    let ring = recorded.ring.only(SigningAlgorithm::default());
+    let active = ring.active().expect("one signs").made.clone();
+    let revoke = Command::Revoke {
+        id: active.id,
+        reason: "leaked".to_owned(),
+        now: clock::now(),
+        fresh: None,
+    };
+    let (streams, guards) = recorded.changes(&decide(&ring, revoke).expect("another one signs"));
+    let append = Append {
+        command: None,
+        streams,
+        shared: vec![],
+        guards,
+        metadata: Metadata::default(),
+    };
+    log.append(append).await.expect("revoked");
+    active.kid
+}
+
+/// The names of the keys whose private halves are kept.
+async fn kept(database: &Database) -> Vec<String> {
+    let kept = sqlx::query_scalar("SELECT kid FROM signing_keys ORDER BY kid");
+    kept.fetch_all(database.pool()).await.expect("read")
+}
+
+const UNNAMED: &str = "unnamed";
+
+/// Like one of an issuer that was killed before any event named it.
+async fn leaves_unnamed(database: &Database) {
+    sqlx::query("INSERT INTO signing_keys (kid, sealed) VALUES ($1, $2)")
+        .bind(UNNAMED)
+        .bind(sealer(SECOND).seal(UNNAMED, b"private").expect("sealed"))
+        .execute(database.pool())
+        .await
+        .expect("it is there");
+}
+
+#[tokio::test]
+async fn what_is_revoked_is_seen_even_if_what_signs_then_cannot_be_opened() {
+    let database = database().await;
+    let log = log(database.pool()).await;
+    let keys = opens(database.pool(), SLOW).await;
+    let both = sealer(&format!("{SECOND},{FIRST}"));
+    let other = Keys::open(&log, both, SLOW).await.expect("keys");
+    let first = revokes_active(&log).await;
+    let advanced = other.advance(&mut Retired::default()).await;
+    advanced.expect("there is a next one");
+    keys.look().await.expect("looked");
+    assert!(keys.published().borrow().find(&first).is_none());
+    let (health, stop) = (Health::new(), CancellationToken::new());
+    let looking = tokio::spawn({
+        let (keys, health, stop) = (keys.clone(), health.clone(), stop.clone());
+        async move { keys.keep_open(health, &stop).await }
+    });
+    let wrong = async || health.wrong().await.remove(OPEN);
+    // The next one is sealed with a key that is not known here; what signs is open.
+    let told = eventually(async || wrong().await.ok_or("it says that all is well")).await;
+    assert!(told.contains("key-encryption key"), "{told}");
+    let second = revokes_active(&log).await;
+    assert_eq!(signs(&keys), second);
+    keys.look().await.expect("looked");
+    assert!(keys.published().borrow().find(&second).is_none());
+    assert!(keys.of_jobs().borrow().find(&second).is_none());
+    let set = String::from_utf8(keys.key_set().body.to_vec()).expect("JSON");
+    assert!(!set.contains(&second), "{set}");
+    let refused = tonic::Status::from(keys.active().expect_err("it can't be opened"));
+    assert_eq!(edge::status::reason(&refused), "SIGNING_KEY_CLOSED");
+    assert!(refused.message().contains("key-encryption key"));
+    // As soon as it can be opened, it is.
+    let back = sealer(&format!("{FIRST},{SECOND}"));
+    let back = Vault::new(database.pool().clone(), back);
+    back.reseal().await.expect("sealed");
+    eventually(async || wrong().await.map_or(Ok(()), Err)).await;
+    other.look().await.expect("looked");
+    assert_eq!(signs(&keys), signs(&other));
+    stop.cancel();
+    looking.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn an_issuer_that_can_open_no_key_does_not_start_and_makes_none() {
+    let database = database().await;
+    let log = log(database.pool()).await;
+    opens(database.pool(), FAST).await;
+    let (before, head) = (kept(&database).await, log.head().await.expect("read"));
+    let refused = Keys::open(&log, sealer(SECOND), FAST).await.err();
+    let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+    assert!(refused.contains("key-encryption key"), "{refused}");
+    assert_eq!(kept(&database).await, before);
+    assert_eq!(log.head().await.expect("read").position, head.position);
+}
+
+#[tokio::test]
+async fn keys_that_are_only_to_be_revoked_need_not_be_opened() {
+    let database = database().await;
+    opens(database.pool(), SLOW).await;
+    let before = kept(&database).await;
+    gives_new_epoch(&database).await;
+    let log = log(database.pool()).await;
+    Keys::open(&log, sealer(SECOND), SLOW).await.expect("keys");
+    let now = kept(&database).await;
+    assert!(before.iter().all(|kid| !now.contains(kid)), "{now:?}");
+}
+
+#[tokio::test]
+async fn private_halves_that_no_event_names_are_destroyed_in_the_end() {
+    let database = database().await;
+    opens(database.pool(), SLOW).await;
+    let named = kept(&database).await;
+    leaves_unnamed(&database).await;
+    let keys = opens(database.pool(), SLOW).await;
+    // An issuer may be about to name it.
+    keys.destroy_unneeded().await.expect("looked");
+    assert!(kept(&database).await.contains(&UNNAMED.to_owned()));
+    sqlx::query("UPDATE signing_keys SET made = made - interval '1 hour'")
+        .execute(database.pool())
+        .await
+        .expect("made long ago");
+    keys.destroy_unneeded().await.expect("destroyed");
+    assert_eq!(kept(&database).await, named);
 }

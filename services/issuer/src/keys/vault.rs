@@ -68,17 +68,37 @@ impl Vault {
         Ok(())
     }
 
-    /// Seals with the first key-encryption key what another one has sealed. Answers whether that was nothing.
+    /// Destroys private halves of other keys than these, unless they were made within the last hour: they may be those of
+    /// keys that an issuer, which is at it, has not named in the log yet.
+    pub(super) async fn destroy_all_but(&self, kids: &[String]) -> Result<(), KeyError> {
+        let destroyed = sqlx::query_scalar!(
+            "DELETE FROM signing_keys WHERE kid <> ALL($1) AND made < now() - interval '1 hour' RETURNING kid",
+            kids
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for kid in destroyed {
+            tracing::info!(kid, "private half that no event names destroyed");
+        }
+        Ok(())
+    }
+
+    /// Seals with the first key-encryption key what another one has sealed. Answers whether that was nothing. What can't be
+    /// opened stays as it is, and is an error once the others are sealed.
     pub(super) async fn reseal(&self) -> Result<bool, KeyError> {
-        let mut nothing = true;
+        let (mut nothing, mut closed) = (true, None);
         let rows = sqlx::query!("SELECT kid, sealed FROM signing_keys")
             .fetch_all(&self.pool)
             .await?;
         for row in rows {
-            let opened = self.open(&row.kid, &row.sealed)?;
-            if opened.by_first {
-                continue;
-            }
+            let opened = match self.open(&row.kid, &row.sealed) {
+                Ok(opened) if opened.by_first => continue,
+                Ok(opened) => opened,
+                Err(error) => {
+                    closed.get_or_insert(error);
+                    continue;
+                }
+            };
             nothing = false;
             // Another issuer may do the same at this moment, or destroy it.
             sqlx::query!(
@@ -94,7 +114,7 @@ impl Vault {
                 "signing key sealed with the first key-encryption key"
             );
         }
-        Ok(nothing)
+        closed.map_or(Ok(nothing), Err)
     }
 
     fn seal(&self, kid: &str, plain: &[u8]) -> Result<Vec<u8>, KeyError> {
