@@ -197,7 +197,9 @@ pub fn internal(error: &(dyn Error + 'static)) -> Status {
 /// an rpc may, `INTERNAL` if it refused a query of ours.
 #[must_use]
 pub fn database(error: &sqlx::Error) -> Status {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
     // query_canceled, by the statement_timeout.
     if code.as_deref() == Some("57014") {
         return logged(
