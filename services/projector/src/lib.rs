@@ -60,7 +60,7 @@ pub async fn run(
         .await?;
     host.follow(Peer::Issuer, Readiness::OnceCurrent, fold)
         .await?;
-    let rpc = DirectoryRpc::new(host.pool().clone());
+    let rpc = DirectoryRpc::new(host.queries().clone());
     host.serve(
         listener,
         Services::default()

@@ -611,3 +611,19 @@ async fn what_lies_below_a_group_is_found_without_reading_the_rest() {
         "{of_members}, {of_all}"
     );
 }
+
+#[tokio::test]
+async fn a_query_that_takes_longer_than_an_rpc_may_is_too_late() {
+    let database = Database::create().await;
+    let pool = database.another_pool(1);
+    let limited = sqlx::query("SET statement_timeout = 1")
+        .execute(&pool)
+        .await;
+    limited.expect("limited");
+    let slow = sqlx::query("SELECT pg_sleep(60)").execute(&pool).await;
+    let status = edge::status::database(&slow.expect_err("too late"));
+    assert_eq!(
+        (status.code(), edge::status::reason(&status).as_str()),
+        (tonic::Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+    );
+}

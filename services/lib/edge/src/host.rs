@@ -43,6 +43,8 @@ const LOCK_LIMITS: [(&str, &str); 2] = [
     ("idle_in_transaction_session_timeout", "2s"),
     ("lock_timeout", "30s"),
 ];
+/// What PostgreSQL does with a query that nobody waits for any more: it does not learn that its rpc is over.
+const QUERY_LIMITS: [(&str, &str); 1] = [("statement_timeout", "60s")];
 /// What queries cost is not known to PostgreSQL that go down a hierarchy, and to compile one (hundreds of milliseconds)
 /// takes longer than it does.
 const NO_COMPILING: [(&str, &str); 1] = [("jit", "off")];
@@ -56,6 +58,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Host {
     settings: Settings,
     pool: PgPool,
+    queries: PgPool,
     bus: Bus,
     health: Health,
     stop: CancellationToken,
@@ -168,10 +171,12 @@ impl Host {
         }
         .options(LOCK_LIMITS)
         .options(NO_COMPILING);
-        let pool = PgPoolOptions::new()
+        let connections = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(CONNECTION_PATIENCE)
-            .connect_lazy_with(options);
+            .acquire_timeout(CONNECTION_PATIENCE);
+        let queries = options.clone().options(QUERY_LIMITS);
+        let queries = connections.clone().connect_lazy_with(queries);
+        let pool = connections.connect_lazy_with(options);
         stop.run_until_cancelled(reach(&pool))
             .await
             .ok_or(HostError::Stopped)?;
@@ -197,6 +202,7 @@ impl Host {
         Ok(Self {
             settings,
             pool,
+            queries,
             bus,
             health,
             stop,
@@ -213,6 +219,13 @@ impl Host {
     #[must_use]
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// The database, for queries that take no longer than an rpc may: so many at once that followers and what rpcs lean
+    /// on keep connections.
+    #[must_use]
+    pub fn queries(&self) -> &PgPool {
+        &self.queries
     }
 
     /// Tells when to stop.
@@ -361,6 +374,7 @@ impl Host {
         self.tasks.wait().await;
         // A connection that hangs is not worth waiting for: whatever it holds is rolled back.
         let _ = tokio::time::timeout(CONNECTION_PATIENCE, self.pool.close()).await;
+        let _ = tokio::time::timeout(CONNECTION_PATIENCE, self.queries.close()).await;
         Ok(served?)
     }
 

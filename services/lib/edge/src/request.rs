@@ -99,12 +99,13 @@ pub fn timestamp(time: OffsetDateTime) -> Timestamp {
 
 /// Reads a time.
 pub fn time(field: &str, timestamp: &Timestamp) -> Result<OffsetDateTime, Violations> {
-    let time = u32::try_from(timestamp.nanos).ok().and_then(|nanos| {
-        OffsetDateTime::from_unix_timestamp(timestamp.seconds)
-            .ok()?
-            .replace_nanosecond(nanos)
-            .ok()
-    });
+    let nanos = u32::try_from(timestamp.nanos).ok();
+    let Some(nanos) = nanos.filter(|nanos| *nanos < 1_000_000_000) else {
+        let wrong = "must have nanos between 0 and 999,999,999";
+        return Err(Violations::of(field, wrong));
+    };
+    let time = OffsetDateTime::from_unix_timestamp(timestamp.seconds).ok();
+    let time = time.and_then(|time| time.replace_nanosecond(nanos).ok());
     time.filter(|time| (1..=9999).contains(&time.year()))
         .ok_or_else(|| Violations::of(field, "must be a time between the years 1 and 9999"))
 }
@@ -198,15 +199,18 @@ mod tests {
         let moment =
             time::OffsetDateTime::from_unix_timestamp_nanos(-1_234_567_891).expect("a time");
         assert_eq!(super::time("t", &timestamp(moment)), Ok(moment));
-        for (seconds, nanos) in [
-            (0, -1),
-            (0, 1_000_000_000),
-            (i64::MAX, 0),
-            (253_402_300_800, 0),
-            (-62_135_596_801, 0),
+        let of_seconds = "must be a time between the years 1 and 9999";
+        let of_nanos = "must have nanos between 0 and 999,999,999";
+        for (seconds, nanos, wrong) in [
+            (0, -1, of_nanos),
+            (0, 1_000_000_000, of_nanos),
+            (i64::MAX, 0, of_seconds),
+            (253_402_300_800, 0, of_seconds),
+            (-62_135_596_801, 0, of_seconds),
         ] {
-            assert!(
-                super::time("t", &Timestamp { seconds, nanos }).is_err(),
+            assert_eq!(
+                super::time("t", &Timestamp { seconds, nanos }),
+                Err(Violations::of("t", wrong)),
                 "{seconds} {nanos}"
             );
         }

@@ -193,9 +193,23 @@ pub fn internal(error: &(dyn Error + 'static)) -> Status {
     Status::with_error_details(Code::Internal, message, details)
 }
 
-/// The status for a failing database: `UNAVAILABLE` if it can't be reached, `INTERNAL` if it refused a query of ours.
+/// The status for a failing database: `UNAVAILABLE` if it can't be reached, `DEADLINE_EXCEEDED` if a query took longer than
+/// an rpc may, `INTERNAL` if it refused a query of ours.
 #[must_use]
 pub fn database(error: &sqlx::Error) -> Status {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    // query_canceled, by the statement_timeout.
+    if code.as_deref() == Some("57014") {
+        return logged(
+            error,
+            deadline_exceeded(
+                "DEADLINE_EXCEEDED",
+                "the query took longer than an rpc may; ask for less, by a narrower filter",
+            ),
+        );
+    }
     let away = match error {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
