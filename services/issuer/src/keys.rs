@@ -658,8 +658,6 @@ impl Retired {
             let last = self.read.of(&key.made.kid).unwrap_or(retired);
             self.last_expiry.insert(key.made.id, last.max(retired));
         }
-        let is_known = |kid: &str| recorded.ring.keys().any(|key| key.made.kid == kid);
-        self.read.retain(is_known);
         Ok(())
     }
 }
