@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bed::{Database, eventually};
 use edge::authentication::revoked_key;
-use eventlog::Guard;
+use eventlog::{Guard, StreamAppend};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration as Span;
@@ -190,15 +190,7 @@ async fn a_key_that_was_forgotten_is_revoked_and_forgotten_again() {
         at: clock::now(),
         reason: "leaked".to_owned(),
     };
-    let (streams, guards) = over.changes(&[revoked]);
-    let append = Append {
-        command: None,
-        streams,
-        shared: vec![],
-        guards,
-        metadata: Metadata::default(),
-    };
-    log.append(append).await.expect("revoked");
+    appends(&log, over.changes(&[revoked])).await;
     let recorded = ring::load(&log).await.expect("read");
     let key = recorded.ring.get(next.id).expect("it is known again");
     assert_eq!(key.stage(), Stage::Revoked);
@@ -392,7 +384,12 @@ async fn revokes_active(log: &EventLog) -> String {
         now: clock::now(),
         fresh: None,
     };
-    let (streams, guards) = recorded.changes(&decide(&ring, revoke).expect("another one signs"));
+    let revoked = decide(&ring, revoke).expect("another one signs");
+    appends(log, recorded.changes(&revoked)).await;
+    active.kid
+}
+
+async fn appends(log: &EventLog, (streams, guards): (Vec<StreamAppend>, Vec<Guard>)) {
     let append = Append {
         command: None,
         streams,
@@ -400,8 +397,7 @@ async fn revokes_active(log: &EventLog) -> String {
         guards,
         metadata: Metadata::default(),
     };
-    log.append(append).await.expect("revoked");
-    active.kid
+    log.append(append).await.expect("appended");
 }
 
 /// The names of the keys whose private halves are kept.
