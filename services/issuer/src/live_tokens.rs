@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use edge::request;
 use eventlog::{EventLog, LogError, RecordedEvent};
+use futures::TryStreamExt as _;
+use model::{JobDuration, JobId};
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -90,6 +92,34 @@ pub(crate) async fn list(
         }
     }
     Ok((found.tokens, Some(found.after)))
+}
+
+/// The jobs that were opened with a token which a key has signed, in the order of their opening. None of them is older than
+/// a job can get, but they may be over.
+pub(crate) async fn jobs(
+    log: &EventLog,
+    kid: &str,
+    clock_skew: Duration,
+) -> Result<Vec<JobId>, LogError> {
+    let longest = Duration::seconds(JobDuration::LONGEST.seconds());
+    let alive = log.now().await? - clock_skew - longest;
+    let mut opened = sqlx::query!(
+        "SELECT event_type, payload FROM events
+         WHERE event_type = 'tharsis.issuer.v1.JobOpened' AND recorded_at >= $1
+         ORDER BY recorded_at, position",
+        alive
+    )
+    .fetch(log.pool());
+    let mut jobs = vec![];
+    while let Some(recorded) = opened.try_next().await? {
+        let event = Event::decode(&recorded.event_type, &recorded.payload).ok();
+        if let Some(Event::JobOpened(opened)) = event
+            && opened.opener_token_kid == kid
+        {
+            jobs.extend(opened.job_id.parse::<JobId>().ok());
+        }
+    }
+    Ok(jobs)
 }
 
 /// What a search has found so far.

@@ -931,11 +931,20 @@ async fn two_at_once_get_a_token_each() {
 async fn what_a_revoked_key_has_signed_is_listed_and_refused() {
     let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
     let admin = world.admin();
-    admin.creates_group("acme").await;
+    let acme = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
     let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    gives(&admin, &account, Role::Deployer, &acme.id).await;
     let token = exchanges(&world, &account.id, &ci.token(SUBJECT))
         .await
         .token();
+    let as_ci = world.stranger().with_token(&token);
+    let lives = as_ci.opens_job(&web.id).await.job.id;
+    let finished = as_ci.opens_job(&web.id).await;
+    let as_job = admin.with_token(&finished.token);
+    let over = as_job.asks(issuer::FinishJobRequest::default()).await;
+    over.expect("finished");
+    admin.opens_job(&web.id).await;
     let keys = admin.asks(issuer::ListSigningKeysRequest::default()).await;
     let keys = keys.expect("keys").signing_keys;
     let signs = keys
@@ -953,7 +962,9 @@ async fn what_a_revoked_key_has_signed_is_listed_and_refused() {
     };
     assert_eq!(part(&token, 1)["jti"], live.token_id.as_str());
     assert_eq!(live.service_account_id, account.id);
-    let as_ci = world.stranger().with_token(&token);
+    // Its jobs live on.
+    assert_eq!(revoked.job_ids, [lives]);
+    assert_eq!(revoked.workspace_ids, [web.id]);
     let status = as_ci
         .calls(Service::Issuer, eventlog::AwaitRequest::default())
         .await;

@@ -1,5 +1,6 @@
 //! `JobService`.
 
+use edge::authentication::leaned_on;
 use edge::caller::Caller;
 use edge::command::{Decision, Mutation};
 use edge::hierarchy::{Place, max_job_duration_key};
@@ -9,8 +10,8 @@ use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
 use model::{JobDuration, JobId, Principal, WorkspaceId};
-use proto::issuer::v1 as pb;
 use proto::issuer::v1::job_service_server::JobService;
+use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
 use tonic::{Request, Response, Status};
 
@@ -330,7 +331,16 @@ impl IssuerRpc {
             .iter()
             .for_each(|event| job::evolve(&mut state, event));
         guards.extend(job_facts::sets(&state));
-        let events = events.iter().map(|event| wire::job::write(&job, event));
+        let kid = call.caller.leans_on.as_ref().and_then(leaned_on);
+        let events = events
+            .iter()
+            .map(|event| match wire::job::write(&job, event) {
+                Event::JobOpened(opened) => Event::JobOpened(pb::JobOpened {
+                    opener_token_kid: kid.unwrap_or_default().to_owned(),
+                    ..opened
+                }),
+                other => other,
+            });
         let events: Vec<_> = events
             .map(|event| (event.event_type(), event.encode()))
             .collect();

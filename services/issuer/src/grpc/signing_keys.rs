@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use edge::command::{Decision, Mutation};
 use edge::layer::Call;
-use edge::status;
 use edge::status::chain;
 use edge::violations::Violations;
+use edge::{clock, status};
 use eventlog::{Guard, StreamAppend};
 use model::signing_algorithm::InvalidSigningAlgorithm;
 use model::{
@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use tonic::{Code, Request, Response, Status};
 
 use super::IssuerRpc;
+use crate::domain::job::Job;
 use crate::domain::signing_key::{Command, Event, Fresh, KeyRing, Rejection, decide, evolve};
 use crate::keys::ring::Recorded;
 use crate::keys::vault::Vault;
@@ -31,6 +32,8 @@ const DEFAULT_PAGE: i32 = 50;
 const MAX_KEYS: i32 = 100;
 /// Tokens of a page at most, and in the answer to a revocation.
 const MAX_TOKENS: i32 = 1_000;
+/// Jobs in the answer to a revocation at most.
+const MAX_JOBS: usize = 1_000;
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
@@ -324,13 +327,38 @@ impl IssuerRpc {
             ]
         });
         let identities = each_once(identities.flatten());
-        let workspaces = each_once(tokens.iter().map(|token| token.workspace_id.as_str()));
+        let jobs = self.living_jobs(&key.kid).await?;
+        let workspaces = jobs
+            .iter()
+            .map(|job| job.workspace.to_string())
+            .collect::<Vec<_>>();
+        let workspaces = workspaces.iter().map(String::as_str);
+        let workspaces = workspaces.chain(tokens.iter().map(|token| token.workspace_id.as_str()));
+        let workspaces = each_once(workspaces);
         let accounts = tokens.iter().map(|token| token.service_account_id.as_str());
         let accounts = each_once(accounts);
         reply.managed_identity_ids = identities;
         reply.workspace_ids = workspaces;
         reply.service_account_ids = accounts;
+        reply.job_ids = jobs.iter().map(|job| job.id.to_string()).collect();
         Ok(())
+    }
+
+    /// The first of the jobs that were opened with a token which a key has signed and that live.
+    async fn living_jobs(&self, kid: &str) -> Result<Vec<Job>, Status> {
+        let skew = self.shared.keys.policy().clock_skew;
+        let log = self.shared.commands.log();
+        let opened = live_tokens::jobs(log, kid, skew).await;
+        let mut living = vec![];
+        for id in opened.map_err(|error| status::log(&error))? {
+            let known = self.known_job(id).await?;
+            let lives = known.filter(|known| known.life.over(clock::now()).is_none());
+            living.extend(lives.map(|known| known.job));
+            if living.len() == MAX_JOBS {
+                break;
+            }
+        }
+        Ok(living)
     }
 
     /// Destroys a key that was made for what came out otherwise. Where the log may name it yet, it stays.

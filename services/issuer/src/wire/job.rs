@@ -41,6 +41,8 @@ pub(crate) fn write(job: &Job, event: &job::Event) -> Event {
             expire_time: time(&job.expires),
             heartbeat_timeout: Some(wire_duration(job.heartbeat_timeout)),
             module: job.module.as_ref().map(module::write),
+            // Of the request and not of the job: whoever opens it says so.
+            opener_token_kid: String::new(),
         }),
         job::Event::Alive { at, silent_after } => {
             Event::JobHeartbeatReceived(pb::JobHeartbeatReceived {

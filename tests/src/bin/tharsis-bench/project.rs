@@ -292,6 +292,7 @@ impl Team {
                 expire_time: times(),
                 heartbeat_timeout: None,
                 module: None,
+                opener_token_kid: String::new(),
             })];
             events.extend(self.identities[..2].iter().map(|identity| {
                 event!(issuer::CredentialIssued {
