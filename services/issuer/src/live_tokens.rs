@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use edge::request;
-use eventlog::{EventLog, LogError, RecordedEvent};
+use eventlog::{EventLog, LogError, RecordedEvent, StreamId};
 use futures::TryStreamExt as _;
 use model::{JobDuration, JobId};
 use proto::issuer::v1::{self as pb, Event};
@@ -18,6 +18,8 @@ use crate::domain::credential::MAX_LIFETIME;
 const PAGE: u64 = 1_000;
 /// How often, in one search.
 const PAGES: usize = 50;
+/// How long it takes at most, from a credential's `iat`, until it is on record: it would not have left otherwise.
+const TO_RECORD: Duration = Duration::MINUTE;
 
 /// When the last token of each key expires, as far as the log has been read.
 #[derive(Default)]
@@ -41,10 +43,9 @@ impl Expiries {
         let read = self
             .read
             .take_if(|(epoch, position)| *epoch == end.epoch && *position <= end.position);
-        let mut after = match read {
-            Some((_, position)) => position,
-            None => first_alive(log, now - clock_skew).await?,
-        };
+        // What was issued since it was read last may be over by now.
+        let read = read.map_or(0, |(_, position)| position);
+        let mut after = read.max(first_alive(log, now - clock_skew).await?);
         for _ in 0..PAGES {
             self.read = Some((end.epoch, after));
             if after >= end.position {
@@ -122,6 +123,35 @@ pub(crate) async fn jobs(
     Ok(jobs)
 }
 
+/// What a job got, by its `jti` and its `iat`.
+pub(crate) async fn credential(
+    log: &EventLog,
+    job: JobId,
+    token_id: &str,
+    issued: OffsetDateTime,
+    clock_skew: Duration,
+) -> Result<Option<pb::CredentialIssued>, LogError> {
+    let stream = StreamId::new("job", job);
+    let recorded = sqlx::query!(
+        "SELECT event_type, payload FROM events
+         WHERE stream_id = $1 AND event_type = 'tharsis.issuer.v1.CredentialIssued' AND recorded_at BETWEEN $2 AND $3",
+        stream.as_str(),
+        issued - clock_skew - Duration::SECOND,
+        issued + clock_skew + TO_RECORD
+    )
+    .fetch_all(log.pool())
+    .await?;
+    let credentials = recorded.iter().filter_map(|recorded| {
+        match Event::decode(&recorded.event_type, &recorded.payload).ok()? {
+            Event::CredentialIssued(event) => Some(event),
+            _ => None,
+        }
+    });
+    Ok(credentials
+        .into_iter()
+        .find(|event| event.token_id == token_id))
+}
+
 /// What a search has found so far.
 struct Found {
     tokens: Vec<pb::LiveToken>,
@@ -196,7 +226,9 @@ fn issued(recorded: &RecordedEvent, kid: &str) -> Option<pb::LiveToken> {
             })
         }
         Event::ServiceAccountTokenIssued(event)
-            if event.kid == kid || event.subject_token_kid == kid =>
+            if [&event.kid, &event.subject_token_kid, &event.job_token_kid]
+                .iter()
+                .any(|of| *of == kid) =>
         {
             Some(pb::LiveToken {
                 token_id: event.token_id,
@@ -221,7 +253,7 @@ fn expiry(token: &pb::LiveToken) -> Option<OffsetDateTime> {
 mod tests {
     use bed::Database;
     use edge::clock;
-    use eventlog::{Append, Expected, Metadata, NewEvent, StreamAppend, StreamId};
+    use eventlog::{Append, Expected, Metadata, NewEvent, StreamAppend};
     use model::JobId;
 
     use super::*;
@@ -290,6 +322,14 @@ mod tests {
                 expire_time: Some(request::timestamp(now + Duration::minutes(45))),
                 ..Default::default()
             }),
+            Event::ServiceAccountTokenIssued(pb::ServiceAccountTokenIssued {
+                job_token_kid: "signed".to_owned(),
+                subject_token_kid: "other".to_owned(),
+                kid: "other".to_owned(),
+                service_account_id: "of a job's credential".to_owned(),
+                expire_time: Some(request::timestamp(now + Duration::minutes(45))),
+                ..Default::default()
+            }),
             issued_by("other"),
         ];
         append(&log, obtained.into_iter()).await;
@@ -302,7 +342,8 @@ mod tests {
             [
                 ["signed", ""],
                 ["other", "its source:apply"],
-                ["other", "account"]
+                ["other", "account"],
+                ["other", "of a job's credential"]
             ]
         );
         let mut expiries = Expiries::default();
@@ -320,20 +361,49 @@ mod tests {
         assert!(expiries.of("another").is_some());
     }
 
+    /// Has an event recorded so many hours from now.
+    async fn recorded(database: &Database, position: i64, hours: i64) {
+        let unguarded = "ALTER TABLE events DISABLE TRIGGER events_are_never_changed";
+        let unguarded = sqlx::raw_sql(unguarded).execute(database.pool()).await;
+        unguarded.expect("they can be changed");
+        let at = clock::now() + Duration::hours(hours);
+        let set = sqlx::query("UPDATE events SET recorded_at = $1 WHERE position = $2");
+        let set = set.bind(at).bind(position).execute(database.pool()).await;
+        set.expect("recorded then");
+    }
+
+    #[tokio::test]
+    async fn what_was_issued_long_ago_is_not_read() {
+        let database = Database::create().await;
+        let log = log(&database).await;
+        let mut expiries = Expiries::default();
+        for kid in ["first", "later", "last"] {
+            append(&log, [issued_by(kid)].into_iter()).await;
+            let position = log.head().await.expect("a head").position.cast_signed();
+            if kid == "last" {
+                let read = expiries.read_on(&log, Duration::ZERO, clock::now()).await;
+                assert!(read.expect("read"));
+                assert!(expiries.of(kid).is_some());
+            } else {
+                recorded(&database, position, -2).await;
+            }
+            if kid == "first" {
+                let read = expiries.read_on(&log, Duration::ZERO, clock::now()).await;
+                assert!(read.expect("read"));
+            }
+            assert_eq!(expiries.of("first"), None);
+            assert_eq!(expiries.of("later"), None);
+        }
+    }
+
     #[tokio::test]
     async fn whatever_times_events_have_no_token_is_overlooked() {
         let database = Database::create().await;
         let log = log(&database).await;
         let hours = [-9, -8, -7, 0, -6, 0, -5, -9, -8, -7, -6, -5, -4];
         append(&log, hours.iter().map(|_| issued_by("signed"))).await;
-        let unguarded = "ALTER TABLE events DISABLE TRIGGER events_are_never_changed";
-        let unguarded = sqlx::raw_sql(unguarded).execute(database.pool()).await;
-        unguarded.expect("they can be changed");
-        for (position, hours) in (1_i64..).zip(hours) {
-            let at = clock::now() + Duration::hours(hours);
-            let set = sqlx::query("UPDATE events SET recorded_at = $1 WHERE position = $2");
-            let set = set.bind(at).bind(position).execute(database.pool()).await;
-            set.expect("recorded then");
+        for (position, hours) in (1..).zip(hours) {
+            recorded(&database, position, hours).await;
         }
         let listed = list(&log, "signed", Duration::ZERO, 0, 100).await;
         let (tokens, next) = listed.expect("read");

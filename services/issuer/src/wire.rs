@@ -66,6 +66,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) token_id: Uuid,
     pub(crate) audience: String,
     pub(crate) kid: &'a str,
+    /// Of a credential of our own: of the token with which its job asked for it.
+    pub(crate) job_token_kid: String,
     pub(crate) revision: String,
     /// The token that was shown.
     pub(crate) verified: &'a Verified,
@@ -103,6 +105,7 @@ pub(crate) fn exchanged(exchange: Exchange<'_>) -> Event {
         claims: claims.collect(),
         revision: exchange.revision,
         subject_token_kid: subject_token_kid.unwrap_or_default().to_owned(),
+        job_token_kid: exchange.job_token_kid,
     })
 }
 

@@ -435,7 +435,12 @@ async fn all_are_named_whom_a_revoked_key_has_opened_something() {
         subject_token: credential.token.clone(),
         ..Default::default()
     };
-    let exchanged = admin.asks(exchange).await.expect("exchanged");
+    let exchanged = admin.asks(exchange.clone()).await.expect("exchanged");
+    let further = issuer::ExchangeTokenRequest {
+        subject_token: later.token.clone(),
+        ..exchange
+    };
+    let exchanged_further = admin.asks(further.clone()).await.expect("exchanged");
 
     let revoked = admin.asks(revocation(&first.id)).await.expect("revoked");
     let listed: BTreeSet<_> = revoked
@@ -447,6 +452,7 @@ async fn all_are_named_whom_a_revoked_key_has_opened_something() {
         [&credential.token_id, &first.kid, &source],
         [&later.token_id, &next.kid, &source],
         [&exchanged.token_id, &next.kid, &account],
+        [&exchanged_further.token_id, &next.kid, &account],
     ];
     for token in expected {
         let token = token.map(String::as_str);
@@ -456,6 +462,9 @@ async fn all_are_named_whom_a_revoked_key_has_opened_something() {
     identities.sort();
     assert_eq!(revoked.managed_identity_ids, identities);
     assert_eq!(revoked.service_account_ids, [account]);
+    // What was had with it opens nothing more.
+    let outcome = admin.asks(further).await;
+    refused(outcome, Code::Unauthenticated, "TOKEN_KEY_REVOKED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -135,11 +135,27 @@ fn errors(method: &MethodDescriptor) -> String {
     if permission(&access).name() != "PERMISSION_ANYONE" {
         codes.push("PERMISSION_DENIED");
     }
-    if on_resource || has("id") || has("service_account_id") {
+    let issues = permission(&access).name() == "PERMISSION_JOB" && !has("request_id");
+    let names = [
+        "id",
+        "managed_identity_id",
+        "principal",
+        "service_account_id",
+        "signing_key_id",
+        "team_id",
+    ];
+    if on_resource || issues || names.into_iter().any(has) {
         codes.push("NOT_FOUND");
     }
     if has("request_id") {
-        codes.extend(["ALREADY_EXISTS", "FAILED_PRECONDITION", "ABORTED"]);
+        codes.push("ALREADY_EXISTS");
+    }
+    // A token of another epoch, if of nothing else.
+    if has("request_id") || has("consistency_token") || issues {
+        codes.push("FAILED_PRECONDITION");
+    }
+    if has("request_id") || issues {
+        codes.push("ABORTED");
     }
     if has("consistency_token") {
         codes.push("DEADLINE_EXCEEDED");

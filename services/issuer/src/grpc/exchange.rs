@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use edge::authentication::{self, AuthenticationError, Verified, service_audience};
+use edge::authentication::{self, AuthenticationError, Verified, revoked_key, service_audience};
 use edge::caller::Caller;
 use edge::hierarchy::{Place, read_trust, trust_key};
 use edge::violations::Violations;
@@ -21,6 +21,7 @@ use super::IssuerRpc;
 use super::refusals::Denied;
 use crate::domain::service_account_token::{self, Grant, Question, Refusal};
 use crate::keys::ring::signs;
+use crate::live_tokens;
 use crate::signing::TokenType;
 use crate::wire;
 
@@ -49,6 +50,15 @@ pub(crate) struct Exchanged {
     pub(crate) reply: pb::ExchangeTokenResponse,
     /// Of the token.
     pub(crate) lifetime: Duration,
+}
+
+/// A credential of ours that its job would be given again.
+struct Standing {
+    /// At the latest.
+    until: OffsetDateTime,
+    guards: Vec<Guard>,
+    /// Of the token with which its job asked for it.
+    job_token_kid: String,
 }
 
 /// The service account, as it was read.
@@ -136,15 +146,17 @@ impl IssuerRpc {
                 valid_until: verified.expires,
                 now: clock::now(),
             })?;
+            let mut job_token_kid = String::new();
             if verified.issuer == self.shared.issuer {
-                let (until, guards) = self.still_granted(&verified, &account.place).await?;
-                grant.expires = grant.expires.min(until);
-                account.guards.extend(guards);
+                let credential = self.still_granted(&verified, &account.place).await?;
+                grant.expires = grant.expires.min(credential.until);
+                account.guards.extend(credential.guards);
+                job_token_kid = credential.job_token_kid;
             }
             account.guards.extend(verified.leans_on.clone());
             if let Some(revision) = self.still_at(&account.guards).await? {
                 let exchanged = self
-                    .sign_and_record(&asked, account, &verified, &grant, revision)
+                    .sign_and_record(&asked, account, &verified, &grant, job_token_kid, revision)
                     .await?;
                 if let Some(exchanged) = exchanged {
                     self.refuse_if_late(since)?;
@@ -218,7 +230,7 @@ impl IssuerRpc {
         &self,
         verified: &Verified,
         account: &Place,
-    ) -> Result<(OffsetDateTime, Vec<Guard>), Status> {
+    ) -> Result<Standing, Status> {
         let missing = |claim| Status::from(AuthenticationError::ClaimInvalid(claim));
         let said = verified.claims.get(JOB_CLAIM);
         let job: JobId = said
@@ -251,8 +263,46 @@ impl IssuerRpc {
         let until = granted.still(&self.shared.issuer, &verified.claims);
         let until = until.map_err(|error| status::internal(&error))?;
         let until = until.ok_or_else(outdated)?;
-        let guards = [place.existence(), granted.ground.guards.to_vec()].concat();
-        Ok((until, guards))
+        let (job_token_kid, not_revoked) = self.asked_with(verified, job).await?;
+        let guards = [
+            place.existence(),
+            granted.ground.guards.to_vec(),
+            Vec::from_iter(not_revoked),
+        ]
+        .concat();
+        Ok(Standing {
+            until,
+            guards,
+            job_token_kid,
+        })
+    }
+
+    /// The `kid` of the token with which a job asked for this credential of ours, and that this key is not revoked: whoever
+    /// has it may have been the job. The record tells, and has every credential that we gave.
+    async fn asked_with(
+        &self,
+        verified: &Verified,
+        job: JobId,
+    ) -> Result<(String, Option<Guard>), Status> {
+        let issued = verified.claims.get("iat").and_then(|at| at.parse().ok());
+        let issued = issued.and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+        let issued = issued.ok_or(AuthenticationError::ClaimInvalid("iat"))?;
+        let token_id = verified.token_id.as_deref().unwrap_or_default();
+        let skew = self.shared.keys.policy().clock_skew;
+        let log = self.shared.commands.log();
+        let credential = live_tokens::credential(log, job, token_id, issued, skew).await;
+        let credential = credential.map_err(|error| status::log(&error))?;
+        let kid = credential.ok_or_else(not_on_record)?.job_token_kid;
+        if kid.is_empty() {
+            return Ok((kid, None));
+        }
+        let key = revoked_key(&kid);
+        let facts = log.facts(std::slice::from_ref(&key)).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        if facts.get(&key).is_some() {
+            return Err(asked_with_revoked());
+        }
+        Ok((kid, Some(Guard::Expect { key, value: None })))
     }
 
     /// The identity with the source's subject that the job's workspace has: the source, or an alias of it.
@@ -280,6 +330,7 @@ impl IssuerRpc {
         account: Account,
         verified: &Verified,
         grant: &Grant,
+        job_token_kid: String,
         revision: String,
     ) -> Result<Option<Exchanged>, Status> {
         let shared = &self.shared;
@@ -294,6 +345,7 @@ impl IssuerRpc {
             token_id,
             audience,
             kid: key.kid(),
+            job_token_kid,
             revision,
             verified,
             grant,
@@ -349,6 +401,20 @@ fn out_of_reach() -> Status {
     status::unauthenticated(
         "SERVICE_ACCOUNT_OUT_OF_REACH",
         "the managed identity's group is neither that of the service account nor below it",
+    )
+}
+
+fn asked_with_revoked() -> Status {
+    status::unauthenticated(
+        "TOKEN_KEY_REVOKED",
+        "the credential was asked for with a job token of a key that was revoked; ask for a new one with a new job token",
+    )
+}
+
+fn not_on_record() -> Status {
+    status::unauthenticated(
+        "CREDENTIAL_UNKNOWN",
+        "the credential is not on the record of those that were issued; ask for a new one",
     )
 }
 

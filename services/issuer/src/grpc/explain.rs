@@ -75,6 +75,7 @@ impl IssuerRpc {
             "" => not_found(&message.workspace_id),
             // It was by the job that its workspace was found.
             _ if call.place.is_none() => workspace_deleted(),
+            _ if past.is_some() => not_found("the job's workspace, at that revision,"),
             job => not_found(job),
         })?;
         if past.is_some() && !self.may_know_of_then(call, &subject.place).await? {

@@ -95,6 +95,8 @@ type Asked = (JobId, About);
 /// A refusal on the record.
 struct Last {
     reasons: Vec<&'static str>,
+    /// What the job was told: also which rules there are, and which mask.
+    message: String,
     at: Instant,
     /// In the log.
     position: u64,
@@ -109,7 +111,8 @@ impl Recorded {
     fn same(&self, refused: &Refused) -> Option<u64> {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = recorded.get(&(refused.job, refused.about.clone()))?;
-        let same = last.reasons == refused.reasons && last.at.elapsed() < PAUSE;
+        let same = last.reasons == refused.reasons && last.message == refused.status.message();
+        let same = same && last.at.elapsed() < PAUSE;
         same.then_some(last.position)
     }
 
@@ -136,6 +139,7 @@ impl Recorded {
         }
         let last = Last {
             reasons: refused.reasons.clone(),
+            message: refused.status.message().to_owned(),
             at: Instant::now(),
             position,
         };
@@ -259,6 +263,10 @@ mod tests {
         ] {
             assert_eq!(recorded.same(&other), None, "{other:?}");
         }
+        // Of other rules, or another mask, it is another one.
+        let mut other = masked.clone();
+        other.status = Status::internal("another mask");
+        assert_eq!(recorded.same(&other), None);
         // Refused for something else meanwhile, it is no longer what was recorded last.
         recorded.add(&refused(1, About::Identity(id(1)), "NOT_ASSIGNED"), 8);
         assert_eq!(recorded.same(&masked), None);
