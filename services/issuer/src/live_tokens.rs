@@ -132,24 +132,23 @@ pub(crate) async fn credential(
     clock_skew: Duration,
 ) -> Result<Option<pb::CredentialIssued>, LogError> {
     let stream = StreamId::new("job", job);
+    // Of all that a job got in that time no more than the one is read.
     let recorded = sqlx::query!(
         "SELECT event_type, payload FROM events
-         WHERE stream_id = $1 AND event_type = 'tharsis.issuer.v1.CredentialIssued' AND recorded_at BETWEEN $2 AND $3",
+         WHERE stream_id = $1 AND event_type = 'tharsis.issuer.v1.CredentialIssued' AND recorded_at BETWEEN $2 AND $3
+           AND position($4::bytea IN payload) > 0
+         LIMIT 1",
         stream.as_str(),
         issued - clock_skew - Duration::SECOND,
-        issued + clock_skew + TO_RECORD
-    )
-    .fetch_all(log.pool())
-    .await?;
-    let credentials = recorded.iter().filter_map(|recorded| {
-        match Event::decode(&recorded.event_type, &recorded.payload).ok()? {
-            Event::CredentialIssued(event) => Some(event),
-            _ => None,
-        }
-    });
-    Ok(credentials
-        .into_iter()
-        .find(|event| event.token_id == token_id))
+        issued + clock_skew + TO_RECORD,
+        token_id.as_bytes()
+    );
+    let recorded = recorded.fetch_optional(log.pool()).await?;
+    let event = recorded.and_then(|event| Event::decode(&event.event_type, &event.payload).ok());
+    Ok(match event {
+        Some(Event::CredentialIssued(event)) if event.token_id == token_id => Some(event),
+        _ => None,
+    })
 }
 
 /// What a search has found so far.
