@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use crate::frames::SmallFrames;
 use crate::metrics::RpcDurations;
 use crate::request::traceparent_of;
+use crate::server::connections::Busy;
 use crate::status;
 
 /// How long an rpc may take whose caller gave no deadline, or a longer one.
@@ -55,7 +56,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let method = request.uri().path().to_owned();
         let trace = traceparent_of(request.headers())
             .and_then(|text| text.get(3..35))
@@ -69,6 +70,7 @@ where
             started: Instant::now(),
             code: None,
             durations: self.durations.clone(),
+            _busy: Busy::with(request.extensions_mut()),
         };
         let response = span.in_scope(|| self.inner.call(request));
         // tonic's own timeout, a little later, would answer CANCELLED.
@@ -122,6 +124,8 @@ struct Line {
     started: Instant,
     code: Option<Code>,
     durations: RpcDurations,
+    /// Its connection is kept for as long.
+    _busy: Option<Busy>,
 }
 
 impl Line {
