@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::files;
 use crate::server::DRAIN;
 
 /// How long clients are waited for, and how many.
@@ -46,18 +47,22 @@ struct Limits {
     connections: usize,
 }
 
-const LIMITS: Limits = Limits {
-    head: Duration::from_secs(30),
-    answer: Duration::from_secs(30),
-    parting: Duration::from_millis(100),
-    drain: DRAIN,
-    connections: 1_024,
-};
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(30),
+            answer: Duration::from_secs(30),
+            parting: Duration::from_millis(100),
+            drain: DRAIN,
+            connections: files::connections(1_024),
+        }
+    }
+}
 
 /// Serves until told to stop, then drains: no more connections are taken, and requests in flight have as long to finish as
 /// rpcs have. Handlers find the peer's address as [`ConnectInfo`].
 pub async fn serve(listener: TcpListener, app: Router, stop: CancellationToken) {
-    serve_with(LIMITS, listener, app, stop).await;
+    serve_with(Limits::default(), listener, app, stop).await;
 }
 
 async fn serve_with(

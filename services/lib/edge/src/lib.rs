@@ -14,6 +14,7 @@ pub mod channel;
 pub mod clock;
 pub mod command;
 pub mod consistency;
+mod files;
 mod frames;
 pub mod health;
 pub mod hierarchy;

@@ -17,10 +17,14 @@ use tracing::Instrument as _;
 use crate::frames::SmallFrames;
 use crate::metrics::RpcDurations;
 use crate::request::traceparent_of;
+use crate::server::connections::Busy;
 use crate::status;
 
 /// How long an rpc may take whose caller gave no deadline, or a longer one.
 pub const MAX_DURATION: Duration = Duration::from_mins(1);
+
+/// Bytes of a method's name: none of ours has more, and what others make up shall not fill the log.
+const METHOD: usize = 100;
 
 /// Gives rpcs their deadline, logs them, and counts them.
 #[derive(Clone, Debug, Default)]
@@ -55,8 +59,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = request.uri().path().to_owned();
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let method = path.get(..path.floor_char_boundary(METHOD));
+        let method = method.unwrap_or_default().to_owned();
         let trace = traceparent_of(request.headers())
             .and_then(|text| text.get(3..35))
             .unwrap_or_default();
@@ -69,6 +75,7 @@ where
             started: Instant::now(),
             code: None,
             durations: self.durations.clone(),
+            _busy: Busy::with(request.extensions_mut()),
         };
         let response = span.in_scope(|| self.inner.call(request));
         // tonic's own timeout, a little later, would answer CANCELLED.
@@ -122,6 +129,8 @@ struct Line {
     started: Instant,
     code: Option<Code>,
     durations: RpcDurations,
+    /// Its connection is kept for as long.
+    _busy: Option<Busy>,
 }
 
 impl Line {
@@ -149,7 +158,10 @@ impl Drop for Line {
             Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
                 tracing::warn!(method, ?code, milliseconds, "rpc");
             }
-            Code::Ok | Code::Cancelled => tracing::debug!(method, ?code, milliseconds, "rpc"),
+            // Neither is what is not there worth a line: it costs nobody a token to ask for it.
+            Code::Ok | Code::Cancelled | Code::Unimplemented => {
+                tracing::debug!(method, ?code, milliseconds, "rpc");
+            }
             _ => tracing::info!(method, ?code, milliseconds, "rpc"),
         }
     }
@@ -157,8 +169,58 @@ impl Drop for Line {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::sync::Arc;
+
     use super::*;
+    use prost_reflect::DescriptorPool;
     use tower::{ServiceExt as _, service_fn};
+    use tracing::subscriber::set_default;
+
+    /// What the log has of an rpc that is answered with this code.
+    async fn logged(path: &str, code: Code) -> String {
+        let (mut log, writer) = std::io::pipe().expect("a pipe");
+        let subscriber = tracing_subscriber::fmt().with_writer(Arc::new(writer));
+        let logging = set_default(subscriber.finish());
+        let answers = service_fn(move |_: http::Request<Body>| {
+            let answer = tonic::Status::new(code, "").into_http();
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        let request = http::Request::builder().uri(path).body(Body::empty());
+        let request = request.expect("a request");
+        let Ok(response) = RpcLayer::default().layer(answers).oneshot(request).await;
+        drop((response, logging));
+        let mut text = String::new();
+        log.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    #[tokio::test]
+    async fn what_others_make_up_does_not_fill_the_log() {
+        // In the middle of a character, too.
+        for filler in ["a", "é"] {
+            let path = format!("/tharsis.{}/Y", filler.repeat(10_000));
+            let line = logged(&path, Code::Unauthenticated).await;
+            assert!(line.contains("Unauthenticated"), "{line}");
+            assert!(line.len() < 600, "{line}");
+            assert_eq!(logged(&path, Code::Unimplemented).await, "");
+        }
+    }
+
+    #[test]
+    fn the_names_of_our_methods_are_logged_whole() {
+        let pool = DescriptorPool::decode(proto::DESCRIPTORS).expect("the descriptors");
+        for method in pool
+            .services()
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+        {
+            let (service, name) = (method.parent_service().full_name(), method.name());
+            assert!(
+                format!("/{service}/{name}").len() <= METHOD,
+                "{service}/{name}"
+            );
+        }
+    }
 
     #[tokio::test]
     async fn an_rpc_past_its_deadline_is_answered() {

@@ -1,5 +1,6 @@
 //! Serving gRPC: the services, with health and reflection beside them, limits, and a drain at the end.
 
+pub(crate) mod connections;
 mod served;
 
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tower::{Layer, Service};
 
+use self::connections::{Limits, Places};
 use self::served::Served;
 use crate::frames::OneBuffer;
 use crate::health::Health;
@@ -124,13 +126,35 @@ where
         + 'static,
     <L::Service as Service<Request<Body>>>::Future: Send + 'static,
 {
+    let limits = Limits::default();
+    serve_with(limits, listener, services, rpcs, layer, health, stop).await
+}
+
+async fn serve_with<L>(
+    limits: Limits,
+    listener: TcpListener,
+    services: Services,
+    rpcs: RpcLayer,
+    layer: L,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), ServeError>
+where
+    L: Layer<Routes>,
+    L::Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+{
     let names = services.names.clone();
     let all = names.iter().copied().chain([HEALTH]).chain(REFLECTION);
     let routes = services.with_standard_services(&health)?.prepare();
     let service = rpcs.layer(Served::new(all, layer.layer(routes)));
+    let places = Places::new(limits);
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
-        .map_ok(OneBuffer);
+        .and_then(async |stream| Ok(OneBuffer(places.take(stream).await)));
     health.start(&names).await;
     let stopped = async {
         stop.cancelled().await;

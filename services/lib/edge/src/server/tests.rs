@@ -33,8 +33,9 @@ struct Slow {
 impl ConsistencyService for Slow {
     async fn r#await(
         &self,
-        _: tonic::Request<AwaitRequest>,
+        request: tonic::Request<AwaitRequest>,
     ) -> Result<tonic::Response<AwaitResponse>, Status> {
+        assert!(request.remote_addr().is_some(), "whom to count is known");
         self.entered.notify_one();
         self.finish.notified().await;
         Ok(tonic::Response::new(AwaitResponse {}))
@@ -51,6 +52,10 @@ struct Running {
 }
 
 async fn running() -> Running {
+    running_with(Limits::default()).await
+}
+
+async fn running_with(limits: Limits) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = Endpoint::from_shared(format!(
         "http://{}",
@@ -59,7 +64,8 @@ async fn running() -> Running {
     .expect("a URL");
     let (health, stop, slow) = (Health::new(), CancellationToken::new(), Slow::default());
     let services = Services::default().with(ConsistencyServiceServer::new(slow.clone()));
-    let served = tokio::spawn(serve(
+    let served = tokio::spawn(serve_with(
+        limits,
         listener,
         services,
         RpcLayer::default(),
@@ -285,7 +291,7 @@ async fn callers_that_give_up_cost_their_neighbours_nothing() {
         literal(&[0x0f, 0x10], "application/grpc"),
     ]
     .concat();
-    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let mut sent = BEGINNING.to_vec();
     sent.extend(frame(SETTINGS, 0, 0, &[]));
     let mut streams = (1..).step_by(2);
     for stream in streams.by_ref().take(MAX_CANCELLED - 1) {
@@ -314,4 +320,133 @@ async fn callers_that_give_up_cost_their_neighbours_nothing() {
     };
     let (sent, ()) = tokio::join!(requests.write_all(&sent), answered);
     sent.expect("all is taken");
+}
+
+const UNLIMITED: Limits = Limits {
+    preface: Duration::from_hours(1),
+    connections: 1_024,
+};
+const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Running {
+    /// A connection on which this has been said.
+    async fn said(&self, bytes: &[u8]) -> TcpStream {
+        let address = self.endpoint.uri().authority().expect("an address");
+        let connected = TcpStream::connect(address.as_str()).await;
+        let mut connection = connected.expect("a connection");
+        connection.write_all(bytes).await.expect("sent");
+        connection
+    }
+
+    /// A connection whose client has begun.
+    async fn begun(&self) -> TcpStream {
+        let mut connection = self.said(&[BEGINNING, &frame(4, 0, 0, &[])].concat()).await;
+        assert!(answers(&mut connection).await);
+        connection
+    }
+
+    /// Has the slow rpc begin.
+    async fn asked(&self, channel: Channel) -> JoinHandle<Result<(), Status>> {
+        let mut client = ConsistencyServiceClient::new(channel);
+        let call = async move { client.r#await(AwaitRequest::default()).await.map(|_| ()) };
+        let call = tokio::spawn(call);
+        self.slow.entered.notified().await;
+        call
+    }
+}
+
+/// Whether a ping is answered, or the connection has ended.
+async fn answers(connection: &mut TcpStream) -> bool {
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let pinged = async {
+        connection.write_all(&frame(PING, 0, 0, &[7; 8])).await?;
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            connection.read_exact(&mut payload).await?;
+            if (head[3], head[4], &payload[..]) == (PING, ACK, &[7; 8]) {
+                return Ok::<_, std::io::Error>(());
+            }
+        }
+    };
+    let pinged = tokio::time::timeout(Duration::from_secs(30), pinged).await;
+    pinged.expect("an answer or an end").is_ok()
+}
+
+/// Waits for the connection's end.
+async fn ends(connection: &mut TcpStream) {
+    let mut rest = vec![];
+    let ended = connection.read_to_end(&mut rest);
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    assert!(ended.is_ok(), "it is kept");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_begins_is_ended() {
+    let limits = Limits {
+        preface: Duration::from_millis(50),
+        ..UNLIMITED
+    };
+    let running = running_with(limits).await;
+    for start in [&b""[..], b"PRI * HT"] {
+        let mut connection = running.said(start).await;
+        ends(&mut connection).await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_begin_keeps_nobody_out() {
+    let few = Limits {
+        connections: 8,
+        ..UNLIMITED
+    };
+    for start in [&b""[..], b"PRI * HT"] {
+        let running = running_with(few).await;
+        let mut good = running.begun().await;
+        let mut silent = vec![];
+        for _ in 0..11 * few.connections {
+            silent.push(running.said(start).await);
+        }
+        let _another = running.begun().await;
+        assert!(answers(&mut good).await, "it has begun, others have not");
+        ends(&mut silent[0]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_asked_makes_room() {
+    let few = Limits {
+        connections: 3,
+        ..UNLIMITED
+    };
+    let running = running_with(few).await;
+    let call = running.asked(running.channel.clone()).await;
+    let (mut idle, mut later) = (running.begun().await, running.begun().await);
+    let _next = running.begun().await;
+    ends(&mut idle).await;
+    assert!(answers(&mut later).await, "another one was idle for longer");
+    running.slow.finish.notify_one();
+    let answered = call.await.expect("no panic");
+    assert!(answered.is_ok(), "{answered:?}");
+}
+
+#[tokio::test]
+async fn who_always_asks_keeps_nobody_out() {
+    let few = Limits {
+        connections: 2,
+        ..UNLIMITED
+    };
+    let running = running_with(few).await;
+    let first = running.asked(running.channel.clone()).await;
+    let channel = running.endpoint.connect().await.expect("a connection");
+    let second = running.asked(channel).await;
+    let _next = running.begun().await;
+    assert!(first.await.expect("no panic").is_err());
+    // The first may still wait.
+    running.slow.finish.notify_one();
+    running.slow.finish.notify_one();
+    assert!(second.await.expect("no panic").is_ok());
 }
