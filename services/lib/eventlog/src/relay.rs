@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use async_nats::HeaderValue;
 use async_nats::jetstream::context::{
-    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, UpdateStreamError,
+    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind,
+    UpdateStreamError,
 };
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
@@ -73,7 +74,7 @@ enum RelayError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("a publish was not acknowledged")]
-    Publish(#[source] async_nats::jetstream::context::PublishError),
+    Publish(#[from] PublishError),
     #[error("position {position} was stored as sequence {sequence}")]
     OutOfStep { position: u64, sequence: u64 },
     #[error(
@@ -132,6 +133,12 @@ impl RelayError {
     fn is_contradiction(&self) -> bool {
         matches!(self, Self::StreamAhead { .. } | Self::Diverged { .. })
     }
+
+    /// Whether the stream did not end before what was published: servers look at that first, and tell of a duplicate
+    /// only then.
+    fn is_wrong_last_sequence(&self) -> bool {
+        matches!(self, Self::Publish(error) if error.kind() == PublishErrorKind::WrongLastSequence)
+    }
 }
 
 impl Relay {
@@ -151,11 +158,15 @@ impl Relay {
         self.state.subscribe()
     }
 
-    /// Publishes until told to stop. On any error it begins again from the stream's tail.
+    /// Publishes until told to stop. On any error it begins again from the stream's tail, and at once where another relay
+    /// was quicker.
     pub async fn run(self, stop: CancellationToken) {
         let session = async {
             loop {
                 let Err(error) = self.publish_from_tail().await;
+                if error.is_wrong_last_sequence() && self.is_overtaken().await.unwrap_or(false) {
+                    continue;
+                }
                 self.report(&error);
                 tokio::time::sleep(RETRY).await;
             }
@@ -179,6 +190,12 @@ impl Relay {
             state.problem = Some(problem);
             true
         });
+    }
+
+    /// Whether the stream has come further than we knew.
+    async fn is_overtaken(&self) -> Result<bool, RelayError> {
+        let stream = self.stream(&self.bus.jetstream()?).await?;
+        Ok(stream.cached_info().state.last_sequence > self.state.borrow().published)
     }
 
     async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
@@ -215,9 +232,9 @@ impl Relay {
                     }
                     page = messages.recv(), if acknowledgements.len() < IN_FLIGHT => {
                         for Outgoing { position, subject, message } in page.ok_or(RelayError::HalfGone)? {
-                            let sent = context.send_publish(subject, message).await.map_err(RelayError::Publish)?;
+                            let sent = context.send_publish(subject, message).await?;
                             acknowledgements.push_back(async move {
-                                let sequence = sent.await.map_err(RelayError::Publish)?.sequence;
+                                let sequence = sent.await?.sequence;
                                 if sequence == position {
                                     Ok(position)
                                 } else {

@@ -296,13 +296,30 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_relays_at_once_under_appends_store_each_event_once() {
+async fn two_relays_at_once_under_appends_store_each_event_once_and_neither_takes_the_other_for_a_problem()
+ {
     let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
     let logs = [open(&database).await, open(&database).await];
     let relays = [
         Running::start(&logs[0], &url, &prefix).await,
         Running::start(&logs[1], &url, &prefix).await,
     ];
+    // Until they are connected, they say that they are not.
+    let begun = grow(&logs[0], "a", 1).await;
+    for relay in &relays {
+        relay.published(begun).await;
+    }
+    let refused = relays.each_ref().map(|relay| {
+        let mut state = relay.state.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let refused = |state: &RelayState| {
+                let problem = state.problem.as_ref();
+                problem.is_some_and(|problem| problem.contains("wrong last sequence"))
+            };
+            let refused = state.wait_for(refused).await;
+            refused.map(|state| state.clone())
+        }))
+    });
     let writers = (0..8).map(|writer| {
         let log = logs[writer % 2].clone();
         tokio::spawn(async move {
@@ -317,6 +334,9 @@ async fn two_relays_at_once_under_appends_store_each_event_once() {
     let end = logs[0].head().await.unwrap().position;
     for relay in &relays {
         relay.published(end).await;
+    }
+    for refused in refused {
+        assert!(!refused.is_finished(), "{:?}", refused.await);
     }
     Subscriber::at(&url, &prefix).await.finds(&logs[0]).await;
 }
