@@ -660,6 +660,74 @@ async fn what_can_not_be_put_right_in_a_stream_is_reported() {
     relay.problem("num_replicas is 1 and not 3").await;
 }
 
+#[tokio::test]
+async fn a_stream_that_lacks_its_beginning_or_middle_is_reported() {
+    let (database, url) = (database().await, shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 5).await;
+    let lacks = async |first_sequence: u64, deleted: Option<u64>, says: &str| {
+        let (prefix, complete) = (unique_name(), unique_name());
+        let subscriber = Subscriber::at(&url, &prefix).await;
+        let otherwise = Config {
+            first_sequence: Some(first_sequence),
+            ..Config::default()
+        };
+        subscriber.create_stream_with(otherwise).await;
+        if let Some(deleted) = deleted {
+            let _relay = Running::start(&log, &url, &complete).await;
+            let complete = Subscriber::at(&url, &complete).await;
+            for sequence in 1..=5 {
+                complete.hands_on(sequence, &subscriber).await;
+            }
+            let stream = subscriber.context.get_stream(subscriber.stream()).await;
+            let deleted = stream.expect("there is one").delete_message(deleted).await;
+            assert!(deleted.expect("nothing denies it"));
+        }
+        let relay = Running::start(&log, &url, &prefix).await;
+        relay.problem(says).await;
+        assert_eq!(relay.contradiction(), None);
+        // What the report tells to do helps.
+        subscriber.delete_stream().await;
+        subscriber.finds(&log).await;
+        relay.published(5).await;
+        assert_eq!(relay.state.borrow().problem, None);
+    };
+    futures::join!(
+        lacks(3, None, "lacks 2 positions before its end, and begins at 3"),
+        lacks(
+            1,
+            Some(1),
+            "lacks 1 positions before its end, and begins at 2"
+        ),
+        lacks(
+            1,
+            Some(3),
+            "lacks 1 positions before its end, and begins at 1"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_short_meanwhile_is_reported_and_the_relay_goes_on() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 5).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(5).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let stream = subscriber.context.get_stream(subscriber.stream()).await;
+    let short = Config {
+        max_messages: 3,
+        ..stream.expect("there is one").cached_info().config.clone()
+    };
+    let cut = subscriber.context.update_stream(short).await;
+    cut.expect("nothing denies it");
+    relay.problem("lacks 2 positions").await;
+    grow(&log, "a", 1).await;
+    relay.published(6).await;
+    assert_eq!(subscriber.last_sequence().await, Ok(6));
+}
+
 /// A way to a server on which its answers can be held back.
 struct Way {
     url: String,
