@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use eventlog::bus;
 use http::Uri;
 use model::Principal;
 use tracing_subscriber::EnvFilter;
@@ -99,8 +100,8 @@ impl Settings {
         );
         let nats_url = environment.secret(
             "THARSIS_NATS_URL",
-            "nats://host:port or tls://host:port",
-            |url| url.starts_with("nats://") || url.starts_with("tls://"),
+            "nats://host:port or tls://host:port, several separated by commas",
+            |url| bus::servers(url).is_ok(),
         );
         let nats_credentials_file = environment.optional(
             "THARSIS_NATS_CREDENTIALS_FILE",
@@ -560,7 +561,7 @@ mod tests {
         let error = read(&[
             ("THARSIS_GRPC_LISTEN", "7101"),
             ("THARSIS_DATABASE_URL", "mysql://u:hunter2@h/d"),
-            ("THARSIS_NATS_URL", ""),
+            ("THARSIS_NATS_URL", "nats://u:hunter2@h:1,nats://i:x"),
             ("THARSIS_ADMINISTRATORS", "admin"),
             ("THARSIS_IDENTITY_URL", "127.0.0.1:7102"),
             ("THARSIS_LOG_FORMAT", "xml"),
@@ -571,7 +572,7 @@ mod tests {
         for part in [
             "THARSIS_GRPC_LISTEN is \"7101\"",
             "THARSIS_DATABASE_URL is set to something else (not shown); it must be postgres://",
-            "THARSIS_NATS_URL is not set",
+            "THARSIS_NATS_URL is set to something else (not shown); it must be nats://",
             "THARSIS_ADMINISTRATORS is \"admin\"",
             "THARSIS_IDENTITY_URL is \"127.0.0.1:7102\"",
             "THARSIS_LOG_FORMAT is \"xml\": not a format; it must be text or json",

@@ -728,6 +728,20 @@ async fn a_stream_that_is_cut_short_meanwhile_is_reported_and_the_relay_goes_on(
     assert_eq!(subscriber.last_sequence().await, Ok(6));
 }
 
+#[tokio::test]
+async fn one_server_of_several_is_enough() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 3).await;
+    let nobody = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a port is free");
+    let nobody = nobody.local_addr().expect("it is bound");
+    let relay = Running::start(&log, &format!("nats://{nobody},{url}"), &prefix).await;
+    relay.published(3).await;
+    Subscriber::at(&url, &prefix).await.finds(&log).await;
+}
+
 /// A way to a server on which its answers can be held back.
 struct Way {
     url: String,
