@@ -35,7 +35,7 @@ impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
         Some(Self {
-            settings: Settings::read(environment)?,
+            settings: Settings::read(environment, Peer::Identity)?,
         })
     }
 }
@@ -50,7 +50,7 @@ pub async fn run(
     let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, None, stop).await?;
     let log = host.open_log("identity").await?;
-    let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace]);
+    let visibility = host.visibility(&[Peer::Projector, Peer::Issuer, Peer::Namespace])?;
     let rpc = IdentityRpc::new(
         Commands::new(log.clone(), visibility, &["namespace"]),
         Hierarchy::new(host.pool().clone()),

@@ -82,7 +82,7 @@ pub enum IssuerError {
 impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
-        let settings = Settings::read(environment);
+        let settings = Settings::read(environment, Peer::Issuer);
         let http_listen = environment.required(
             "THARSIS_HTTP_LISTEN",
             "an address and port, such as 127.0.0.1:7105",
@@ -213,7 +213,7 @@ pub async fn run(
     let rpc = IssuerRpc::new(Shared {
         commands: Commands::new(
             log,
-            host.visibility(&[Peer::Projector]),
+            host.visibility(&[Peer::Projector])?,
             &["namespace", "identity"],
         ),
         hierarchy: Hierarchy::new(host.pool().clone()),

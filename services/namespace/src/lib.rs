@@ -41,7 +41,7 @@ impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
         Some(Self {
-            settings: Settings::read(environment)?,
+            settings: Settings::read(environment, Peer::Namespace)?,
         })
     }
 }
@@ -55,7 +55,7 @@ pub async fn run(
     let administrators = config.settings.administrators.clone();
     let mut host = Host::connect(config.settings, None, Some(&MIGRATIONS), stop).await?;
     let log = host.open_log("namespace").await?;
-    let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer]);
+    let visibility = host.visibility(&[Peer::Projector, Peer::Identity, Peer::Issuer])?;
     let rpc = NamespaceRpc::new(
         Commands::new(log.clone(), visibility, &["identity"]),
         Hierarchy::new(host.pool().clone()),

@@ -41,7 +41,7 @@ impl Config {
     /// Reads it. `None` if something is wrong with it, which is then noted.
     pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
         Some(Self {
-            settings: Settings::read(environment)?,
+            settings: Settings::read(environment, Peer::Projector)?,
         })
     }
 }

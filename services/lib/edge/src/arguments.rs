@@ -60,11 +60,14 @@ fn answer<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Peer;
     use crate::settings::Settings;
 
     fn told(arguments: &[&str]) -> Result<String, String> {
         let arguments: Vec<_> = arguments.iter().map(OsString::from).collect();
-        answer("tharsis-issuer", &arguments, Settings::read)
+        answer("tharsis-issuer", &arguments, |environment| {
+            Settings::read(environment, Peer::Issuer)
+        })
     }
 
     #[test]

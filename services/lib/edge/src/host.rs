@@ -91,9 +91,9 @@ pub enum HostError {
     /// A peer's address can't be used.
     #[error("a peer's address can't be used")]
     Peer(#[from] tonic::transport::Error),
-    /// A peer's address is missing.
-    #[error("{0} is not set; it must be the gRPC address of that service")]
-    PeerMissing(&'static str),
+    /// No peer of this service.
+    #[error("{0} is no other service's address")]
+    NoPeer(&'static str),
     /// The contract can't be enforced.
     #[error(transparent)]
     Contract(#[from] InvalidContract),
@@ -108,8 +108,8 @@ pub enum HostError {
     Stopped,
 }
 
-/// Another service, for its log or to wait for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A service as the others know it, for its log or to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     /// `namespace`.
     Namespace,
@@ -131,7 +131,16 @@ pub enum Readiness {
 }
 
 impl Peer {
-    fn variable(self) -> &'static str {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::Namespace,
+        Self::Identity,
+        Self::Issuer,
+        Self::Projector,
+    ];
+
+    /// Where the others find its address.
+    pub(crate) fn variable(self) -> &'static str {
         match self {
             Self::Namespace => "THARSIS_NAMESPACE_URL",
             Self::Identity => "THARSIS_IDENTITY_URL",
@@ -293,29 +302,16 @@ impl Host {
 
     /// A channel to another service.
     pub fn channel(&self, peer: Peer) -> Result<Channel, HostError> {
-        let missing = || HostError::PeerMissing(peer.variable());
-        let peers = &self.settings.peers;
-        let address = match peer {
-            Peer::Namespace => &peers.namespace,
-            Peer::Identity => &peers.identity,
-            Peer::Issuer => &peers.issuer,
-            Peer::Projector => &peers.projector,
-        };
-        let file = self
-            .settings
-            .service_token_file
-            .clone()
-            .ok_or_else(missing)?;
-        Ok(Channel::to(
-            address.as_ref().ok_or_else(missing)?,
-            ServiceToken::in_file(file),
-        )?)
+        let address = self.settings.peers.get(&peer);
+        let address = address.ok_or(HostError::NoPeer(peer.variable()))?;
+        let token = ServiceToken::in_file(self.settings.service_token_file.clone());
+        Ok(Channel::to(address, token)?)
     }
 
-    /// The services that see a mutation before it is answered: those of the peers that are configured.
-    #[must_use]
-    pub fn visibility(&self, peers: &[Peer]) -> Visibility {
-        Visibility::new(peers.iter().filter_map(|peer| self.channel(*peer).ok()))
+    /// The services that see a mutation before it is answered.
+    pub fn visibility(&self, peers: &[Peer]) -> Result<Visibility, HostError> {
+        let channels: Result<Vec<_>, _> = peers.iter().map(|peer| self.channel(*peer)).collect();
+        Ok(Visibility::new(channels?))
     }
 
     /// What counts the requests of those who have no token of ours: all of them together, over whatever they ask.

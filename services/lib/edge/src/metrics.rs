@@ -135,7 +135,7 @@ impl Sources {
         );
         registry.register(
             "relay_stands_still",
-            "1 if this process can't publish",
+            "1 if this process can't publish, or the stream lacks something before its end",
             gauge(i64::from(relay.problem.is_some())),
         );
     }

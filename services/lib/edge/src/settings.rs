@@ -1,17 +1,19 @@
 //! Configuration from the environment, read in whole before anything binds. What is wrong is reported all at once.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use eventlog::bus;
 use http::Uri;
 use model::Principal;
 use tracing_subscriber::EnvFilter;
 
 use crate::authentication::Issuer;
+use crate::host::Peer;
 
 /// What every service is told.
 #[derive(Clone, Debug)]
@@ -40,25 +42,12 @@ pub struct Settings {
     pub event_readers: BTreeSet<Principal>,
     /// `THARSIS_REQUESTS_PER_SECOND`: of each caller, in this process; none for as many as they like.
     pub requests_per_second: Option<NonZeroU32>,
-    /// `THARSIS_SERVICE_TOKEN_FILE`; set wherever a peer's address is.
-    pub service_token_file: Option<PathBuf>,
-    /// The other services.
-    pub peers: Peers,
+    /// `THARSIS_SERVICE_TOKEN_FILE`.
+    pub service_token_file: PathBuf,
+    /// The gRPC addresses of the other services.
+    pub peers: BTreeMap<Peer, Uri>,
     /// `THARSIS_LOG` and `THARSIS_LOG_FORMAT`.
     pub log: LogSettings,
-}
-
-/// The gRPC addresses of the services.
-#[derive(Clone, Debug, Default)]
-pub struct Peers {
-    /// `THARSIS_NAMESPACE_URL`.
-    pub namespace: Option<Uri>,
-    /// `THARSIS_IDENTITY_URL`.
-    pub identity: Option<Uri>,
-    /// `THARSIS_ISSUER_GRPC_URL`.
-    pub issuer: Option<Uri>,
-    /// `THARSIS_PROJECTOR_URL`.
-    pub projector: Option<Uri>,
 }
 
 /// What is logged, and how.
@@ -80,8 +69,8 @@ pub enum LogFormat {
 }
 
 impl Settings {
-    /// Reads what every service is told. `None` if something is wrong with it, which is then noted.
-    pub fn read(environment: &mut Environment<'_>) -> Option<Self> {
+    /// Reads what every service is told, each of the others. `None` if something is wrong with it, which is then noted.
+    pub fn read(environment: &mut Environment<'_>, own: Peer) -> Option<Self> {
         let grpc_listen = environment.required(
             "THARSIS_GRPC_LISTEN",
             "an address and port, such as 127.0.0.1:7101",
@@ -99,8 +88,8 @@ impl Settings {
         );
         let nats_url = environment.secret(
             "THARSIS_NATS_URL",
-            "nats://host:port or tls://host:port",
-            |url| url.starts_with("nats://") || url.starts_with("tls://"),
+            "nats://host:port or tls://host:port, several separated by commas",
+            |url| bus::servers(url).is_ok(),
         );
         let nats_credentials_file = environment.optional(
             "THARSIS_NATS_CREDENTIALS_FILE",
@@ -136,8 +125,12 @@ impl Settings {
             |text| text.parse().map(NonZeroU32::new),
             || NonZeroU32::new(REQUESTS_PER_SECOND),
         );
-        let peers = Peers::read(environment);
-        let service_token_file = service_token_file(environment, peers.as_ref());
+        let peers = peers(environment, own);
+        let service_token_file = environment.required(
+            "THARSIS_SERVICE_TOKEN_FILE",
+            "the path of a file with this service's bearer token",
+            path,
+        );
         let log = LogSettings::read(environment);
         Some(Self {
             grpc_listen: grpc_listen?,
@@ -156,33 +149,6 @@ impl Settings {
             peers: peers?,
             log: log?,
         })
-    }
-}
-
-impl Peers {
-    fn read(environment: &mut Environment<'_>) -> Option<Self> {
-        let mut peer = |variable| environment.optional(variable, "http(s)://host:port", address);
-        let namespace = peer("THARSIS_NAMESPACE_URL");
-        let identity = peer("THARSIS_IDENTITY_URL");
-        let issuer = peer("THARSIS_ISSUER_GRPC_URL");
-        let projector = peer("THARSIS_PROJECTOR_URL");
-        Some(Self {
-            namespace: namespace?,
-            identity: identity?,
-            issuer: issuer?,
-            projector: projector?,
-        })
-    }
-
-    fn any(&self) -> bool {
-        [
-            &self.namespace,
-            &self.identity,
-            &self.issuer,
-            &self.projector,
-        ]
-        .into_iter()
-        .any(Option::is_some)
     }
 }
 
@@ -230,19 +196,16 @@ fn address(text: &str) -> Result<Uri, String> {
     }
 }
 
-#[expect(clippy::option_option, reason = "wrong and absent are told apart")]
-fn service_token_file(
-    environment: &mut Environment<'_>,
-    peers: Option<&Peers>,
-) -> Option<Option<PathBuf>> {
-    let allowed = "the path of a file with this service's bearer token";
-    if peers.is_some_and(Peers::any) {
-        environment
-            .required("THARSIS_SERVICE_TOKEN_FILE", allowed, path)
-            .map(Some)
-    } else {
-        environment.optional("THARSIS_SERVICE_TOKEN_FILE", allowed, path)
-    }
+/// All but our own.
+fn peers(environment: &mut Environment<'_>, own: Peer) -> Option<BTreeMap<Peer, Uri>> {
+    let peers = Peer::ALL.into_iter().filter(|peer| *peer != own);
+    let addresses: Vec<_> = peers
+        .map(|peer| {
+            let address = environment.required(peer.variable(), "http(s)://host:port", address);
+            address.map(|address| (peer, address))
+        })
+        .collect();
+    addresses.into_iter().collect()
 }
 
 fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
@@ -522,6 +485,8 @@ mod tests {
         ),
         ("THARSIS_ISSUER_URL", "https://tharsis.example.com"),
         ("THARSIS_ADMINISTRATORS", "dev/admin, dev/root"),
+        ("THARSIS_NAMESPACE_URL", "http://127.0.0.1:7101"),
+        ("THARSIS_IDENTITY_URL", "http://127.0.0.1:7102"),
         ("THARSIS_PROJECTOR_URL", "http://127.0.0.1:7104"),
         ("THARSIS_SERVICE_TOKEN_FILE", "/run/token"),
     ];
@@ -536,12 +501,15 @@ mod tests {
             };
             find(changes).or_else(|| find(GOOD))
         };
-        from(&lookup, Settings::read)
+        from(&lookup, |environment| {
+            Settings::read(environment, Peer::Issuer)
+        })
     }
 
     #[test]
     fn good_settings() {
         let settings = read(&[]).expect("valid");
+        assert!(!format!("{settings:?}").contains("hunter2"));
         assert_eq!(settings.database_url.reveal(), "postgres://u:hunter2@h/d");
         assert_eq!(settings.administrators.len(), 2);
         assert_eq!(
@@ -551,8 +519,8 @@ mod tests {
                 format: LogFormat::Text
             }
         );
-        assert!(settings.peers.projector.is_some() && settings.peers.identity.is_none());
-        assert!(!format!("{settings:?}").contains("hunter2"));
+        let others = [Peer::Namespace, Peer::Identity, Peer::Projector];
+        assert!(settings.peers.into_keys().eq(others));
     }
 
     #[test]
@@ -560,9 +528,11 @@ mod tests {
         let error = read(&[
             ("THARSIS_GRPC_LISTEN", "7101"),
             ("THARSIS_DATABASE_URL", "mysql://u:hunter2@h/d"),
-            ("THARSIS_NATS_URL", ""),
+            ("THARSIS_NATS_URL", "nats://u:hunter2@h:1,nats://i:x"),
             ("THARSIS_ADMINISTRATORS", "admin"),
             ("THARSIS_IDENTITY_URL", "127.0.0.1:7102"),
+            ("THARSIS_NAMESPACE_URL", ""),
+            ("THARSIS_PROJECTOR_URL", ""),
             ("THARSIS_LOG_FORMAT", "xml"),
             ("THARSIS_SERVICE_TOKEN_FILE", ""),
         ])
@@ -571,9 +541,12 @@ mod tests {
         for part in [
             "THARSIS_GRPC_LISTEN is \"7101\"",
             "THARSIS_DATABASE_URL is set to something else (not shown); it must be postgres://",
-            "THARSIS_NATS_URL is not set",
+            "THARSIS_NATS_URL is set to something else (not shown); it must be nats://",
             "THARSIS_ADMINISTRATORS is \"admin\"",
             "THARSIS_IDENTITY_URL is \"127.0.0.1:7102\"",
+            "THARSIS_NAMESPACE_URL is not set",
+            "THARSIS_PROJECTOR_URL is not set",
+            "THARSIS_SERVICE_TOKEN_FILE is not set",
             "THARSIS_LOG_FORMAT is \"xml\": not a format; it must be text or json",
         ] {
             assert!(error.contains(part), "{part} is missing in {error}");
@@ -582,21 +555,15 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_needs_a_token() {
-        let error = read(&[("THARSIS_SERVICE_TOKEN_FILE", "")])
-            .expect_err("invalid")
-            .to_string();
-        assert!(
-            error.contains("THARSIS_SERVICE_TOKEN_FILE is not set"),
-            "{error}"
-        );
-        assert!(
-            read(&[
-                ("THARSIS_SERVICE_TOKEN_FILE", ""),
-                ("THARSIS_PROJECTOR_URL", "")
-            ])
-            .is_ok()
-        );
+    fn a_service_is_told_of_all_others() {
+        for own in Peer::ALL {
+            let error = from(&|_| None, |environment| Settings::read(environment, own));
+            let error = error.expect_err("invalid").to_string();
+            for peer in Peer::ALL {
+                let missing = format!("{} is not set", peer.variable());
+                assert_eq!(error.contains(&missing), peer != own, "{error}");
+            }
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/nats-protocol-binding.md>).
 
 use std::borrow::Cow;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, StorageType};
 use async_nats::jetstream::{self};
-use async_nats::{Client, HeaderMap, HeaderName};
+use async_nats::{Client, HeaderMap, HeaderName, ServerAddr};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -46,10 +47,13 @@ pub struct Bus {
 pub enum BusError {
     /// The credentials can't be read.
     #[error("the NATS credentials file can't be read")]
-    Credentials(#[source] std::io::Error),
-    /// The url is no address.
+    Credentials(#[source] io::Error),
+    /// The url names no servers.
     #[error("the NATS url can't be used")]
-    Address(#[source] async_nats::ConnectError),
+    Address(#[source] io::Error),
+    /// Connecting can't even begin.
+    #[error("NATS can't be connected to")]
+    Connect(#[source] async_nats::ConnectError),
     /// There is no connection at the moment.
     #[error("NATS is not connected")]
     Disconnected,
@@ -83,10 +87,8 @@ impl Bus {
                 .await
                 .map_err(BusError::Credentials)?;
         }
-        let client = options
-            .connect(&settings.url)
-            .await
-            .map_err(BusError::Address)?;
+        let servers = servers(&settings.url).map_err(BusError::Address)?;
+        let client = options.connect(servers).await.map_err(BusError::Connect)?;
         Ok(Self { client, settings })
     }
 
@@ -175,6 +177,20 @@ impl Bus {
     }
 }
 
+/// The servers of a url, as [`Settings`] has it. Each says for itself whether it is reached with TLS.
+pub fn servers(url: &str) -> io::Result<Vec<ServerAddr>> {
+    let server = |text: &str| {
+        let server: ServerAddr = text.parse()?;
+        let scheme = text.starts_with("nats://") || text.starts_with("tls://");
+        if scheme && !server.host().is_empty() {
+            Ok(server)
+        } else {
+            Err(io::Error::other("not the address of a NATS server"))
+        }
+    };
+    url.split(',').map(str::trim).map(server).collect()
+}
+
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let mut numbers = text.split(['.', '-', '+']).map(str::parse);
     Some((
@@ -257,6 +273,35 @@ mod tests {
         assert!(parse_version("2.10.23") == Some(OLDEST_SERVER));
         assert!(parse_version("2.15.1-preview.2") > Some(OLDEST_SERVER));
         assert_eq!(parse_version("unknown"), None);
+    }
+
+    #[test]
+    fn a_url_names_one_server_or_several() {
+        let hosts = |url| {
+            let servers = servers(url).ok()?;
+            let host = |server: &ServerAddr| format!("{}:{}", server.host(), server.port());
+            Some(servers.iter().map(host).collect::<Vec<_>>())
+        };
+        let some = |hosts: &[&str]| Some(hosts.iter().copied().map(str::to_owned).collect());
+        assert_eq!(hosts("nats://a"), some(&["a:4222"]));
+        assert_eq!(hosts("nats://u:p@a:1,tls://b:2"), some(&["a:1", "b:2"]));
+        assert_eq!(
+            hosts("nats://[::1]:1, nats://b"),
+            some(&["::1:1", "b:4222"])
+        );
+        for wrong in [
+            "",
+            "a:1",
+            "http://a:1",
+            "nats://",
+            "nats://:1",
+            "nats://a:x",
+            "nats://a:1,",
+            "nats://a:1,nats://b:x",
+            "tls://a,b",
+        ] {
+            assert_eq!(hosts(wrong), None, "{wrong}");
+        }
     }
 
     proptest! {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use async_nats::HeaderValue;
 use async_nats::jetstream::context::{
-    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, UpdateStreamError,
+    CreateStreamErrorKind, GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind,
+    UpdateStreamError,
 };
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
@@ -52,7 +53,7 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct RelayState {
     /// The last position known to be in the stream.
     pub published: u64,
-    /// Why it stands still, if it does.
+    /// Why it stands still, or what the stream lacks that it goes on with.
     pub problem: Option<String>,
     /// What it found in the stream that the log, of the same epoch, does not hold: it stands until the stream is seen to
     /// agree, whatever else is a problem meanwhile.
@@ -73,7 +74,7 @@ enum RelayError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("a publish was not acknowledged")]
-    Publish(#[source] async_nats::jetstream::context::PublishError),
+    Publish(#[from] PublishError),
     #[error("position {position} was stored as sequence {sequence}")]
     OutOfStep { position: u64, sequence: u64 },
     #[error(
@@ -114,6 +115,15 @@ enum RelayError {
         "the database holds a log of epoch {found}, ours was {epoch}: start this service again"
     )]
     Swapped { found: Uuid, epoch: Uuid },
+    #[error(
+        "the stream {stream} lacks {missing} positions before its end, and begins at {first}; delete the stream and it is \
+         filled again from the log"
+    )]
+    Incomplete {
+        stream: String,
+        missing: u64,
+        first: u64,
+    },
     #[error("the stream ended at {published}, and now at {tail}: its tail is lost")]
     TailLost { published: u64, tail: u64 },
     #[error("the database has not answered for {} s", PATIENCE.as_secs())]
@@ -131,6 +141,12 @@ impl RelayError {
     /// Whether the stream holds what the log, of the same epoch, does not.
     fn is_contradiction(&self) -> bool {
         matches!(self, Self::StreamAhead { .. } | Self::Diverged { .. })
+    }
+
+    /// Whether the stream did not end before what was published: servers look at that first, and tell of a duplicate
+    /// only then.
+    fn is_wrong_last_sequence(&self) -> bool {
+        matches!(self, Self::Publish(error) if error.kind() == PublishErrorKind::WrongLastSequence)
     }
 }
 
@@ -151,11 +167,15 @@ impl Relay {
         self.state.subscribe()
     }
 
-    /// Publishes until told to stop. On any error it begins again from the stream's tail.
+    /// Publishes until told to stop. On any error it begins again from the stream's tail, and at once where another relay
+    /// was quicker.
     pub async fn run(self, stop: CancellationToken) {
         let session = async {
             loop {
                 let Err(error) = self.publish_from_tail().await;
+                if error.is_wrong_last_sequence() && self.is_overtaken().await.unwrap_or(false) {
+                    continue;
+                }
                 self.report(&error);
                 tokio::time::sleep(RETRY).await;
             }
@@ -181,19 +201,44 @@ impl Relay {
         });
     }
 
+    /// Whether the stream has come further than we knew.
+    async fn is_overtaken(&self) -> Result<bool, RelayError> {
+        let stream = self.stream(&self.bus.jetstream()?).await?;
+        Ok(stream.cached_info().state.last_sequence > self.state.borrow().published)
+    }
+
+    /// It publishes, also where the stream lacks something before its end: that no relay brings back, and followers have
+    /// it from the log's owner.
+    fn goes_on(&self, published: u64, incomplete: Option<&RelayError>) {
+        let problem = incomplete.map(ToString::to_string);
+        self.state.send_if_modified(|state| {
+            let new = RelayState {
+                published,
+                problem,
+                contradiction: None,
+            };
+            if let Some(problem) = &new.problem
+                && state.problem != new.problem
+            {
+                tracing::warn!(log = self.log.name(), %problem, "the stream is not whole");
+            }
+            let changed = *state != new;
+            *state = new;
+            changed
+        });
+    }
+
     async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
         let context = self.bus.jetstream()?;
         let stream = self.stream(&context).await?;
         let Tail {
             sequence: tail,
             event_id,
+            incomplete,
         } = self.tail(&stream).await?;
         self.put_right(&context, &stream.cached_info().config)
             .await?;
-        self.state.send_replace(RelayState {
-            published: tail,
-            ..RelayState::default()
-        });
+        self.goes_on(tail, incomplete.as_ref());
         let (pages, mut messages) = mpsc::channel(AHEAD);
         let reader = read(self.log.clone(), self.bus.clone(), tail, event_id, pages);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
@@ -215,9 +260,9 @@ impl Relay {
                     }
                     page = messages.recv(), if acknowledgements.len() < IN_FLIGHT => {
                         for Outgoing { position, subject, message } in page.ok_or(RelayError::HalfGone)? {
-                            let sent = context.send_publish(subject, message).await.map_err(RelayError::Publish)?;
+                            let sent = context.send_publish(subject, message).await?;
                             acknowledgements.push_back(async move {
-                                let sequence = sent.await.map_err(RelayError::Publish)?.sequence;
+                                let sequence = sent.await?.sequence;
                                 if sequence == position {
                                     Ok(position)
                                 } else {
@@ -227,10 +272,12 @@ impl Relay {
                         }
                     }
                     _ = look.tick(), if acknowledgements.is_empty() => {
-                        let tail = self.tail(&self.stream(&context).await?).await?.sequence;
+                        let Tail { sequence: tail, incomplete, .. } =
+                            self.tail(&self.stream(&context).await?).await?;
                         if tail < published {
                             return Err(RelayError::TailLost { published, tail });
                         }
+                        self.goes_on(published, incomplete.as_ref());
                     }
                 }
             }
@@ -290,7 +337,8 @@ impl Relay {
             let found = head.epoch;
             return Err(RelayError::Swapped { found, epoch });
         }
-        let sequence = stream.cached_info().state.last_sequence;
+        let state = &stream.cached_info().state;
+        let sequence = state.last_sequence;
         if sequence == 0 {
             return Ok(Tail::default());
         }
@@ -329,6 +377,11 @@ impl Relay {
         Ok(Tail {
             sequence,
             event_id: event_id.filter(|_| last.is_some()),
+            incomplete: (state.messages < sequence).then(|| RelayError::Incomplete {
+                stream: self.bus.stream_name(self.log.name()),
+                missing: sequence - state.messages,
+                first: state.first_sequence,
+            }),
         })
     }
 }
@@ -442,6 +495,8 @@ struct Tail {
     sequence: u64,
     /// Of the message there, if it is retained.
     event_id: Option<Uuid>,
+    /// What is missing before.
+    incomplete: Option<RelayError>,
 }
 
 /// What is not as it is to be: `max_msgs is 5 and not -1, …`.

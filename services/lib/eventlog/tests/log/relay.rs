@@ -296,13 +296,30 @@ async fn an_event_is_a_cloudevent_on_the_bus() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_relays_at_once_under_appends_store_each_event_once() {
+async fn two_relays_at_once_under_appends_store_each_event_once_and_neither_takes_the_other_for_a_problem()
+ {
     let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
     let logs = [open(&database).await, open(&database).await];
     let relays = [
         Running::start(&logs[0], &url, &prefix).await,
         Running::start(&logs[1], &url, &prefix).await,
     ];
+    // Until they are connected, they say that they are not.
+    let begun = grow(&logs[0], "a", 1).await;
+    for relay in &relays {
+        relay.published(begun).await;
+    }
+    let refused = relays.each_ref().map(|relay| {
+        let mut state = relay.state.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let refused = |state: &RelayState| {
+                let problem = state.problem.as_ref();
+                problem.is_some_and(|problem| problem.contains("wrong last sequence"))
+            };
+            let refused = state.wait_for(refused).await;
+            refused.map(|state| state.clone())
+        }))
+    });
     let writers = (0..8).map(|writer| {
         let log = logs[writer % 2].clone();
         tokio::spawn(async move {
@@ -317,6 +334,9 @@ async fn two_relays_at_once_under_appends_store_each_event_once() {
     let end = logs[0].head().await.unwrap().position;
     for relay in &relays {
         relay.published(end).await;
+    }
+    for refused in refused {
+        assert!(!refused.is_finished(), "{:?}", refused.await);
     }
     Subscriber::at(&url, &prefix).await.finds(&logs[0]).await;
 }
@@ -638,6 +658,88 @@ async fn what_can_not_be_put_right_in_a_stream_is_reported() {
     let bus = Bus::connect(settings).await.expect("the server runs");
     let relay = Running::relay(Relay::new(log.clone(), bus));
     relay.problem("num_replicas is 1 and not 3").await;
+}
+
+#[tokio::test]
+async fn a_stream_that_lacks_its_beginning_or_middle_is_reported() {
+    let (database, url) = (database().await, shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 5).await;
+    let lacks = async |first_sequence: u64, deleted: Option<u64>, says: &str| {
+        let (prefix, complete) = (unique_name(), unique_name());
+        let subscriber = Subscriber::at(&url, &prefix).await;
+        let otherwise = Config {
+            first_sequence: Some(first_sequence),
+            ..Config::default()
+        };
+        subscriber.create_stream_with(otherwise).await;
+        if let Some(deleted) = deleted {
+            let _relay = Running::start(&log, &url, &complete).await;
+            let complete = Subscriber::at(&url, &complete).await;
+            for sequence in 1..=5 {
+                complete.hands_on(sequence, &subscriber).await;
+            }
+            let stream = subscriber.context.get_stream(subscriber.stream()).await;
+            let deleted = stream.expect("there is one").delete_message(deleted).await;
+            assert!(deleted.expect("nothing denies it"));
+        }
+        let relay = Running::start(&log, &url, &prefix).await;
+        relay.problem(says).await;
+        assert_eq!(relay.contradiction(), None);
+        // What the report tells to do helps.
+        subscriber.delete_stream().await;
+        subscriber.finds(&log).await;
+        relay.published(5).await;
+        assert_eq!(relay.state.borrow().problem, None);
+    };
+    futures::join!(
+        lacks(3, None, "lacks 2 positions before its end, and begins at 3"),
+        lacks(
+            1,
+            Some(1),
+            "lacks 1 positions before its end, and begins at 2"
+        ),
+        lacks(
+            1,
+            Some(3),
+            "lacks 1 positions before its end, and begins at 1"
+        ),
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_short_meanwhile_is_reported_and_the_relay_goes_on() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 5).await;
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(5).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let stream = subscriber.context.get_stream(subscriber.stream()).await;
+    let short = Config {
+        max_messages: 3,
+        ..stream.expect("there is one").cached_info().config.clone()
+    };
+    let cut = subscriber.context.update_stream(short).await;
+    cut.expect("nothing denies it");
+    relay.problem("lacks 2 positions").await;
+    grow(&log, "a", 1).await;
+    relay.published(6).await;
+    assert_eq!(subscriber.last_sequence().await, Ok(6));
+}
+
+#[tokio::test]
+async fn one_server_of_several_is_enough() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    grow(&log, "a", 3).await;
+    let nobody = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a port is free");
+    let nobody = nobody.local_addr().expect("it is bound");
+    let relay = Running::start(&log, &format!("nats://{nobody},{url}"), &prefix).await;
+    relay.published(3).await;
+    Subscriber::at(&url, &prefix).await.finds(&log).await;
 }
 
 /// A way to a server on which its answers can be held back.
