@@ -142,9 +142,11 @@ impl<'a> Issuer<'a> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            match ask(deadline.saturating_duration_since(Instant::now())).await {
-                Err(Failure::Unavailable(_)) if Instant::now() + pause < deadline => {
-                    sleep(pause).await;
+            let answer = ask(deadline.saturating_duration_since(Instant::now())).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match answer {
+                Err(Failure::Unavailable(_)) if !left.is_zero() => {
+                    sleep(pause.min(left)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 answer => return answer,
@@ -243,6 +245,19 @@ mod tests {
         ] {
             assert_eq!(issuer.failure("the job", &status).code(), code, "{status}");
         }
+    }
+
+    #[tokio::test]
+    async fn patience_is_waited_for_to_its_end() {
+        let settings = settings(("THARSIS_JOB_TOKEN", "job-token"));
+        let patience = FIRST_PAUSE * 5 / 2;
+        let issuer = Issuer::at(&settings, patience).expect("an issuer");
+        let begun = Instant::now();
+        let answer = issuer
+            .patiently(async |_| Err::<(), _>(issuer.unavailable("it is away")))
+            .await;
+        answer.expect_err("it stays away");
+        assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
