@@ -14,8 +14,9 @@ pub(crate) enum Failure {
     /// Each is something to put right.
     #[error("{}", .0.join("; "))]
     Usage(Vec<String>),
-    #[error("the issuer at {issuer} does not answer: {message}")]
-    Unavailable { issuer: String, message: String },
+    /// What may be there when it is asked for again.
+    #[error("{0}")]
+    Unavailable(String),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     #[error("the job is over: {0}")]
@@ -58,7 +59,7 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
-            Self::Unavailable { .. } => 69,
+            Self::Unavailable(_) => 69,
             Self::File { .. } => 73,
             Self::JobOver(_) | Self::JobTokenRefused(_) | Self::Refused { .. } => 77,
             Self::NoIdentities => 78,

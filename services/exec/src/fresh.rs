@@ -39,9 +39,10 @@ async fn keep_one(
     renew_after: Option<Duration>,
 ) {
     let mut due = token.due();
+    let mut ends = Instant::now() + token.life();
     loop {
         sleep(sooner(due, renew_after)).await;
-        let Some(next) = next(issuer, &identity).await else {
+        let Some(next) = next(issuer, &identity, ends).await else {
             return;
         };
         due = next.due();
@@ -50,6 +51,7 @@ async fn keep_one(
             let begun = Instant::now();
             if timeout(due, writes(folder, &identity, &next)).await.is_ok() {
                 token = next;
+                ends = begun + token.life();
             }
             due = due.saturating_sub(begun.elapsed());
         }
@@ -76,8 +78,8 @@ async fn writes(folder: &Folder, identity: &Identity, token: &Token) {
     }
 }
 
-/// The next token, whenever the issuer gives it; `None` if it never will.
-async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
+/// The next token, whenever the issuer gives it; `None` if it never will. The one there is holds until it ends.
+async fn next(issuer: &Issuer<'_>, identity: &Identity, ends: Instant) -> Option<Token> {
     let mut pause = FIRST_PAUSE;
     let mut told = String::new();
     loop {
@@ -95,8 +97,12 @@ async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
         }
         match failure {
             Failure::JobOver(_) => return None,
-            // A file may hold another one the next time.
-            Failure::JobTokenRefused(_) if issuer.knows_one_job_token() => return None,
+            // A file may hold another one the next time; and who refuses the only one may not know its key yet.
+            Failure::JobTokenRefused(_)
+                if issuer.knows_one_job_token() && Instant::now() >= ends =>
+            {
+                return None;
+            }
             _ => {}
         }
         sleep(pause).await;
@@ -106,9 +112,97 @@ async fn next(issuer: &Issuer<'_>, identity: &Identity) -> Option<Token> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proto::issuer::v1 as pb;
+    use proto::issuer::v1::credential_service_server::{
+        CredentialService, CredentialServiceServer,
+    };
     use tokio::join;
+    use tokio::net::TcpListener;
+    use tonic::transport::Server;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Request, Response, Status};
 
     use super::*;
+    use crate::settings::Settings;
+
+    /// {"iat":1,"exp":901}
+    const TOKEN: &str = "e30.eyJpYXQiOjEsImV4cCI6OTAxfQ.c2ln";
+
+    fn identity() -> Identity {
+        Identity {
+            id: "mi_1".to_owned(),
+            path: "acme/deployer".to_owned(),
+            configuration: None,
+        }
+    }
+
+    /// An issuer that takes the job token from the second question on.
+    #[derive(Default)]
+    struct Mistaken(AtomicUsize);
+
+    #[tonic::async_trait]
+    impl CredentialService for Mistaken {
+        async fn issue_credential(
+            &self,
+            _: Request<pb::IssueCredentialRequest>,
+        ) -> Result<Response<pb::IssueCredentialResponse>, Status> {
+            if self.0.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Err(Status::unauthenticated("the key is not known yet"));
+            }
+            Ok(Response::new(pb::IssueCredentialResponse {
+                token: TOKEN.to_owned(),
+                ..Default::default()
+            }))
+        }
+
+        async fn issue_credentials(
+            &self,
+            _: Request<pb::IssueCredentialsRequest>,
+        ) -> Result<Response<pb::IssueCredentialsResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn explain_credential(
+            &self,
+            _: Request<pb::ExplainCredentialRequest>,
+        ) -> Result<Response<pb::ExplainCredentialResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn list_job_managed_identities(
+            &self,
+            _: Request<pb::ListJobManagedIdentitiesRequest>,
+        ) -> Result<Response<pb::ListJobManagedIdentitiesResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_job_token_is_tried_again_for_as_long_as_a_token_holds() {
+        let minute = Duration::from_mins(1);
+        for (ends, renewed) in [(Instant::now(), false), (Instant::now() + minute, true)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}", listener.local_addr().expect("an address"));
+            let server = Server::builder()
+                .add_service(CredentialServiceServer::new(Mistaken::default()))
+                .serve_with_incoming(TcpIncoming::from(listener));
+            let lookup = |name: &str| match name {
+                "THARSIS_ISSUER_GRPC_URL" => Some(url.clone()),
+                "THARSIS_JOB_TOKEN" => Some("job-token".to_owned()),
+                _ => None,
+            };
+            let settings = Settings::read(&lookup).expect("right");
+            let issuer = Issuer::at(&settings, minute).expect("an issuer");
+            let identity = identity();
+            let next = tokio::select! {
+                next = next(&issuer, &identity, ends) => next,
+                ended = server => panic!("the issuer ended: {ended:?}"),
+            };
+            assert_eq!(next.is_some(), renewed);
+        }
+    }
 
     #[test]
     fn no_token_is_left_until_it_has_ended() {
@@ -124,14 +218,8 @@ mod tests {
         let folder = Folder::temporary().expect("a folder");
         let aside = folder.path().with_extension("aside");
         std::fs::rename(folder.path(), &aside).expect("moved");
-        let identity = Identity {
-            id: "mi_1".to_owned(),
-            path: "acme/deployer".to_owned(),
-            configuration: None,
-        };
-        // {"iat":1,"exp":901}
-        let token = Token::read("e30.eyJpYXQiOjEsImV4cCI6OTAxfQ.c2ln".to_owned());
-        let token = token.expect("a token");
+        let identity = identity();
+        let token = Token::read(TOKEN.to_owned()).expect("a token");
         // The first try comes before that.
         let back = async { std::fs::rename(&aside, folder.path()).expect("moved back") };
         join!(writes(&folder, &identity, &token), back);

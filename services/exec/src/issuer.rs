@@ -92,7 +92,7 @@ impl<'a> Issuer<'a> {
         let request = pb::ListJobManagedIdentitiesRequest::default();
         let listed = self
             .patiently(async |left| {
-                let request = self.request(request.clone(), left)?;
+                let request = self.request(request.clone(), left).await?;
                 let mut client = self.client.clone();
                 let answer = client.list_job_managed_identities(request);
                 answer
@@ -124,7 +124,7 @@ impl<'a> Issuer<'a> {
                     managed_identity_id: reference.to_owned(),
                     ..Default::default()
                 };
-                let request = self.request(message, left)?;
+                let request = self.request(message, left).await?;
                 let mut client = self.client.clone();
                 let answer = client.issue_credential(request);
                 answer.await.map_err(|status| self.failure(name, &status))
@@ -142,9 +142,11 @@ impl<'a> Issuer<'a> {
         let deadline = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         loop {
-            match ask(deadline.saturating_duration_since(Instant::now())).await {
-                Err(Failure::Unavailable { .. }) if Instant::now() + pause < deadline => {
-                    sleep(pause).await;
+            let answer = ask(deadline.saturating_duration_since(Instant::now())).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            match answer {
+                Err(Failure::Unavailable(_)) if !left.is_zero() => {
+                    sleep(pause.min(left)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 answer => return answer,
@@ -152,13 +154,13 @@ impl<'a> Issuer<'a> {
         }
     }
 
-    /// To be answered within what is left of the patience, but for a second at least.
-    fn request<T>(&self, message: T, left: Duration) -> Result<Request<T>, Failure> {
+    /// To be answered within what is left of the patience, but for a second at least; and so is the job token to be read.
+    async fn request<T>(&self, message: T, left: Duration) -> Result<Request<T>, Failure> {
+        let limit = left.clamp(LEAST_TIMEOUT, TIMEOUT);
+        let bearer = self.bearer(limit).await?;
         let mut request = Request::new(message);
-        request.set_timeout(left.clamp(LEAST_TIMEOUT, TIMEOUT));
-        request
-            .metadata_mut()
-            .insert("authorization", self.bearer()?);
+        request.set_timeout(limit);
+        request.metadata_mut().insert("authorization", bearer);
         Ok(request)
     }
 
@@ -167,8 +169,8 @@ impl<'a> Issuer<'a> {
         matches!(self.settings.job_token, JobToken::Given(_))
     }
 
-    fn bearer(&self) -> Result<MetadataValue<Ascii>, Failure> {
-        let token = self.settings.job_token.read()?;
+    async fn bearer(&self, limit: Duration) -> Result<MetadataValue<Ascii>, Failure> {
+        let token = self.settings.job_token.read(limit).await?;
         let mut bearer: MetadataValue<Ascii> = format!("Bearer {token}")
             .parse()
             .map_err(|_| Failure::Usage(vec!["the job token is no token".to_owned()]))?;
@@ -204,10 +206,8 @@ impl<'a> Issuer<'a> {
     }
 
     fn unavailable(&self, message: &str) -> Failure {
-        Failure::Unavailable {
-            issuer: self.settings.issuer.to_string(),
-            message: message.to_owned(),
-        }
+        let issuer = &self.settings.issuer;
+        Failure::Unavailable(format!("the issuer at {issuer} does not answer: {message}"))
     }
 }
 
@@ -226,14 +226,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_does_not_know_the_question_has_refused_nobody() {
+    fn settings(job_token: (&str, &str)) -> Settings {
         let lookup = |name: &str| match name {
             "THARSIS_ISSUER_GRPC_URL" => Some("http://127.0.0.1:7101".to_owned()),
-            "THARSIS_JOB_TOKEN" => Some("job-token".to_owned()),
-            _ => None,
+            name => (name == job_token.0).then(|| job_token.1.to_owned()),
         };
-        let settings = Settings::read(&lookup).expect("right");
+        Settings::read(&lookup).expect("right")
+    }
+
+    #[tokio::test]
+    async fn who_does_not_know_the_question_has_refused_nobody() {
+        let settings = settings(("THARSIS_JOB_TOKEN", "job-token"));
         let issuer = Issuer::at(&settings, TIMEOUT).expect("an issuer");
         for (status, code) in [
             (Status::unimplemented(""), 69),
@@ -242,5 +245,33 @@ mod tests {
         ] {
             assert_eq!(issuer.failure("the job", &status).code(), code, "{status}");
         }
+    }
+
+    #[tokio::test]
+    async fn patience_is_waited_for_to_its_end() {
+        let settings = settings(("THARSIS_JOB_TOKEN", "job-token"));
+        let patience = FIRST_PAUSE * 5 / 2;
+        let issuer = Issuer::at(&settings, patience).expect("an issuer");
+        let begun = Instant::now();
+        let answer = issuer
+            .patiently(async |_| Err::<(), _>(issuer.unavailable("it is away")))
+            .await;
+        answer.expect_err("it stays away");
+        assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_job_token_is_waited_for_no_longer_than_the_issuer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo runs").success());
+        let pipe = pipe.to_str().expect("text");
+        let settings = settings(("THARSIS_JOB_TOKEN_FILE", pipe));
+        let issuer = Issuer::at(&settings, FIRST_PAUSE).expect("an issuer");
+        let answer = issuer.token("mi_1", "acme/deployer").await;
+        let failure = answer.expect_err("nobody writes the token");
+        assert_eq!(failure.code(), 69, "it is asked for again: {failure}");
+        assert!(failure.to_string().contains(pipe), "{failure}");
     }
 }

@@ -197,10 +197,10 @@ async fn prepare(
         }
     }
     for identity in tokens.iter().map(|(identity, _)| identity).chain(&refused) {
-        provider::withhold(identity, settings, folder, &mut environment)?;
+        provider::withhold(identity, &mut environment);
     }
     for identity in &refused {
-        provider::close(identity, folder, &mut environment);
+        provider::close(identity, settings, folder, &mut environment)?;
     }
     provider::provide(&tokens, &job, settings, folder, endpoint, &mut environment)?;
     Ok((environment, tokens))

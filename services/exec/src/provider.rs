@@ -46,12 +46,7 @@ pub(crate) struct Place<'a> {
 
 /// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
 /// before the identity, and not as whom it would take without one that is refused.
-pub(crate) fn withhold(
-    identity: &Identity,
-    settings: &Settings,
-    folder: &Folder,
-    environment: &mut Environment,
-) -> Result<(), Failure> {
+pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
     let credentials: &[&'static str] = match &identity.configuration {
         Some(Type::Aws(_)) => &aws::CREDENTIALS,
         Some(Type::Azure(_)) => &azure::CREDENTIALS,
@@ -63,22 +58,24 @@ pub(crate) fn withhold(
     for name in credentials {
         environment.unset(name);
     }
-    if let Some(Type::Aws(_)) = identity.configuration {
-        aws::withhold(identity, settings, folder, environment)?;
-    }
-    Ok(())
 }
 
 /// Has the clients of an identity that is refused fail: they would look on, for whatever the machine or its user is.
-pub(crate) fn close(identity: &Identity, folder: &Folder, environment: &mut Environment) {
+pub(crate) fn close(
+    identity: &Identity,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
     // There is none.
     let token_file = folder.file(&identity.token_file());
     match &identity.configuration {
-        Some(Type::Aws(_)) => environment.set("AWS_EC2_METADATA_DISABLED", "true"),
+        Some(Type::Aws(_)) => aws::close(identity, settings, folder, environment)?,
         Some(Type::Azure(azure)) => azure::close(&token_file, azure, environment),
         Some(Type::Google(_)) => google::close(token_file, environment),
         Some(Type::Kubernetes(_) | Type::Tharsis(_)) | None => {}
     }
+    Ok(())
 }
 
 /// Takes out what an earlier environment had from a folder, whatever identity that was for: it may be lost since.
@@ -221,14 +218,18 @@ mod tests {
         Token::read(format!("e30.{claims}.c2ln")).expect("a token")
     }
 
-    fn provided(settings: &Settings, folder: &Folder, configuration: Type) -> Environment {
-        let identity = Identity {
+    fn identity(configuration: Type) -> Identity {
+        Identity {
             id: "mi_1".to_owned(),
             path: "acme/deployer".to_owned(),
             configuration: Some(configuration),
-        };
+        }
+    }
+
+    fn provided(settings: &Settings, folder: &Folder, configuration: Type) -> Environment {
+        let identity = identity(configuration);
         let mut environment = Environment::default();
-        withhold(&identity, settings, folder, &mut environment).expect("withheld");
+        withhold(&identity, &mut environment);
         let tokens = [(identity, token())];
         provide(&tokens, "job_1", settings, folder, None, &mut environment).expect("provided");
         let written = std::fs::read_to_string(folder.file("mi_1.token")).expect("the token");
@@ -292,6 +293,9 @@ mod tests {
             aws_config_file: Some(folder.file("aws-config").into()),
             ..settings
         };
+        let identity = identity(aws.clone());
+        withhold(&identity, &mut Environment::default());
+        assert_eq!(read(), config, "it is there until there is a new one");
         provided(&settings, &folder, aws);
         assert_eq!(read(), config);
     }
@@ -353,8 +357,8 @@ mod tests {
                 path: "acme/deployer".to_owned(),
                 configuration: Some(configuration),
             };
-            withhold(&identity, &settings(), &folder, &mut environment).expect("withheld");
-            close(&identity, &folder, &mut environment);
+            withhold(&identity, &mut environment);
+            close(&identity, &settings(), &folder, &mut environment).expect("closed");
         }
         let (azure, google) = (
             folder.file("mi_azure.token"),

@@ -43,7 +43,7 @@ impl Settings {
         }
         let job_token = match (given("THARSIS_JOB_TOKEN"), given("THARSIS_JOB_TOKEN_FILE")) {
             (Some(token), None) => Some(JobToken::Given(token.trim().to_owned())),
-            (None, Some(path)) => Some(JobToken::InFile(path.into())),
+            (None, Some(path)) => Some(JobToken::in_file(path.into())),
             (None, None) => {
                 wrong.push(
                     "there is no job token: THARSIS_JOB_TOKEN or THARSIS_JOB_TOKEN_FILE must be set, \

@@ -1,7 +1,6 @@
 //! Amazon Web Services: the web identity provider of the SDKs
 //! (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-assume-role-credentials.html>).
 
-use std::fmt::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
@@ -58,26 +57,49 @@ pub(super) const SHARED_CREDENTIALS: &str = "aws-credentials";
 /// What is below was written by us.
 const OURS: &str = "# Of tharsis-exec:";
 
-/// Has the clients read what the files of before say of other things than who they are.
-pub(super) fn withhold(
+/// Has the clients read what the files of before say of other things than who they are, and of our profile what is given:
+/// each file is written once, for it may be read meanwhile.
+fn lead(
+    identity: &Identity,
+    profile: &str,
+    settings: &Settings,
+    folder: &Folder,
+    environment: &mut Environment,
+) -> Result<(), Failure> {
+    for (variable, before, name, ours) in [
+        (
+            "AWS_CONFIG_FILE",
+            &settings.aws_config_file,
+            CONFIG,
+            profile,
+        ),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            &settings.aws_credentials_file,
+            SHARED_CREDENTIALS,
+            "",
+        ),
+    ] {
+        let mut content = theirs(before.as_deref(), &identity.path)?;
+        if !content.is_empty() && !ours.is_empty() {
+            content.push('\n');
+        }
+        content.push_str(ours);
+        folder.write(name, &content)?;
+        environment.set(variable, folder.file(name));
+    }
+    Ok(())
+}
+
+/// Has the clients find nothing, and not ask the machine.
+pub(super) fn close(
     identity: &Identity,
     settings: &Settings,
     folder: &Folder,
     environment: &mut Environment,
 ) -> Result<(), Failure> {
-    for (variable, before, name) in [
-        ("AWS_CONFIG_FILE", &settings.aws_config_file, CONFIG),
-        (
-            "AWS_SHARED_CREDENTIALS_FILE",
-            &settings.aws_credentials_file,
-            SHARED_CREDENTIALS,
-        ),
-    ] {
-        let theirs = theirs(before.as_deref(), &identity.path)?;
-        folder.write(name, &theirs)?;
-        environment.set(variable, folder.file(name));
-    }
-    Ok(())
+    environment.set("AWS_EC2_METADATA_DISABLED", "true");
+    lead(identity, "", settings, folder, environment)
 }
 
 pub(super) fn provide(
@@ -85,18 +107,12 @@ pub(super) fn provide(
     aws: &AwsConfiguration,
     environment: &mut Environment,
 ) -> Result<(), Failure> {
-    let profile = place.identity.path.as_str();
-    let mut config = theirs(Some(Path::new(&place.folder.file(CONFIG))), profile)?;
-    if !config.is_empty() {
-        config.push('\n');
-    }
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        config,
-        "{OURS}\n[profile {profile}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}",
-        aws.role_arn, place.token_file, place.job
+    let profile = format!(
+        "{OURS}\n[profile {}]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = {}\n",
+        place.identity.path, aws.role_arn, place.token_file, place.job
     );
-    place.folder.write(CONFIG, &config)?;
+    let (settings, folder) = (place.settings, place.folder);
+    lead(place.identity, &profile, settings, folder, environment)?;
     environment.set("AWS_ROLE_ARN", &aws.role_arn);
     environment.set("AWS_WEB_IDENTITY_TOKEN_FILE", &place.token_file);
     // CloudTrail shows it: so the job is found from what was done.

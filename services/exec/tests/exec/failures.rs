@@ -100,7 +100,7 @@ async fn who_is_silent_is_waited_for_no_longer_than_patience_lasts() {
 }
 
 /// A pipe with a name, which nobody writes.
-fn pipe(folder: &Path) -> PathBuf {
+pub(crate) fn pipe(folder: &Path) -> PathBuf {
     let pipe = folder.join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo runs").success());

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::command::sends;
+use crate::failures::pipe;
 use crate::scene::{EXEC, Scene, ended, read, runs};
 
 /// Runs until it may end.
@@ -199,6 +200,32 @@ async fn a_job_token_that_was_refused_may_be_another_the_next_time() {
     changes(&file, &held).await;
     std::fs::write(&end, "").expect("written");
     assert_eq!(ended(child).await.code, Some(0));
+}
+
+/// As a file on a mount that hangs, a pipe keeps who reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_token_that_can_t_be_read_any_more_holds_no_signal_up() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let job_token = folder.path().join("job-token");
+    std::fs::write(&job_token, &scene.job.token).expect("written");
+    let mut child = scene
+        .exec_as("")
+        .args(["--patience", "1", "--renew-after", "1"])
+        .args(["--", "sleep", "1000"])
+        .env("THARSIS_JOB_TOKEN_FILE", &job_token)
+        .spawn()
+        .expect("it starts");
+    first(&scene).await;
+    let pipe = pipe(folder.path());
+    std::fs::rename(&pipe, &job_token).expect("moved");
+    let said = child.stderr.as_mut().expect("it is read");
+    let line = BufReader::new(said).lines().next_line().await;
+    let line = line.expect("read").expect("a line");
+    assert!(line.contains("can't be read in time"), "{line}");
+    sends(&child, Signal::TERM);
+    assert_eq!(ended(child).await.signal, Some(15));
+    assert!(scene.folders().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
