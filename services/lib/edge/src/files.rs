@@ -40,13 +40,7 @@ mod tests {
 
     #[test]
     fn a_listener_leaves_files_to_the_others() {
-        for (files, connections) in [
-            (0, 1),
-            (64, 10),
-            (256, 42),
-            (1_024, 256),
-            (4_096, 1_280),
-        ] {
+        for (files, connections) in [(0, 1), (64, 10), (256, 42), (1_024, 256), (4_096, 1_280)] {
             assert_eq!(connections_of(files), connections, "{files}");
         }
     }
