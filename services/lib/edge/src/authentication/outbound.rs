@@ -99,7 +99,7 @@ impl Outbound {
 
     /// To issuers that others have named: public addresses, and these networks. An address is looked at where it is
     /// connected to, so that a name can't lead elsewhere the second time; so there is no proxy, which would connect
-    /// instead of us.
+    /// instead of us. No connection is kept for another time: there are as many issuers as others like to name.
     pub(super) fn guarded(networks: Networks) -> Result<Self, ClientError> {
         let networks = Arc::new(networks);
         let client = Client::builder()
@@ -107,6 +107,7 @@ impl Outbound {
             .timeout(TIMEOUT)
             .user_agent("tharsis")
             .no_proxy()
+            .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(Guarded(Arc::clone(&networks))))
             .build();
         Ok(Self {

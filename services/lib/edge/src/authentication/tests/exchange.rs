@@ -157,6 +157,58 @@ async fn slow_issuers_that_one_trusts_keep_nobody_else_waiting() {
     assert_eq!(taken.load(Ordering::SeqCst), 8);
 }
 
+/// Waits for it.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let so = tokio::time::timeout(Duration::from_secs(30), so).await;
+    assert!(so.is_ok(), "not {what}");
+}
+
+/// Stands before an issuer, which is at this URL then, and how many connections are open to it.
+async fn before(answers: &Answers) -> (String, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = listener.await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/jwks")});
+    Answers::set(&answers.discovery, discovery);
+    let behind = answers.url.trim_start_matches("http://").to_owned();
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&open);
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let (open, behind) = (Arc::clone(&counted), behind.clone());
+            open.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut behind = tokio::net::TcpStream::connect(behind)
+                    .await
+                    .expect("connected");
+                let _ = tokio::io::copy_bidirectional(&mut connection, &mut behind).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    (url, open)
+}
+
+#[tokio::test]
+async fn no_connection_to_an_issuer_stays_open() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let (url, open) = before(&answers).await;
+    let claims = with(claims(&answers), "iss", url.as_str());
+    let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims);
+    let trusted = trusted();
+    let verified = trusted
+        .verify(&token, &[policy(&url, "ES256")], "acme")
+        .await;
+    verified.expect("verified");
+    until("closed", || open.load(Ordering::SeqCst) == 0).await;
+}
+
 #[tokio::test]
 async fn what_a_token_says_is_short_and_plain() {
     let signer = Signer::p256("a");
