@@ -197,11 +197,13 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        // Administrators make these groups, so nobody has more of them than they are given.
-        let top = account.place.nodes.last();
-        let top = top.map_or(String::new(), |group| group.id.to_string());
+        // Administrators make the groups at the top, so nobody has more of them than they are given.
+        let groups = account.place.nodes.iter().skip(1);
+        let groups: Vec<_> = groups.map(|group| group.id.to_string()).collect();
+        let groups: Vec<_> = groups.iter().map(String::as_str).collect();
         let trusted = &self.shared.trusted;
-        let verified = trusted.verify(asked.token, &account.policies, &top).await;
+        let verified = trusted.verify(asked.token, &account.policies, &groups);
+        let verified = verified.await;
         let verified = verified.map_err(|error| match error {
             AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
             other => other.into(),

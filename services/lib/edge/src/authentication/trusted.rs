@@ -81,12 +81,13 @@ impl TrustedIssuers {
     }
 
     /// Verifies a token as the policies of its issuer ask. Without any, the issuer is not trusted, and nothing is fetched.
-    /// `of` is on whose behalf it is: what one trusts may keep nobody else waiting.
+    /// `of` is on whose behalf it is, and what is above that, each above the one before: what one trusts may keep nobody
+    /// else waiting.
     pub async fn verify(
         &self,
         token: &str,
         policies: &[TrustPolicy],
-        of: &str,
+        of: &[&str],
     ) -> Result<Verified, AuthenticationError> {
         if token.len() > MAX_TOKEN {
             return Err(AuthenticationError::TooLarge);
@@ -139,7 +140,7 @@ impl TrustedIssuers {
         }
     }
 
-    fn keys_of(&self, issuer: &str) -> Arc<RemoteKeys> {
+    pub(super) fn keys_of(&self, issuer: &str) -> Arc<RemoteKeys> {
         let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
         if issuers.len() >= REMEMBERED && !issuers.contains_key(issuer) {
             forget_one(&mut issuers);

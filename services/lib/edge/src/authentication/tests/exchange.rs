@@ -53,7 +53,7 @@ async fn the_key_or_the_policy_says_the_algorithm() {
         }
         Answers::set(&answers.keys, vec![jwk]);
         let policies = [policy(&answers.url, in_policy)];
-        let verified = trusted().verify(&token, &policies, "acme").await;
+        let verified = trusted().verify(&token, &policies, &["acme"]).await;
         let refused = verified.as_ref().err().map(AuthenticationError::reason);
         assert_eq!(refused, reason, "{alg:?} {in_policy}");
         if let Ok(verified) = verified {
@@ -64,7 +64,7 @@ async fn the_key_or_the_policy_says_the_algorithm() {
     // What one policy says of the issuer does not make the key say it for another one.
     Answers::set(&answers.keys, vec![signer.jwk()]);
     let policies = [policy(&answers.url, ""), policy(&answers.url, "RS256")];
-    let verified = trusted().verify(&token, &policies, "acme").await;
+    let verified = trusted().verify(&token, &policies, &["acme"]).await;
     let verified = verified.expect("verified");
     let [unsaid, said] = policies;
     assert!(!unsaid.is_signed_with(&verified.algorithm, verified.declared));
@@ -79,7 +79,7 @@ async fn what_others_trust_does_not_make_an_issuers_keys_forgotten() {
     let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims(&answers));
     let policies = [policy(&answers.url, "ES256")];
     trusted
-        .verify(&token, &policies, "acme")
+        .verify(&token, &policies, &["acme"])
         .await
         .expect("verified");
     for other in 0..300 {
@@ -88,13 +88,13 @@ async fn what_others_trust_does_not_make_an_issuers_keys_forgotten() {
         let token = signer.token(&json!({"alg": "ES256"}), &claims);
         // None of them has keys.
         let refused = trusted
-            .verify(&token, &[policy(&url, "ES256")], "acme")
+            .verify(&token, &[policy(&url, "ES256")], &["acme"])
             .await;
         let reason = refused.expect_err("refused").reason();
         assert_eq!(reason, "TOKEN_ISSUER_UNAVAILABLE");
     }
     trusted
-        .verify(&token, &policies, "acme")
+        .verify(&token, &policies, &["acme"])
         .await
         .expect("verified");
     assert_eq!(answers.fetches(), 1);
@@ -129,7 +129,9 @@ async fn slow_issuers_that_one_trusts_keep_nobody_else_waiting() {
     };
     let verified = async |answers: &Answers| {
         let policies = [policy(&answers.url, "ES256")];
-        let verified = trusted.verify(&of(&answers.url), &policies, "acme").await;
+        let verified = trusted
+            .verify(&of(&answers.url), &policies, &["acme"])
+            .await;
         verified.expect("verified");
     };
     verified(&known).await;
@@ -139,7 +141,7 @@ async fn slow_issuers_that_one_trusts_keep_nobody_else_waiting() {
         let (trusted, token) = (Arc::clone(&trusted), of(&url));
         asked.spawn(async move {
             let policies = [policy(&url, "ES256")];
-            trusted.verify(&token, &policies, "mallory").await
+            trusted.verify(&token, &policies, &["mallory"]).await
         });
     }
     while taken.load(Ordering::SeqCst) < 8 {
@@ -155,6 +157,111 @@ async fn slow_issuers_that_one_trusts_keep_nobody_else_waiting() {
     };
     assert_eq!(why, "too many issuers are being asked for their keys");
     assert_eq!(taken.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test]
+async fn a_refresh_keeps_its_place_among_slow_issuers_when_nobody_waits_for_it() {
+    let (old, new) = (Signer::p256("old"), Signer::p256("new"));
+    let answers = issuer(&[&old]).await;
+    let trusted = Arc::new(trusted());
+    let of = |url: &str| {
+        let claims = with(claims(&answers), "iss", url);
+        old.token(&json!({"alg": "ES256", "kid": "old"}), &claims)
+    };
+    let policies = [policy(&answers.url, "ES256")];
+    let token = of(&answers.url);
+    let verified = trusted.verify(&token, &policies, &["acme"]).await;
+    verified.expect("verified");
+    let keys = [&old];
+    let slow = join_all((0..8).map(|_| issuer(&keys))).await;
+    for slow in &slow {
+        slow.gate.forget_permits(Semaphore::MAX_PERMITS);
+        let (trusted, token, url) = (Arc::clone(&trusted), of(&slow.url), slow.url.clone());
+        tokio::spawn(async move {
+            let policies = [policy(&url, "ES256")];
+            trusted.verify(&token, &policies, &["acme"]).await
+        });
+    }
+    while slow.iter().any(|slow| slow.fetches() == 0) {
+        tokio::task::yield_now().await;
+    }
+    Answers::set(&answers.keys, vec![new.jwk()]);
+    trusted
+        .keys_of(&answers.url)
+        .age(Duration::from_mins(10));
+    // The old ones do while newer ones are not to be had.
+    let verified = trusted.verify(&token, &policies, &["acme"]).await;
+    verified.expect("verified");
+    assert_eq!(answers.fetches(), 1);
+    for slow in &slow {
+        slow.gate.add_permits(1);
+    }
+    until("fetched", || answers.fetches() == 2).await;
+    let verified = trusted.verify(&token, &policies, &["acme"]).await;
+    assert_eq!(verified.expect_err("refused").reason(), "TOKEN_KEY_UNKNOWN");
+}
+
+#[tokio::test]
+async fn slow_issuers_that_one_group_trusts_leave_turns_and_places_to_those_beside_it() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let (silent, taken) = silent().await;
+    let trusted = Arc::new(trusted());
+    let of = |url: &str| {
+        let claims = with(claims(&answers), "iss", url);
+        signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims)
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let url = format!("{silent}/{number}");
+        let (trusted, token) = (Arc::clone(&trusted), of(&url));
+        asked.spawn(async move {
+            let policies = [policy(&url, "ES256")];
+            let below = format!("mallory/{number}");
+            let of = [below.as_str(), "mallory", "acme"];
+            trusted.verify(&token, &policies, &of).await
+        });
+    }
+    until("asked", || taken.load(Ordering::SeqCst) == 4).await;
+    let policies = [policy(&answers.url, "ES256")];
+    let verified = trusted
+        .verify(&of(&answers.url), &policies, &["ci", "acme"])
+        .await;
+    verified.expect("verified");
+    assert_eq!(taken.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn keys_past_their_age_do_not_while_their_issuer_would_never_be_asked() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let (silent, taken) = silent().await;
+    let trusted = Arc::new(trusted());
+    let of = |url: &str| {
+        let claims = with(claims(&answers), "iss", url);
+        signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims)
+    };
+    let (token, policies) = (of(&answers.url), [policy(&answers.url, "ES256")]);
+    let verified = trusted.verify(&token, &policies, &["acme"]).await;
+    verified.expect("verified");
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..64 {
+        let url = format!("{silent}/{number}");
+        let (trusted, token) = (Arc::clone(&trusted), of(&url));
+        asked.spawn(async move {
+            let policies = [policy(&url, "ES256")];
+            trusted.verify(&token, &policies, &["acme"]).await
+        });
+    }
+    until("asked", || taken.load(Ordering::SeqCst) == 8).await;
+    trusted
+        .keys_of(&answers.url)
+        .age(Duration::from_mins(10));
+    let verified = trusted.verify(&token, &policies, &["acme"]).await;
+    let AuthenticationError::IssuerUnavailable { why, .. } = verified.expect_err("refused") else {
+        panic!("unavailable");
+    };
+    assert_eq!(why, "too many issuers are being asked for their keys");
 }
 
 /// Waits for it.
@@ -203,7 +310,7 @@ async fn no_connection_to_an_issuer_stays_open() {
     let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims);
     let trusted = trusted();
     let verified = trusted
-        .verify(&token, &[policy(&url, "ES256")], "acme")
+        .verify(&token, &[policy(&url, "ES256")], &["acme"])
         .await;
     verified.expect("verified");
     until("closed", || open.load(Ordering::SeqCst) == 0).await;
@@ -223,17 +330,19 @@ async fn what_a_token_says_is_short_and_plain() {
     for value in [long.as_str(), "a\nb", "a\u{7f}"] {
         assert_eq!(
             trusted
-                .verify(&said("sub", value), &policies, "acme")
+                .verify(&said("sub", value), &policies, &["acme"])
                 .await
                 .err(),
             Some(AuthenticationError::ClaimInvalid("sub"))
         );
-        let verified = trusted.verify(&said("ref", value), &policies, "acme").await;
+        let verified = trusted
+            .verify(&said("ref", value), &policies, &["acme"])
+            .await;
         let claims = verified.expect("verified").claims;
         assert!(!claims.contains_key("ref"));
     }
     let verified = trusted
-        .verify(&said("ref", &long[1..]), &policies, "acme")
+        .verify(&said("ref", &long[1..]), &policies, &["acme"])
         .await;
     assert!(verified.expect("verified").claims.contains_key("ref"));
 }
