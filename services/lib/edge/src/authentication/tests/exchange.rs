@@ -187,7 +187,7 @@ async fn a_refresh_keeps_its_place_among_slow_issuers_when_nobody_waits_for_it()
     }
     Answers::set(&answers.keys, vec![new.jwk()]);
     trusted
-        .keys_of(&answers.url)
+        .keys_of(&answers.url, "acme")
         .age(Duration::from_mins(10));
     // The old ones do while newer ones are not to be had.
     let verified = trusted.verify(&token, &policies, &["acme"]).await;
@@ -255,7 +255,7 @@ async fn keys_past_their_age_do_not_while_their_issuer_would_never_be_asked() {
     }
     until("asked", || taken.load(Ordering::SeqCst) == 8).await;
     trusted
-        .keys_of(&answers.url)
+        .keys_of(&answers.url, "acme")
         .age(Duration::from_mins(10));
     let verified = trusted.verify(&token, &policies, &["acme"]).await;
     let AuthenticationError::IssuerUnavailable { why, .. } = verified.expect_err("refused") else {
@@ -314,6 +314,48 @@ async fn no_connection_to_an_issuer_stays_open() {
         .await;
     verified.expect("verified");
     until("closed", || open.load(Ordering::SeqCst) == 0).await;
+}
+
+/// As many issuers as there are paths, with one key.
+async fn many(signer: &Signer) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = listener.await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let (base, keys) = (url.clone(), json!({"keys": [signer.jwk()]}));
+    let discovery = async move |axum::extract::Path(number): axum::extract::Path<String>| {
+        json!({"issuer": format!("{base}/{number}"), "jwks_uri": format!("{base}/jwks")})
+            .to_string()
+    };
+    let router = axum::Router::new()
+        .route("/{number}/.well-known/openid-configuration", get(discovery))
+        .route("/jwks", get(async move || keys.to_string()));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test]
+async fn who_has_most_issuers_is_the_first_of_whose_one_is_forgotten() {
+    let signer = Signer::p256("a");
+    let answers = issuer(&[&signer]).await;
+    let many = many(&signer).await;
+    let trusted = trusted();
+    let verified = async |url: &str, of: &str| {
+        let claims = with(claims(&answers), "iss", url);
+        let token = signer.token(&json!({"alg": "ES256", "kid": "a"}), &claims);
+        let verified = trusted.verify(&token, &[policy(url, "ES256")], &[of]).await;
+        verified.expect("verified");
+    };
+    verified(&answers.url, "acme").await;
+    for number in 0..300 {
+        verified(&format!("{many}/{number}"), "mallory").await;
+    }
+    // Nor does it count for what it is not that another one names it too.
+    verified(&answers.url, "mallory").await;
+    for number in 300..600 {
+        verified(&format!("{many}/{number}"), "mallory").await;
+    }
+    verified(&answers.url, "acme").await;
+    assert_eq!(answers.fetches(), 1);
 }
 
 #[tokio::test]
