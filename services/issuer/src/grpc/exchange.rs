@@ -115,6 +115,7 @@ impl IssuerRpc {
         let reference = named(&asked)?;
         // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
         authentication::named_issuer(asked.token)?;
+        let _admitted = self.admission.exchange()?;
         for _ in 0..ATTEMPTS {
             self.current().await?;
             let mut account = self.trusting(&reference, asked.account).await?;
@@ -164,6 +165,7 @@ impl IssuerRpc {
         let hierarchy = &self.shared.hierarchy;
         let database = |error: sqlx::Error| status::database(&error);
         let missing = || status::not_trusting(named);
+        let _looking_up = self.admission.look_up().await?;
         // As many look-ups where there is none: how long they take must not tell either.
         let id = hierarchy.resolve(reference).await.map_err(database)?;
         let none = ServiceAccountId::from_uuid(Uuid::nil());
@@ -201,6 +203,8 @@ impl IssuerRpc {
         let groups = account.place.nodes.iter().skip(1);
         let groups: Vec<_> = groups.map(|group| group.id.to_string()).collect();
         let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+        let highest = groups.last().copied().unwrap_or_default();
+        let _verifying = self.admission.verification(highest)?;
         let trusted = &self.shared.trusted;
         let verified = trusted.verify(asked.token, &account.policies, &groups);
         let verified = verified.await;
