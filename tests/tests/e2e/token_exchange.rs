@@ -11,6 +11,8 @@ use e2e::refusal::{invalid, not_found, refused};
 use e2e::user::{self, credential, membership, trust};
 use e2e::world::Setup;
 use e2e::{Service, User, World, relying_party};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use model::{Principal, ServiceAccountId};
 use prost::Message as _;
 use proto::access::v1 as access;
@@ -19,7 +21,7 @@ use proto::directory::v1 as directory;
 use proto::eventlog::v1 as eventlog;
 use proto::identity::v1 as identity;
 use proto::issuer::v1 as issuer;
-use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE};
+use reqwest::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tonic::Code;
@@ -817,6 +819,39 @@ async fn an_issuer_may_take_longer_for_its_keys_than_a_replica_may_be_old() {
     let (answer, ()) = tokio::join!(exchanged, slow);
     answer.token();
     assert_eq!(issued(&world).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_wait_for_the_issuers_that_one_group_trusts() {
+    let (world, ci) = tokio::join!(World::start(), ForeignIssuer::start());
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*"))
+        .await
+        .id;
+    let (gate, keys) = (Arc::new(Semaphore::new(0)), json!({"keys": [key().jwk()]}));
+    ci.serves(KEYS, Document::Held(keys, Arc::clone(&gate)));
+    let (client, token) = (reqwest::Client::new(), ci.token(SUBJECT));
+    let asked = (0..129).map(|_| {
+        let pairs = [
+            ("grant_type", GRANT_TYPE),
+            ("audience", account.as_str()),
+            ("subject_token", token.as_str()),
+            ("subject_token_type", JWT),
+        ];
+        let request = client.post(format!("{}/token", world.issuer_url()));
+        request.header(CONTENT_TYPE, FORM).body(form(&pairs)).send()
+    });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let busy = asked.next().await.expect("one").expect("it answers");
+    assert_eq!(busy.status().as_u16(), 503);
+    assert!(busy.headers().contains_key(RETRY_AFTER));
+    let busy: Value = busy.json().await.expect("JSON");
+    assert_eq!(busy["reason"], "EXCHANGE_BUSY");
+    gate.add_permits(1);
+    let others: Vec<_> = asked.collect().await;
+    let mut others = others.iter().flatten();
+    assert!(others.any(|other| other.status().as_u16() == 200));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -125,6 +125,7 @@ impl IssuerRpc {
         let reference = named(&asked)?;
         // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
         authentication::named_issuer(asked.token)?;
+        let _admitted = self.admission.exchange()?;
         for _ in 0..ATTEMPTS {
             self.current().await?;
             let mut account = self.trusting(&reference, asked.account).await?;
@@ -176,6 +177,7 @@ impl IssuerRpc {
         let hierarchy = &self.shared.hierarchy;
         let database = |error: sqlx::Error| status::database(&error);
         let missing = || status::not_trusting(named);
+        let _looking_up = self.admission.look_up().await?;
         // As many look-ups where there is none: how long they take must not tell either.
         let id = hierarchy.resolve(reference).await.map_err(database)?;
         let none = ServiceAccountId::from_uuid(Uuid::nil());
@@ -209,11 +211,15 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        // Administrators make these groups, so nobody has more of them than they are given.
-        let top = account.place.nodes.last();
-        let top = top.map_or(String::new(), |group| group.id.to_string());
+        // Administrators make the groups at the top, so nobody has more of them than they are given.
+        let groups = account.place.nodes.iter().skip(1);
+        let groups: Vec<_> = groups.map(|group| group.id.to_string()).collect();
+        let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+        let highest = groups.last().copied().unwrap_or_default();
+        let _verifying = self.admission.verification(highest)?;
         let trusted = &self.shared.trusted;
-        let verified = trusted.verify(asked.token, &account.policies, &top).await;
+        let verified = trusted.verify(asked.token, &account.policies, &groups);
+        let verified = verified.await;
         let verified = verified.map_err(|error| match error {
             AuthenticationError::IssuerUnknown => status::not_trusting(asked.account),
             other => other.into(),

@@ -1,5 +1,6 @@
 //! The rpcs: parse, locate, load, decide, append, convert.
 
+mod admission;
 mod credentials;
 mod current;
 pub(crate) mod exchange;
@@ -24,6 +25,7 @@ use eventlog::{Owner, Progress};
 use model::Principal;
 use tokio::sync::{Semaphore, watch};
 
+use self::admission::Admission;
 use self::ground::Grounds;
 use self::refusals::Recorded;
 use crate::keys::Keys;
@@ -38,6 +40,8 @@ pub struct IssuerRpc {
     reached: Arc<[AtomicU64]>,
     /// One at a time looks at the past: that reads whole logs.
     past: Arc<Semaphore>,
+    /// How many exchange tokens at once.
+    admission: Arc<Admission>,
 }
 
 /// What the rpcs work with.
@@ -74,6 +78,7 @@ impl IssuerRpc {
             grounds: Arc::default(),
             recorded: Arc::default(),
             past: Arc::new(Semaphore::new(1)),
+            admission: Arc::default(),
         }
     }
 }

@@ -294,7 +294,7 @@ impl Authenticator {
             Ok(claims)
         };
         let wanted = Wanted::by(&header);
-        let claims = keys.verify(wanted, &issuer.name, verify).await?;
+        let claims = keys.verify(wanted, &[&issuer.name], verify).await?;
         // Through the parser, for a subject with control characters must not get into events and logs.
         let subject = token::text(&claims, "sub")?;
         let principal = Principal::user(&format!("{}/{subject}", issuer.name))

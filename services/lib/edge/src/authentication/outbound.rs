@@ -10,17 +10,19 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
 use super::networks::Networks;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Issuers at once that are asked for their documents; more wait.
 const MAX_ASKED: usize = 32;
-/// And on behalf of one: issuers that answer slowly, or never, take no turns from those that others trust.
+/// And on behalf of one: issuers that answer slowly, or never, take no turns from those that others trust. Of each of what
+/// is below it, half as many, and so on: nor do they take all turns from those beside it.
 const MAX_ASKED_FOR_ONE: usize = 8;
-/// For a turn.
-const TURN_PATIENCE: Duration = Duration::from_secs(2);
+/// So far below it and further, one.
+const LOWEST: usize = MAX_ASKED_FOR_ONE.ilog2() as usize;
+/// Of those who are asked or wait, for each that may be asked at once.
+const PLACES: usize = 8;
 /// Bytes of a document.
 const MAX_DOCUMENT: usize = 256 << 10;
 
@@ -56,29 +58,78 @@ pub(super) struct Outbound {
 }
 
 struct Turns {
-    all: Arc<Semaphore>,
+    all: Queue,
     /// Of each on whose behalf somebody is asked, or waits to be.
-    of: Mutex<HashMap<String, Arc<Semaphore>>>,
+    of: Mutex<HashMap<String, Queue>>,
+}
+
+#[derive(Clone)]
+struct Queue {
+    places: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
+}
+
+/// Among those that wait for their turn, until it is dropped.
+pub(super) struct Place {
+    places: Vec<OwnedSemaphorePermit>,
+    turns: Vec<Arc<Semaphore>>,
 }
 
 /// Until it is dropped, one more issuer may be asked.
-pub(super) type Turn = [OwnedSemaphorePermit; 2];
+pub(super) struct Turn(#[expect(dead_code, reason = "held")] Vec<OwnedSemaphorePermit>);
+
+impl Queue {
+    fn new(turns: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(turns * PLACES)),
+            turns: Arc::new(Semaphore::new(turns)),
+        }
+    }
+
+    /// Where nobody has a place, nobody has a turn.
+    fn is_empty(&self) -> bool {
+        Arc::strong_count(&self.places) == 1
+    }
+}
 
 impl Turns {
     fn new() -> Self {
         Self {
-            all: Arc::new(Semaphore::new(MAX_ASKED)),
+            all: Queue::new(MAX_ASKED),
             of: Mutex::default(),
         }
     }
 
-    fn of(&self, whom: &str) -> Arc<Semaphore> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        of.retain(|_, turns| Arc::strong_count(turns) > 1);
-        let turns = of
-            .entry(whom.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(MAX_ASKED_FOR_ONE)));
-        Arc::clone(turns)
+    fn place(&self, of: &[&str]) -> Option<Place> {
+        let mut queues = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| !queue.is_empty());
+        let highest = of.len().saturating_sub(1);
+        let own = of.iter().enumerate().map(|(index, whom)| {
+            let depth = (highest - index).min(LOWEST);
+            let turns = MAX_ASKED_FOR_ONE >> depth;
+            let queue = queues.entry((*whom).to_owned());
+            queue.or_insert_with(|| Queue::new(turns)).clone()
+        });
+        let queues: Vec<Queue> = own.chain([self.all.clone()]).collect();
+        let places = queues.iter().map(|queue| {
+            let places = Arc::clone(&queue.places);
+            places.try_acquire_owned().ok()
+        });
+        Some(Place {
+            places: places.collect::<Option<_>>()?,
+            turns: queues.into_iter().map(|queue| queue.turns).collect(),
+        })
+    }
+}
+
+impl Place {
+    /// Waits. From the lowest on: who waits for a turn of all has taken no more of them than its own one gives it.
+    pub(super) async fn turn(self) -> Option<Turn> {
+        let mut held = self.places;
+        for turns in self.turns {
+            held.push(turns.acquire_owned().await.ok()?);
+        }
+        Some(Turn(held))
     }
 }
 
@@ -99,7 +150,7 @@ impl Outbound {
 
     /// To issuers that others have named: public addresses, and these networks. An address is looked at where it is
     /// connected to, so that a name can't lead elsewhere the second time; so there is no proxy, which would connect
-    /// instead of us.
+    /// instead of us. No connection is kept for another time: there are as many issuers as others like to name.
     pub(super) fn guarded(networks: Networks) -> Result<Self, ClientError> {
         let networks = Arc::new(networks);
         let client = Client::builder()
@@ -107,6 +158,7 @@ impl Outbound {
             .timeout(TIMEOUT)
             .user_agent("tharsis")
             .no_proxy()
+            .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(Guarded(Arc::clone(&networks))))
             .build();
         Ok(Self {
@@ -116,14 +168,10 @@ impl Outbound {
         })
     }
 
-    /// Waits until one more issuer may be asked on behalf of this one, but not long.
-    pub(super) async fn turn(&self, of: &str) -> Option<Turn> {
-        let turn = async {
-            let own = self.turns.of(of).acquire_owned().await.ok()?;
-            let all = Arc::clone(&self.turns.all).acquire_owned().await.ok()?;
-            Some([own, all])
-        };
-        timeout(TURN_PATIENCE, turn).await.ok().flatten()
+    /// Has one more issuer asked, as soon as it is its turn: on behalf of the first of these, and so of all others, each
+    /// of which is above the one before. `None` if as many wait as may.
+    pub(super) fn place(&self, of: &[&str]) -> Option<Place> {
+        self.turns.place(of)
     }
 
     pub(super) async fn get(&self, url: &str) -> Result<Response, GetError> {

@@ -152,7 +152,7 @@ impl Own {
                 Ok(caller)
             }
             Source::Published(keys) => {
-                let verified = keys.verify(wanted, &self.issuer, verify).await;
+                let verified = keys.verify(wanted, &[&self.issuer], verify).await;
                 let (principal, _) = verified.map_err(ours)?;
                 Ok(caller(principal, None))
             }

@@ -1,5 +1,6 @@
 //! The keys of a remote issuer: fetched through its discovery document, kept, refreshed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 
 use super::AuthenticationError;
 use super::keys::{Candidate, KeySet, Wanted};
-use super::outbound::{GetError, Outbound, Turn, body};
+use super::outbound::{GetError, Outbound, Place, body};
 use crate::status::chain;
 
 /// What holds where an issuer gives its keys no `max-age`.
@@ -21,6 +22,8 @@ const DEFAULT_AGE: Duration = Duration::from_mins(5);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How long newer keys are waited for where there are usable ones.
 const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it is waited that it is the issuer's turn to be asked, where there are no usable ones.
+const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How far an issuer is followed in how long its keys hold.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +81,8 @@ struct Source {
 #[derive(Default)]
 struct State {
     keys: Option<Kept>,
+    /// On whose behalf a fetch waits for its turn: each in its own ones, so that nobody waits in those of others.
+    queued: BTreeSet<String>,
     in_flight: bool,
     /// When the last fetch ended.
     last_fetch: Option<Instant>,
@@ -169,11 +174,11 @@ impl RemoteKeys {
     }
 
     /// Verifies a token with the keys that may be its own. Fetches them if they are missing, old, or not those that the
-    /// token is signed with: in the turns of the one on whose behalf it is.
+    /// token is signed with: in the turns of the one on whose behalf it is, which comes first, and of what is above it.
     pub(super) async fn verify<T>(
         &self,
         wanted: Wanted<'_>,
-        of: &str,
+        of: &[&str],
         verify: impl Fn(&[Candidate]) -> Result<T, AuthenticationError>,
     ) -> Result<T, AuthenticationError> {
         let verify = |keys: &KeySet| verify(&keys.find(wanted)?);
@@ -181,7 +186,11 @@ impl RemoteKeys {
             Freshness::Fresh => Ok(()),
             // The issuer is down: nobody waits for it while there are keys.
             Freshness::Stale { failed: true } => self.fetch_within(Duration::ZERO, of).await,
-            Freshness::Stale { failed: false } => self.fetch_within(REFRESH_PATIENCE, of).await,
+            Freshness::Stale { failed: false } => {
+                // Else they would be used for as long as others crowd it out, whatever the issuer has withdrawn.
+                self.queue(of)?;
+                self.fetch_within(REFRESH_PATIENCE, of).await
+            }
             Freshness::None => self.fetch(of).await,
         };
         let kept = self.kept(fetched)?;
@@ -241,9 +250,10 @@ impl RemoteKeys {
         }
     }
 
-    /// Whether it is being asked for its keys.
+    /// Whether it is being asked for its keys, or is about to be.
     pub(super) fn is_in_flight(&self) -> bool {
-        self.state.borrow().in_flight
+        let state = self.state.borrow();
+        state.in_flight || !state.queued.is_empty()
     }
 
     /// Whether there are keys that are used, fresh or not.
@@ -251,53 +261,55 @@ impl RemoteKeys {
         !matches!(self.freshness(), Freshness::None)
     }
 
-    /// Fetches the keys, together with whoever else waits for them, unless they were fetched just now. The turn is waited
-    /// for before it begins, so that whoever else wants the same issuer's keys does not wait in the turns of this one.
-    async fn fetch(&self, of: &str) -> Result<(), AuthenticationError> {
-        let mut state = self.state.subscribe();
-        if state.borrow().is_due(self.source.bounds) {
-            let turn = self.source.outbound.turn(of).await;
-            self.start_fetch(turn.ok_or_else(|| {
-                self.unavailable("too many issuers are being asked for their keys")
-            })?);
-        }
+    /// Fetches the keys, together with whoever else waits for them, unless they were fetched just now.
+    async fn fetch(&self, of: &[&str]) -> Result<(), AuthenticationError> {
+        self.queue(of)?;
+        let (mut state, bounds) = (self.state.subscribe(), self.source.bounds);
+        let own = own(of);
+        let begun = |state: &State| !state.queued.contains(own) || !state.is_due(bounds);
+        let begun = timeout(TURN_PATIENCE, state.wait_for(|state| begun(state)));
+        begun.await.map_err(|_| self.crowded_out())?.ok();
         // Its sender lives in `self`.
         let _ = state.wait_for(|state| !state.in_flight).await;
         let failed = state.borrow().failed.clone();
         failed.map_or(Ok(()), |failed| Err(self.unavailable(&failed.why)))
     }
 
-    /// The same, but not waited for long. Once begun, it goes on by itself.
-    async fn fetch_within(&self, patience: Duration, of: &str) -> Result<(), AuthenticationError> {
+    /// The same, but not waited for long. It goes on by itself.
+    async fn fetch_within(
+        &self,
+        patience: Duration,
+        of: &[&str],
+    ) -> Result<(), AuthenticationError> {
         timeout(patience, self.fetch(of)).await.unwrap_or(Ok(()))
     }
 
-    /// Starts a fetch in a task of its own, so that a caller who hangs up does not stop it for the others.
-    fn start_fetch(&self, turn: Turn) {
+    fn crowded_out(&self) -> AuthenticationError {
+        self.unavailable("too many issuers are being asked for their keys")
+    }
+
+    /// Has the keys fetched if they may be, in a task of its own: whoever hangs up, or does not wait for it, does not stop
+    /// it for the others, nor does it lose its place. An error if too many wait already.
+    fn queue(&self, of: &[&str]) -> Result<(), AuthenticationError> {
         let bounds = self.source.bounds;
-        let start = self.state.send_if_modified(|state| {
-            let start = state.is_due(bounds);
-            state.in_flight |= start;
-            start
-        });
-        if start {
-            let (source, state) = (Arc::clone(&self.source), Arc::clone(&self.state));
-            tokio::spawn(async move {
-                let (state, _turn) = (InFlight(state), turn);
-                let fetched = source.fetch().await;
-                source.note(&fetched, &state.0.borrow());
-                state.0.send_modify(|state| match fetched {
-                    Ok(kept) => (state.keys, state.failed) = (Some(kept), None),
-                    Err(error) => {
-                        let times = state.failed.as_ref().map_or(0, |failed| failed.times);
-                        state.failed = Some(Failed {
-                            why: error.told(),
-                            times: times.saturating_add(1),
-                        });
-                    }
-                });
-            });
+        let wanted = |state: &State| state.is_due(bounds) && !state.queued.contains(own(of));
+        if !wanted(&self.state.borrow()) {
+            return Ok(());
         }
+        let place = self.source.outbound.place(of);
+        let place = place.ok_or_else(|| self.crowded_out())?;
+        let queued = self.state.send_if_modified(|state| {
+            let queued = wanted(state);
+            queued && state.queued.insert(own(of).to_owned())
+        });
+        if queued {
+            let queued = Queued {
+                state: Arc::clone(&self.state),
+                of: own(of).to_owned(),
+            };
+            tokio::spawn(Arc::clone(&self.source).fetch_in_turn(place, queued));
+        }
+        Ok(())
     }
 
     /// As if this much time had passed.
@@ -309,6 +321,36 @@ impl RemoteKeys {
             if let Some(kept) = &mut state.keys {
                 kept.fetched = earlier(kept.fetched);
             }
+        });
+    }
+}
+
+fn own<'a>(of: &[&'a str]) -> &'a str {
+    of.first().copied().unwrap_or_default()
+}
+
+/// While a fetch waits for its turn.
+struct Queued {
+    state: Arc<watch::Sender<State>>,
+    of: String,
+}
+
+impl Queued {
+    /// Its turn has come. `None` if others have fetched meanwhile.
+    fn begins(self, bounds: Bounds) -> Option<InFlight> {
+        let begins = self.state.send_if_modified(|state| {
+            let begins = state.is_due(bounds);
+            state.in_flight |= begins;
+            begins
+        });
+        begins.then(|| InFlight(Arc::clone(&self.state)))
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.state.send_modify(|state| {
+            state.queued.remove(&self.of);
         });
     }
 }
@@ -337,6 +379,25 @@ impl State {
 }
 
 impl Source {
+    async fn fetch_in_turn(self: Arc<Self>, place: Place, queued: Queued) {
+        let _turn = place.turn().await;
+        let Some(InFlight(state)) = &queued.begins(self.bounds) else {
+            return;
+        };
+        let fetched = self.fetch().await;
+        self.note(&fetched, &state.borrow());
+        state.send_modify(|state| match fetched {
+            Ok(kept) => (state.keys, state.failed) = (Some(kept), None),
+            Err(error) => {
+                let times = state.failed.as_ref().map_or(0, |failed| failed.times);
+                state.failed = Some(Failed {
+                    why: error.told(),
+                    times: times.saturating_add(1),
+                });
+            }
+        });
+    }
+
     fn note(&self, fetched: &Result<Kept, FetchError>, before: &State) {
         match fetched {
             Ok(kept) if before.keys.is_none() || before.failed.is_some() => {

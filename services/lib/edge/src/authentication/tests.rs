@@ -972,7 +972,7 @@ async fn a_name_leads_only_to_where_an_issuer_may_be() {
         let trusted = TrustedIssuers::new(networks.parse().expect("networks"), own);
         let trusted = trusted.expect("a client");
         trusted
-            .verify(&token, &[policy(&by_name, "ES256")], "acme")
+            .verify(&token, &[policy(&by_name, "ES256")], &["acme"])
             .await
     };
     let unavailable = Err(AuthenticationError::IssuerUnavailable {
@@ -1004,7 +1004,7 @@ async fn what_a_token_says_is_read_as_texts() {
     let header = json!({"alg": "RS256", "kid": "o", "typ": "JWT"});
     let verify = async |claims: &Value| {
         let token = own_key.token(&header, claims);
-        trusted.verify(&token, &policies, "acme").await
+        trusted.verify(&token, &policies, &["acme"]).await
     };
     // An audience that is no text spoils the claim as a whole.
     assert_eq!(
@@ -1025,7 +1025,7 @@ async fn what_a_token_says_is_read_as_texts() {
     let token = own_key.token(&header, &json!({"iss": URL}));
     assert_eq!(
         trusted
-            .verify(&token, &[policy("https://other.example", "")], "acme")
+            .verify(&token, &[policy("https://other.example", "")], &["acme"])
             .await,
         Err(AuthenticationError::IssuerUnknown)
     );

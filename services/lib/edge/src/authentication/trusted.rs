@@ -1,6 +1,7 @@
 //! Tokens of issuers that trust policies name: verified, and not asked what they open.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use super::own::{LocalKeys, OwnKeys, not_revoked, ours};
 use super::remote::{Bounds, RemoteKeys};
 use super::token::{self, ACCESS_TOKEN, Claims, Header, MAX_TOKEN};
 
-/// Issuers whose keys are kept; beyond, the one is forgotten that was least lately asked for.
+/// Issuers whose keys are kept; beyond, one is forgotten of whoever has most of them.
 const REMEMBERED: usize = 256;
 
 /// Verifies the tokens of issuers that somebody trusts. Fetches an issuer's keys for the first of its tokens.
@@ -31,6 +32,8 @@ pub struct TrustedIssuers {
 struct Remembered {
     keys: Arc<RemoteKeys>,
     asked: Instant,
+    /// On whose behalf, among those that are above all others.
+    of: BTreeSet<String>,
 }
 
 /// A token that verifies.
@@ -81,12 +84,13 @@ impl TrustedIssuers {
     }
 
     /// Verifies a token as the policies of its issuer ask. Without any, the issuer is not trusted, and nothing is fetched.
-    /// `of` is on whose behalf it is: what one trusts may keep nobody else waiting.
+    /// `of` is on whose behalf it is, and what is above that, each above the one before: what one trusts may keep nobody
+    /// else waiting, and makes nothing forgotten that is another one's.
     pub async fn verify(
         &self,
         token: &str,
         policies: &[TrustPolicy],
-        of: &str,
+        of: &[&str],
     ) -> Result<Verified, AuthenticationError> {
         if token.len() > MAX_TOKEN {
             return Err(AuthenticationError::TooLarge);
@@ -125,7 +129,9 @@ impl TrustedIssuers {
             verified.leans_on = Some(not_revoked(&header)?);
             Ok(verified)
         } else {
-            self.keys_of(&issuer).verify(wanted, of, verify).await
+            let highest = of.last().copied().unwrap_or_default();
+            let keys = self.keys_of(&issuer, highest);
+            keys.verify(wanted, of, verify).await
         }
     }
 
@@ -139,7 +145,7 @@ impl TrustedIssuers {
         }
     }
 
-    fn keys_of(&self, issuer: &str) -> Arc<RemoteKeys> {
+    pub(super) fn keys_of(&self, issuer: &str, of: &str) -> Arc<RemoteKeys> {
         let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
         if issuers.len() >= REMEMBERED && !issuers.contains_key(issuer) {
             forget_one(&mut issuers);
@@ -149,23 +155,32 @@ impl TrustedIssuers {
             Remembered {
                 keys: Arc::new(keys),
                 asked: Instant::now(),
+                of: BTreeSet::new(),
             }
         });
         remembered.asked = Instant::now();
+        remembered.of.insert(of.to_owned());
         Arc::clone(&remembered.keys)
     }
 }
 
-/// One without usable keys, if there is; rather one that is not being asked for them; the one that was least lately asked
-/// for. Who names many issuers so takes the place of their own before that of others.
+/// One of whoever has most of them, and nobody else who has less: who names many issuers so takes the place of their own.
+/// Of these one without usable keys, if there is; rather one that is not being asked for them; the one that was least lately
+/// asked for.
 fn forget_one(issuers: &mut HashMap<String, Remembered>) {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for of in issuers.values().flat_map(|remembered| &remembered.of) {
+        *counts.entry(of).or_default() += 1;
+    }
     let rank = |(_, remembered): &(&String, &Remembered)| {
-        let Remembered { keys, asked } = remembered;
-        (keys.has_usable_keys(), keys.is_in_flight(), *asked)
+        let Remembered { keys, asked, of } = remembered;
+        let least = of.iter().filter_map(|of| counts.get(of.as_str())).min();
+        let (usable, in_flight) = (keys.has_usable_keys(), keys.is_in_flight());
+        (Reverse(least), usable, in_flight, *asked)
     };
-    let least = issuers.iter().min_by_key(rank);
-    if let Some(least) = least.map(|(issuer, _)| issuer.clone()) {
-        issuers.remove(&least);
+    let first = issuers.iter().min_by_key(rank);
+    if let Some(first) = first.map(|(issuer, _)| issuer.clone()) {
+        issuers.remove(&first);
     }
 }
 
