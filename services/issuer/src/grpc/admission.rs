@@ -5,16 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use edge::status;
+use edge::{http1, status};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tonic::Status;
 
-/// Exchanges at once, most of which wait for an issuer's keys. Over HTTP each has a connection of its own, and the other half
-/// of them is left for discovery and the key set.
-const EXCHANGES: usize = 512;
-/// And for the service accounts of one top-level group: who waits for issuers that it trusts keeps nobody else out.
-const EXCHANGES_FOR_ONE: usize = EXCHANGES / 4;
+/// Of the exchanges at once, those for the service accounts of one top-level group are a part like this: who waits for issuers
+/// that it trusts keeps nobody else out.
+const GROUPS: usize = 4;
 /// Service accounts that are looked up at once. The other connections to the database are left to callers with a token of
 /// ours and to what follows the logs.
 const LOOK_UPS: usize = 4;
@@ -22,6 +20,8 @@ const LOOK_UPS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Admission {
+    /// How many at once, most of which wait for an issuer's keys.
+    most: usize,
     exchanges: Semaphore,
     /// Of each top-level group for which there are any.
     of: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -30,8 +30,11 @@ pub(super) struct Admission {
 
 impl Default for Admission {
     fn default() -> Self {
+        // Over HTTP each has a connection of its own, and the other half of them is left for discovery and the key set.
+        let most = http1::connections() / 2;
         Self {
-            exchanges: Semaphore::new(EXCHANGES),
+            most,
+            exchanges: Semaphore::new(most),
             of: Mutex::default(),
             look_ups: Semaphore::new(LOOK_UPS),
         }
@@ -50,7 +53,7 @@ impl Admission {
         of.retain(|_, places| Arc::strong_count(places) > 1);
         let places = of
             .entry(group.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(EXCHANGES_FOR_ONE)));
+            .or_insert_with(|| Arc::new(Semaphore::new(self.most.div_ceil(GROUPS))));
         Arc::clone(places).try_acquire_owned().map_err(|_| busy())
     }
 
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn one_group_keeps_no_other_one_out() {
         let admission = Admission::default();
-        let held: Vec<_> = (0..EXCHANGES_FOR_ONE)
+        let held: Vec<_> = (0..admission.most.div_ceil(GROUPS))
             .map(|_| admission.verification("acme").expect("a place"))
             .collect();
         assert_busy(&admission.verification("acme").expect_err("too many"));
@@ -108,7 +111,7 @@ mod tests {
     #[test]
     fn beyond_so_many_exchanges_nobody_waits() {
         let admission = Admission::default();
-        let mut held: Vec<_> = (0..EXCHANGES)
+        let mut held: Vec<_> = (0..admission.most)
             .map(|_| admission.exchange().expect("a place"))
             .collect();
         assert_busy(&admission.exchange().expect_err("too many"));

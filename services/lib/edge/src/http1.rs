@@ -54,9 +54,15 @@ impl Default for Limits {
             answer: Duration::from_secs(30),
             parting: Duration::from_millis(100),
             drain: DRAIN,
-            connections: files::connections(1_024),
+            connections: connections(),
         }
     }
+}
+
+/// How many connections a listener has at most.
+#[must_use]
+pub fn connections() -> usize {
+    files::connections(1_024)
 }
 
 /// Serves until told to stop, then drains: no more connections are taken, and requests in flight have as long to finish as
