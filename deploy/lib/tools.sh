@@ -207,13 +207,13 @@ need_sdks() {
   [[ -d $THARSIS_TEST_SDKS ]] || die "the clouds' own clients could not be installed (above: why)"
 }
 
-# need_cargo: cargo on the PATH, a C compiler for what links, and room for what is built; sets target.
+# need_cargo: cargo on the PATH, a C compiler for what links and make for what is C, and room for what is built; sets target.
 need_cargo() {
   local home=${CARGO_HOME:-$HOME/.cargo}
   command -v cargo >/dev/null || PATH=$home/bin:$PATH
   command -v cargo >/dev/null || die 'cargo is missing' 'install Rust with rustup (https://rustup.rs): it takes the version that rust-toolchain.toml names'
-  command -v cc >/dev/null || apt_install gcc libc6-dev ||
-    die 'a C compiler (cc) is missing: Rust links with it, and aws-lc-sys is C' 'install gcc or clang with the package manager of this system'
+  { command -v cc && command -v make; } >/dev/null || apt_install gcc libc6-dev make ||
+    die 'a C compiler (cc) or make is missing: Rust links with the one, and aws-lc-sys and jemalloc are C' 'install gcc or clang, and make, with the package manager of this system'
   # The queries are checked against the data in git, whatever database a person's environment names.
   unset DATABASE_URL
   export SQLX_OFFLINE=true

@@ -44,5 +44,6 @@ pub mod violations;
 
 pub use settings::Settings;
 
+// It gives out what was freed last, which is warm still.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
