@@ -328,12 +328,8 @@ impl IssuerRpc {
         });
         let identities = each_once(identities.flatten());
         let jobs = self.living_jobs(&key.kid).await?;
-        let workspaces = jobs
-            .iter()
-            .map(|job| job.workspace.to_string())
-            .collect::<Vec<_>>();
-        let workspaces = workspaces.iter().map(String::as_str);
-        let workspaces = workspaces.chain(tokens.iter().map(|token| token.workspace_id.as_str()));
+        let workspaces = jobs.iter().map(|job| job.workspace.to_string());
+        let workspaces = workspaces.chain(tokens.iter().map(|token| token.workspace_id.clone()));
         let workspaces = each_once(workspaces);
         let accounts = tokens.iter().map(|token| token.service_account_id.as_str());
         let accounts = each_once(accounts);
@@ -405,9 +401,9 @@ impl IssuerRpc {
     }
 }
 
-fn each_once<'a>(ids: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let ids: BTreeSet<_> = ids.filter(|id| !id.is_empty()).collect();
-    ids.into_iter().map(str::to_owned).collect()
+fn each_once(ids: impl Iterator<Item = impl Into<String>>) -> Vec<String> {
+    let ids: BTreeSet<String> = ids.map(Into::into).collect();
+    ids.into_iter().filter(|id| !id.is_empty()).collect()
 }
 
 /// The identity that a token's subject names, with a stage or without: that of an alias's is the source.

@@ -25,6 +25,10 @@ const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it is waited that it is the issuer's turn to be asked, where there are no usable ones.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a fetch waits for its turn. It never takes as long, unless groups that wait for each other's turns have changed
+/// places meanwhile.
+const LONGEST_QUEUED: Duration = Duration::from_mins(5);
+
 /// How far an issuer is followed in how long its keys hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -380,7 +384,9 @@ impl State {
 
 impl Source {
     async fn fetch_in_turn(self: Arc<Self>, place: Place, queued: Queued) {
-        let _turn = place.turn().await;
+        let Ok(_turn) = timeout(LONGEST_QUEUED, place.turn()).await else {
+            return;
+        };
         let Some(InFlight(state)) = &queued.begins(self.bounds) else {
             return;
         };
