@@ -346,19 +346,7 @@ impl View<'_> {
             None => (None, vec![]),
         };
         let (ids, rules): (Vec<AccessRuleId>, Vec<AccessRule>) = rules.into_iter().unzip();
-        let (mut parties, mut of_parties) = (vec![], vec![]);
-        for party in std::iter::once(&job.principal).chain(job.opener.as_deref()) {
-            if party != &job.principal && !rules.is_empty() {
-                let (vouched, guards) = self.is_vouched_for(party, source.id).await?;
-                of_parties.extend(guards);
-                if vouched {
-                    continue;
-                }
-            }
-            let (principals, guards) = self.run_as(party, &rules).await?;
-            parties.push(principals);
-            of_parties.extend(guards);
-        }
+        let (parties, of_parties) = self.parties(job, source.id, &rules).await?;
         let run = Run {
             stage: job.stage,
             parties: &parties,
@@ -396,6 +384,31 @@ impl View<'_> {
             question,
             guards,
         })
+    }
+
+    /// As whom a job runs whom rules are for: its principal, and who opened it on that one's behalf; and what says so.
+    async fn parties(
+        &self,
+        job: &Job,
+        identity: ManagedIdentityId,
+        rules: &[AccessRule],
+    ) -> Result<(Vec<Vec<Principal>>, Vec<Guard>), Status> {
+        let (mut parties, mut guards) = (vec![], vec![]);
+        let (principals, of_principal) = self.run_as(&job.principal, rules).await?;
+        parties.push(principals);
+        guards.extend(of_principal);
+        let opener = job.opener.as_deref();
+        if let Some(opener) = opener.filter(|opener| **opener != job.principal && !rules.is_empty())
+        {
+            let (vouched, of_opener) = self.is_vouched_for(opener, identity).await?;
+            guards.extend(of_opener);
+            if !vouched {
+                let (principals, of_opener) = self.run_as(opener, rules).await?;
+                parties.push(principals);
+                guards.extend(of_opener);
+            }
+        }
+        Ok((parties, guards))
     }
 
     /// Whether the rules of an identity are not for who opens jobs for others, and what says so: for a service account of
