@@ -486,7 +486,7 @@ impl IssuerRpc {
     }
 
     /// What a job would be refused for with any identity, and with none.
-    async fn refuse_whole_job(&self, job: JobId) -> Result<Known, Denied> {
+    pub(super) async fn refuse_whole_job(&self, job: JobId) -> Result<Known, Denied> {
         until_steady(|attempt| async move {
             let before = self.revision_now().await?;
             let known = self.known_job(job).await?;

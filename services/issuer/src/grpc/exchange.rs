@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::IssuerRpc;
+use super::admission::busy;
 use super::current::until_steady;
 use super::refusals::Denied;
 use crate::domain::service_account_token::{self, Grant, Question, Refusal};
@@ -132,7 +133,7 @@ impl IssuerRpc {
             // Only now, for the issuer may have taken long to give its keys. What the account was found to be before is
             // among the guards: if it is otherwise now, it is looked at again.
             let since = self.current().await?;
-            let mut grant = service_account_token::decide(&Question {
+            let question = Question {
                 account: account.id,
                 policies: account
                     .policies
@@ -145,7 +146,12 @@ impl IssuerRpc {
                 claims: verified.claims.clone(),
                 valid_until: verified.expires,
                 now: clock::now(),
-            })?;
+            };
+            // Policies may ask for patterns that take long to be looked for.
+            let decide = move || service_account_token::decide(&question);
+            let group = account.place.top().to_string();
+            let decided = self.admission.compute(&group, decide).await;
+            let mut grant = decided.ok_or_else(busy)??;
             let mut job_token_kid = String::new();
             if verified.issuer == self.shared.issuer {
                 let credential = self.still_granted(&verified, &account.place).await?;
@@ -208,12 +214,10 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        // Administrators make the groups at the top, so nobody has more of them than they are given.
         let groups = account.place.nodes.iter().skip(1);
         let groups: Vec<_> = groups.map(|group| group.id.to_string()).collect();
         let groups: Vec<_> = groups.iter().map(String::as_str).collect();
-        let highest = groups.last().copied().unwrap_or_default();
-        let _verifying = self.admission.verification(highest)?;
+        let _verifying = self.admission.verification(&groups)?;
         let trusted = &self.shared.trusted;
         let verified = trusted.verify(asked.token, &account.policies, &groups);
         let verified = verified.await;

@@ -114,6 +114,7 @@ impl IssuerRpc {
             View {
                 log: &past.log,
                 hierarchy: &past.hierarchy,
+                admission: &self.admission,
             }
         } else {
             self.refuse_on_stale_replica()?;

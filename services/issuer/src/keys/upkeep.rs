@@ -15,9 +15,9 @@ const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
 /// Between looks whether the first key-encryption key seals all keys.
 const RESEAL: Duration = Duration::from_secs(5);
 /// The conditions of health.
-const CONDITION: &str = "signing-keys";
-const OPEN: &str = "signing-keys-open";
-const CLOCK: &str = "clock";
+pub(super) const CONDITION: &str = "signing-keys";
+pub(super) const OPEN: &str = "signing-keys-open";
+pub(super) const CLOCK: &str = "clock";
 
 impl Keys {
     /// Looks at the log and does what is due, until told to stop.
@@ -32,7 +32,7 @@ impl Keys {
     }
 
     /// Opens what signs, and what signs next. Apart from looking: what was revoked is seen even if nothing can be opened.
-    async fn keep_open(&self, health: Health, stop: &CancellationToken) {
+    pub(super) async fn keep_open(&self, health: Health, stop: &CancellationToken) {
         let mut closed = None;
         while stop
             .run_until_cancelled(tokio::time::sleep(LOOK))
