@@ -4,7 +4,9 @@
 //! Several issuers agree through the log. Each looks there several times a second, so what one publishes, all do long
 //! before it signs; and a credential's audit is refused if its key does not sign any more.
 
+mod due;
 pub(crate) mod ring;
+mod upkeep;
 pub(crate) mod vault;
 
 use std::collections::BTreeMap;
@@ -13,22 +15,18 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use edge::clock;
-use edge::health::Health;
 use edge::status::chain;
-use eventlog::{Append, AppendError, EventLog, LogError, Metadata};
+use eventlog::{AppendError, EventLog, LogError};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
-use model::{SigningAlgorithm, SigningKeyId};
+use model::SigningAlgorithm;
 use time::OffsetDateTime;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
+use self::due::{Retired, do_what_is_due};
 use self::ring::{Recorded, Revision};
 use self::vault::Vault;
-use crate::domain::signing_key::{
-    Command, Event, Fresh, Key, Policy, Rejection, Stage, decide, evolve,
-};
-use crate::live_tokens::Expiries;
+use crate::domain::signing_key::{Fresh, Key, Policy, Rejection, Stage};
 use crate::seal::{SealError, Sealer};
 use crate::signing::{SigningError, SigningKey, entity_tag};
 use crate::wire::Unreadable;
@@ -38,16 +36,6 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a look may take. A query that never answers must not be waited for: all that is revoked later would not be
 /// seen.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long doing what is due may take. To find out when the last token of a key expires, many events may have to be read.
-const UPKEEP_PATIENCE: Duration = Duration::from_secs(30);
-/// Between looks whether the first key-encryption key seals all keys.
-const RESEAL: Duration = Duration::from_secs(5);
-/// Why keys are revoked that are of another epoch of the log.
-const RESTORED: &str = "the issuer's database was restored from a backup";
-/// The conditions of health.
-const CONDITION: &str = "signing-keys";
-const OPEN: &str = "signing-keys-open";
-const CLOCK: &str = "clock";
 
 /// The signing keys, as this process knows them. Cheap to clone.
 #[derive(Clone)]
@@ -267,122 +255,6 @@ impl Keys {
         &self.vault
     }
 
-    /// Looks at the log and does what is due, until told to stop.
-    pub async fn run(&self, health: Health, stop: CancellationToken) {
-        // Making a key takes its time, and nobody who looks waits for it.
-        tokio::join!(
-            self.keep_looking(health.clone(), &stop),
-            self.keep_open(health, &stop),
-            self.keep_up(&stop),
-            self.keep_sealed(&stop)
-        );
-    }
-
-    /// Opens what signs, and what signs next. Apart from looking: what was revoked is seen even if nothing can be opened.
-    async fn keep_open(&self, health: Health, stop: &CancellationToken) {
-        let mut closed = None;
-        while stop
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
-            self.open_once().await;
-            let wrong = self.private.borrow().wrong();
-            let wrong = wrong.map(|error| chain(&*error));
-            if wrong != closed {
-                health.set(OPEN, wrong.clone().map_or(Ok(()), Err)).await;
-                closed = wrong;
-            }
-        }
-    }
-
-    /// Until the last process has ended that has another key-encryption key first, it may make signing keys. And what could
-    /// not be destroyed when it should have been is destroyed later.
-    async fn keep_sealed(&self, stop: &CancellationToken) {
-        let (mut all, mut told) = (false, [None, None]);
-        let [not_destroyed, not_resealed] = &mut told;
-        while stop
-            .run_until_cancelled(tokio::time::sleep(RESEAL))
-            .await
-            .is_some()
-        {
-            let before = all;
-            let destroyed = in_time(UPKEEP_PATIENCE, self.destroy_unneeded()).await;
-            if let Some(error) = news(not_destroyed, &destroyed) {
-                tracing::warn!(error, "signing keys that sign no more can't be destroyed");
-            }
-            let resealed = in_time(UPKEEP_PATIENCE, self.vault.reseal()).await;
-            all = resealed.as_ref().is_ok_and(|nothing| *nothing);
-            if let Some(error) = news(not_resealed, &resealed) {
-                tracing::warn!(error, "signing keys can't be sealed anew");
-            } else if all && !before {
-                tracing::info!("every signing key is sealed with the first key-encryption key");
-            }
-        }
-    }
-
-    /// A process that can't look for longer than clocks may differ is not healthy, nor is one whose clock differs by more.
-    async fn keep_looking(&self, health: Health, stop: &CancellationToken) {
-        let (mut healthy, mut on_time, mut told) = (true, true, None);
-        let patience = self.policy.clock_skew.unsigned_abs();
-        while stop
-            .run_until_cancelled(tokio::time::sleep(LOOK))
-            .await
-            .is_some()
-        {
-            let looked = in_time(PATIENCE, self.look_once()).await;
-            if let Some(error) = news(&mut told, &looked) {
-                tracing::warn!(error, "signing keys can't be read");
-            }
-            let well = self.age() <= patience;
-            if well != healthy {
-                let late = || format!("looking at the log takes longer than {patience:?}");
-                let holds = if well {
-                    Ok(())
-                } else {
-                    Err(told.clone().unwrap_or_else(late))
-                };
-                health.set(CONDITION, holds).await;
-                healthy = well;
-            }
-            // If the database does not tell, that is another trouble.
-            match self.time().await {
-                Ok(_) => drop(self.off.send_replace(None)),
-                Err(KeyError::Clock { off, .. }) => drop(self.off.send_replace(Some(off))),
-                Err(_) => {}
-            }
-            let agreed = self.clock_agrees();
-            if agreed.is_ok() != on_time {
-                on_time = agreed.is_ok();
-                health
-                    .set(CLOCK, agreed.map_err(|error| error.to_string()))
-                    .await;
-            }
-        }
-    }
-
-    async fn keep_up(&self, stop: &CancellationToken) {
-        let (mut retired, mut told) = (Retired::default(), None);
-        while stop.run_until_cancelled(self.pause()).await.is_some() {
-            let advanced = in_time(UPKEEP_PATIENCE, self.advance(&mut retired)).await;
-            // Of the clock, health tells.
-            let advanced = match advanced {
-                Err(KeyError::Clock { .. }) => Ok(()),
-                advanced => advanced,
-            };
-            if let Some(error) = news(&mut told, &advanced) {
-                tracing::warn!(error, "signing keys can't be looked after");
-            }
-        }
-    }
-
-    async fn pause(&self) {
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = self.wake.notified() => {}
-        }
-    }
-
     /// Since when what is known of the keys is known to be so.
     #[must_use]
     pub fn looked(&self) -> Instant {
@@ -493,13 +365,6 @@ fn silent(recorded: &Recorded) -> Vec<String> {
     let silent = |key: &&Key| matches!(key.stage(), Stage::Retiring | Stage::Gone | Stage::Revoked);
     let silent = recorded.ring.keys().filter(silent);
     silent.map(|key| key.made.kid.clone()).collect()
-}
-
-/// What went wrong, if it is not what was told of last.
-fn news<T>(told: &mut Option<String>, outcome: &Result<T, KeyError>) -> Option<String> {
-    let now = outcome.as_ref().err().map(|error| chain(error));
-    let before = std::mem::replace(told, now.clone());
-    now.filter(|_| before != *told)
 }
 
 impl Known {
@@ -625,179 +490,6 @@ fn public<'a>(keys: impl Iterator<Item = &'a Key>) -> Result<JwkSet, KeyError> {
         .map(|key| serde_json::from_str(&key.made.public_jwk))
         .collect();
     Ok(JwkSet { keys: keys? })
-}
-
-/// When the last token of each key expires that signs no more.
-#[derive(Default)]
-struct Retired {
-    read: Expiries,
-    last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
-}
-
-impl Retired {
-    /// Finds it for those that are retired, or comes closer to it.
-    async fn find(
-        &mut self,
-        log: &EventLog,
-        recorded: &Recorded,
-        clock_skew: time::Duration,
-        now: OffsetDateTime,
-    ) -> Result<(), LogError> {
-        self.last_expiry
-            .retain(|id, _| recorded.ring.get(*id).is_some());
-        let unknown = recorded.ring.keys().filter(|key| {
-            key.stage() == Stage::Retiring && !self.last_expiry.contains_key(&key.made.id)
-        });
-        let unknown: Vec<&Key> = unknown.collect();
-        // All that a key has signed that is known to be retired is there before the log's end of now.
-        if unknown.is_empty() || !self.read.read_on(log, clock_skew, now).await? {
-            return Ok(());
-        }
-        for key in unknown {
-            let retired = key.retired.unwrap_or(key.created);
-            let last = self.read.of(&key.made.kid).unwrap_or(retired);
-            self.last_expiry.insert(key.made.id, last.max(retired));
-        }
-        Ok(())
-    }
-}
-
-/// Answers whether something was due, and is done, by this issuer or by another one.
-async fn do_what_is_due(
-    log: &EventLog,
-    vault: &Vault,
-    policy: &Policy,
-    recorded: &Recorded,
-    (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
-) -> Result<bool, KeyError> {
-    let epoch = log.head().await?.epoch;
-    let is_of_epoch = recorded.revision.is_of(epoch);
-    let restored = is_of_epoch == Some(false);
-    let Due { events, made } = if restored {
-        Due::restored(vault, policy, recorded, now).await?
-    } else {
-        Due::at(vault, policy, recorded, (now, last_expiry)).await?
-    };
-    if events.is_empty() && is_of_epoch == Some(true) {
-        return Ok(false);
-    }
-    let (streams, mut guards) = recorded.changes(&events);
-    guards.extend(recorded.forgets(now, policy));
-    if is_of_epoch != Some(true) {
-        guards.push(ring::belongs_to(epoch));
-    }
-    // An append without events has to be a command.
-    let command = streams.is_empty().then(|| eventlog::Command {
-        id: clock::new_uuid(),
-        fingerprint: vec![],
-        reply: vec![],
-    });
-    let append = Append {
-        command,
-        streams,
-        shared: vec![],
-        guards,
-        metadata: Metadata {
-            actor: "service:issuer".to_owned(),
-            traceparent: None,
-        },
-    };
-    match log.append(append).await {
-        Ok(_) => {
-            if restored {
-                tracing::error!(
-                    %epoch,
-                    "the log has another epoch than the signing keys: every signing key is revoked, and so is every token \
-                     of a job and of a service account; others sign"
-                );
-            }
-            for event in &events {
-                tracing::info!(id = %event.id(), event = wire_name(event), "signing key changed");
-            }
-            Ok(true)
-        }
-        // Another issuer was quicker.
-        Err(AppendError::GuardRefused { .. }) => {
-            vault.destroy(&made).await?;
-            Ok(true)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// What is due, and the names of the keys that were made for it.
-#[derive(Default)]
-struct Due {
-    events: Vec<Event>,
-    made: Vec<String>,
-}
-
-impl Due {
-    async fn at(
-        vault: &Vault,
-        policy: &Policy,
-        recorded: &Recorded,
-        (now, last_expiry): (OffsetDateTime, &BTreeMap<SigningKeyId, OffsetDateTime>),
-    ) -> Result<Self, KeyError> {
-        let mut due = Self::default();
-        let mut all = recorded.ring.clone();
-        for algorithm in SigningAlgorithm::ALL {
-            let ring = all.only(algorithm);
-            let command = Command::Advance {
-                now,
-                policy: *policy,
-                unread: recorded.ring.is_unread(),
-                others: all.places_but(algorithm),
-                fresh: due.make(vault, algorithm, ring.wants_key()).await?,
-                last_expiry: last_expiry.clone(),
-            };
-            let events = decide(&ring, command)?;
-            events.iter().for_each(|event| evolve(&mut all, event));
-            due.events.extend(events);
-        }
-        Ok(due)
-    }
-
-    /// In a restored database, what has become of the keys since the backup is not known: one that signs in it may have been
-    /// revoked, and others made that relying parties know instead.
-    async fn restored(
-        vault: &Vault,
-        policy: &Policy,
-        recorded: &Recorded,
-        now: OffsetDateTime,
-    ) -> Result<Self, KeyError> {
-        let mut due = Self::default();
-        for algorithm in SigningAlgorithm::ALL {
-            let ring = recorded.ring.only(algorithm);
-            let signs = ring.active().is_some();
-            let command = Command::RevokeAll {
-                reason: RESTORED.to_owned(),
-                now,
-                policy: *policy,
-                fresh: due.make(vault, algorithm, signs).await?,
-            };
-            due.events.extend(decide(&ring, command)?);
-        }
-        Ok(due)
-    }
-
-    async fn make(
-        &mut self,
-        vault: &Vault,
-        algorithm: SigningAlgorithm,
-        wanted: bool,
-    ) -> Result<Option<Fresh>, KeyError> {
-        if !wanted {
-            return Ok(None);
-        }
-        let fresh = vault.make(algorithm).await?;
-        self.made.push(fresh.kid.clone());
-        Ok(Some(fresh))
-    }
-}
-
-fn wire_name(event: &Event) -> &'static str {
-    crate::wire::signing_key::write(event).event_type()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod domain;
 mod grpc;
 pub mod http;
+mod jobs_on_record;
 pub mod keys;
 mod live_tokens;
 pub mod seal;

@@ -210,6 +210,14 @@ async fn what_other_tools_have_signed_is_taken() {
     }
 }
 
+/// The attestation with its signature so many times.
+fn signed_often(attestation: &[u8], times: usize) -> Vec<u8> {
+    let mut envelope: serde_json::Value = serde_json::from_slice(attestation).expect("JSON");
+    let signature = envelope["signatures"][0].clone();
+    envelope["signatures"] = vec![signature; times].into();
+    envelope.to_string().into_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_attestations_are_named() {
     let world = World::start().await;
@@ -243,6 +251,10 @@ async fn wrong_attestations_are_named() {
             &["job.module.attestations"],
         ),
         (
+            module(1, &[signed_often(&good, 6), signed_often(&good, 5)]),
+            &["job.module.attestations"],
+        ),
+        (
             module(1, &[vec![b' '; 65 << 10]]),
             &["job.module.attestations"],
         ),
@@ -265,6 +277,16 @@ async fn wrong_attestations_are_named() {
         let wrong: Vec<&str> = wrong.iter().map(String::as_str).collect();
         invalid(scene.admin.asks(scene.rule(condition)).await, &wrong);
     }
+    // All of them together may not have more, and what is there may become less.
+    for number in 0..10 {
+        let keys: Vec<String> = (0..10).map(|_| Attester::default().pem()).collect();
+        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        keys.truncate(if number == 0 { 9 } else { 10 });
+        scene.asks_for(&keys, "").await;
+    }
+    let more = scene.rule(attested(&[&Attester::default().pem(), &ci.pem()], ""));
+    let more = scene.admin.asks(more).await;
+    refused(more, Code::FailedPrecondition, "ACCESS_RULE_LIMIT");
     // The type of a rule never changes.
     let rule = scene.asks_for(&[&ci.pem()], "").await;
     let change = UpdateAccessRuleRequest {

@@ -2,8 +2,9 @@
 
 use bed::eventually;
 use e2e::refusal::{invalid, refused};
-use e2e::user::{aws, job, unassignment};
+use e2e::user::{aws, job, membership, unassignment};
 use e2e::{Service, User, World};
+use proto::access::v1::Role;
 use proto::identity::v1 as identity;
 use proto::identity::v1::configuration::Type;
 use proto::issuer::v1 as issuer;
@@ -148,5 +149,31 @@ async fn only_a_job_that_goes_on_is_told() {
         lists(&admin.with_token(&opened.token), "").await,
         Code::FailedPrecondition,
         "WORKSPACE_DELETED",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_is_one_whose_principal_may_nothing_there_any_more() {
+    let world = World::start().await;
+    let (admin, bob) = (world.admin().in_a_hurry(), world.user("bob"));
+    admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let made = admin.asks(membership("dev/bob", Role::Deployer, "trn:group:acme"));
+    let made = made.await.expect("made");
+    let mut request = job(&web.id);
+    request.consistency_token = made.consistency_token;
+    let opened = bob.asks(request).await.expect("opened");
+    let of_bob = admin.with_token(&opened.job_token);
+    assert_eq!(has(&of_bob, "").await, Vec::<String>::new());
+
+    let delete = namespace::DeleteMembershipRequest {
+        id: made.membership.expect("the membership").id,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    refused(
+        lists(&of_bob, &deleted.consistency_token).await,
+        Code::FailedPrecondition,
+        "PRINCIPAL_NOT_MEMBER",
     );
 }

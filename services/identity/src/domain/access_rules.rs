@@ -11,6 +11,8 @@ pub const MAX_RULES: usize = 100;
 pub const MAX_PRINCIPALS: usize = 100;
 /// Public keys of a rule. An attestation is verified with each.
 pub const MAX_PUBLIC_KEYS: usize = 10;
+/// Public keys of all of an identity's rules: each attestation of a job may be verified with all of them.
+pub const MAX_PUBLIC_KEYS_OF_ALL: usize = 100;
 
 /// What rules there are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +86,11 @@ pub enum Rejection {
     /// The identity has as many as it may.
     #[error("the managed identity has {MAX_RULES} access rules, more are not allowed")]
     TooMany,
+    /// They name as many public keys as they may.
+    #[error(
+        "the access rules of the managed identity would name more than {MAX_PUBLIC_KEYS_OF_ALL} public keys together"
+    )]
+    TooManyKeys,
     /// The type never changes.
     #[error("the type of an access rule never changes; make another one")]
     OtherType,
@@ -106,7 +113,10 @@ pub fn decide(
     match command {
         Command::Create(id, _) if state.rules.contains_key(&id) => Err(Rejection::Exists),
         Command::Create(..) if state.rules.len() >= MAX_RULES => Err(Rejection::TooMany),
-        Command::Create(id, rule) => Ok(happened(id, Change::Created(rule))),
+        Command::Create(id, rule) => {
+            state.has_keys_for(id, &rule)?;
+            Ok(happened(id, Change::Created(rule)))
+        }
         Command::Update {
             id,
             stages,
@@ -123,10 +133,29 @@ pub fn decide(
             if after == *before {
                 return Ok(vec![]);
             }
+            state.has_keys_for(id, &after)?;
             Ok(happened(id, Change::Updated(after)))
         }
         Command::Delete(id) if state.rules.contains_key(&id) => Ok(happened(id, Change::Deleted)),
         Command::Delete(_) => Err(Rejection::Missing),
+    }
+}
+
+impl State {
+    /// Whether the rules may name the public keys that this one does, beside those of all others.
+    fn has_keys_for(&self, id: AccessRuleId, rule: &AccessRule) -> Result<(), Rejection> {
+        let before = self
+            .rules
+            .get(&id)
+            .map_or(0, |kept| kept.rule.public_keys().count());
+        let named = self.rules.values().flat_map(|kept| kept.rule.public_keys());
+        let now = rule.public_keys().count();
+        // What there are too many of may still become fewer.
+        if now > before && named.count() - before + now > MAX_PUBLIC_KEYS_OF_ALL {
+            Err(Rejection::TooManyKeys)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -151,6 +180,7 @@ pub fn evolve(state: &mut State, event: &Event) {
 mod tests {
     use super::*;
     use model::Principal;
+    use model::attestation::ModuleAttestation;
 
     fn deployer() -> ManagedIdentityId {
         ManagedIdentityId::from_uuid(uuid::Uuid::from_u128(1))
@@ -208,6 +238,45 @@ mod tests {
         assert_eq!(
             (state.revision, state.rules.keys().copied().collect()),
             (4, vec![id(1)])
+        );
+    }
+
+    fn attested(first: usize, keys: usize) -> AccessRule {
+        let keys = (first..first + keys).map(|number| format!("key{number}").parse());
+        AccessRule {
+            stages: Stage::ALL.into(),
+            condition: Condition::ModuleAttestation(ModuleAttestation {
+                public_keys: keys.collect::<Result<_, _>>().expect("keys"),
+                predicate_type: None,
+            }),
+        }
+    }
+
+    #[test]
+    fn rules_name_so_many_keys_together() {
+        let mut state = State::default();
+        for number in 0..MAX_PUBLIC_KEYS_OF_ALL / MAX_PUBLIC_KEYS {
+            let rule = attested(number * MAX_PUBLIC_KEYS, MAX_PUBLIC_KEYS);
+            assert_eq!(
+                carry_out(&mut state, Command::Create(id(number), rule)),
+                Ok(1)
+            );
+        }
+        let more = |rule| Command::Create(id(MAX_RULES), rule);
+        let refused = Err(Rejection::TooManyKeys);
+        assert_eq!(carry_out(&mut state, more(attested(0, 1))), refused);
+        // Others than those that it has, or fewer.
+        assert_eq!(carry_out(&mut state, update(0, attested(500, 10))), Ok(1));
+        assert_eq!(carry_out(&mut state, update(0, attested(500, 9))), Ok(1));
+        assert_eq!(carry_out(&mut state, more(attested(600, 2))), refused);
+        assert_eq!(carry_out(&mut state, more(attested(600, 1))), Ok(1));
+        assert_eq!(carry_out(&mut state, update(0, attested(500, 10))), refused);
+        assert_eq!(
+            carry_out(
+                &mut state,
+                Command::Create(id(MAX_RULES + 1), only("alice"))
+            ),
+            Ok(1)
         );
     }
 

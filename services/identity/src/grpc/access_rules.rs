@@ -30,7 +30,7 @@ impl From<Rejection> for Status {
         match rejection {
             Rejection::Missing => status::not_found("the access rule"),
             Rejection::Exists => status::already_exists("ACCESS_RULE_EXISTS", &message),
-            Rejection::TooMany => status::failed_precondition(
+            Rejection::TooMany | Rejection::TooManyKeys => status::failed_precondition(
                 "ACCESS_RULE_LIMIT",
                 &message,
                 vec![PreconditionViolation::new(

@@ -21,6 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
+use super::current::until_steady;
 use super::ground::{Ground, Remembered};
 use super::job_facts::Known;
 use super::jobs::workspace_deleted;
@@ -31,9 +32,6 @@ use crate::domain::job::Over;
 use crate::keys::ring::signs;
 use crate::signing::{SigningError, SigningKey, TokenType};
 use crate::wire::{self, CredentialClaims};
-
-/// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
-pub(super) const ATTEMPTS: usize = 10;
 
 /// The word for a refusal, in answers and on the record.
 pub(super) fn reason(refusal: &Refusal) -> &'static str {
@@ -295,13 +293,6 @@ fn decide_on(ground: &Ground, named: &str, revision: &str) -> Result<Grant, Refu
     })
 }
 
-pub(super) fn contention() -> Status {
-    status::aborted(
-        "CONTENTION",
-        "what the credential depends on kept changing; try again",
-    )
-}
-
 impl IssuerRpc {
     async fn issue_one(
         &self,
@@ -310,22 +301,24 @@ impl IssuerRpc {
         job: JobId,
         named: &str,
     ) -> Result<pb::IssueCredentialResponse, Denied> {
-        for _ in 0..ATTEMPTS {
+        let mut issued = until_steady(|_| async move {
             let since = self.current().await?;
             let granted = vec![self.decide(job, call, named).await?];
-            if let Some(mut issued) = self.issue(call, metadata, job, granted, since).await? {
-                let credential = issued.credentials.pop().unwrap_or_default();
-                return Ok(pb::IssueCredentialResponse {
-                    token: credential.token,
-                    token_id: credential.token_id,
-                    expire_time: credential.expire_time,
-                    consistency_token: issued.consistency_token,
-                });
+            let issued = self.issue(call, metadata, job, granted, since).await?;
+            if issued.is_none() {
+                self.grounds.forget(job, named);
+                self.look_for_keys().await?;
             }
-            self.grounds.forget(job, named);
-            self.look_for_keys().await?;
-        }
-        Err(contention().into())
+            Ok::<_, Denied>(issued)
+        })
+        .await?;
+        let credential = issued.credentials.pop().unwrap_or_default();
+        Ok(pb::IssueCredentialResponse {
+            token: credential.token,
+            token_id: credential.token_id,
+            expire_time: credential.expire_time,
+            consistency_token: issued.consistency_token,
+        })
     }
 
     /// What one identity is refused for does not keep the others from being issued.
@@ -335,7 +328,7 @@ impl IssuerRpc {
         metadata: &MetadataMap,
         job: JobId,
     ) -> Result<pb::IssueCredentialsResponse, Denied> {
-        for _ in 0..ATTEMPTS {
+        let (issued, refused) = until_steady(|_| async move {
             let since = self.current().await?;
             let (granted, refused) = match self.remembered_all(job).await? {
                 Some(granted) => (granted, vec![]),
@@ -343,15 +336,17 @@ impl IssuerRpc {
             };
             let identities = granted.iter().map(|granted| granted.grant.identity);
             let identities: Vec<_> = identities.collect();
-            if let Some(issued) = self.issue(call, metadata, job, granted, since).await? {
-                return self.tell(call, metadata, issued, refused).await;
+            let issued = self.issue(call, metadata, job, granted, since).await?;
+            if issued.is_none() {
+                for identity in identities {
+                    self.grounds.forget(job, &identity.to_string());
+                }
+                self.look_for_keys().await?;
             }
-            for identity in identities {
-                self.grounds.forget(job, &identity.to_string());
-            }
-            self.look_for_keys().await?;
-        }
-        Err(contention().into())
+            Ok::<_, Denied>(issued.map(|issued| (issued, refused)))
+        })
+        .await?;
+        self.tell(call, metadata, issued, refused).await
     }
 
     /// What a job gets for all that is assigned now, if all of it is remembered to be granted. Nothing else needs to be
@@ -472,26 +467,27 @@ impl IssuerRpc {
         caller: &Caller,
         named: &str,
     ) -> Result<Granted, Denied> {
-        for attempt in 1..=ATTEMPTS {
+        until_steady(|attempt| async move {
             let before = self.revision_now().await?;
             let ground = self.look_up(job, caller, named).await?;
             let has_role = ground.question.without_role.is_none();
             let at = self.found_at(&ground.guards, has_role, &before, attempt);
-            if let Some(revision) = at.await? {
-                let grant = decide_on(&ground, named, &revision)?;
-                return Ok(Granted {
-                    grant,
-                    ground: Arc::new(ground),
-                    revision,
-                });
-            }
-        }
-        Err(contention().into())
+            let Some(revision) = at.await? else {
+                return Ok(None);
+            };
+            let grant = decide_on(&ground, named, &revision)?;
+            Ok(Some(Granted {
+                grant,
+                ground: Arc::new(ground),
+                revision,
+            }))
+        })
+        .await
     }
 
     /// What a job would be refused for with any identity, and with none.
-    async fn refuse_whole_job(&self, job: JobId) -> Result<Known, Denied> {
-        for attempt in 1..=ATTEMPTS {
+    pub(super) async fn refuse_whole_job(&self, job: JobId) -> Result<Known, Denied> {
+        until_steady(|attempt| async move {
             let before = self.revision_now().await?;
             let known = self.known_job(job).await?;
             let known = known.ok_or_else(|| status::not_found(&job.to_string()))?;
@@ -512,16 +508,17 @@ impl IssuerRpc {
             };
             let findings = job_findings(&known.life, subject.without_role(), clock::now());
             let Some(refusals) = Refusals::among(findings) else {
-                return Ok(known);
+                return Ok(Some(known));
             };
             let guards: Vec<_> = subject.guards().into_iter().chain(known.guards()).collect();
             let has_role = subject.without_role().is_none();
             let at = self.found_at(&guards, has_role, &before, attempt);
-            if let Some(revision) = at.await? {
-                return Err(refused(reasons(&refusals), revision, refusals.into()).into());
-            }
-        }
-        Err(contention().into())
+            let Some(revision) = at.await? else {
+                return Ok(None);
+            };
+            Err(refused(reasons(&refusals), revision, refusals.into()).into())
+        })
+        .await
     }
 
     /// Records and signs what was decided on what was known since then. `None` if what the decisions lean on has

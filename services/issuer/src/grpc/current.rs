@@ -11,7 +11,6 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::IssuerRpc;
-use super::credentials::ATTEMPTS;
 
 /// What is known from longer ago than this is asked for anew: a revocation counts within a second.
 const MOMENT: Duration = Duration::from_millis(900);
@@ -20,6 +19,34 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How much longer, where a log is known to go on and the database does not take it: as long as somebody who was stopped can
 /// keep a lock, and longer.
 const MORE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
+const ATTEMPTS: usize = 10;
+
+/// Which one it is of the attempts to decide a request.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt(usize);
+
+impl Attempt {
+    fn is_last(self) -> bool {
+        self.0 == ATTEMPTS
+    }
+}
+
+/// Decides a request, again and again as long as what that leans on changes meanwhile: then `decide` has to answer `None`.
+pub(super) async fn until_steady<T, E, F>(decide: impl Fn(Attempt) -> F) -> Result<T, E>
+where
+    E: From<Status>,
+    F: Future<Output = Result<Option<T>, E>>,
+{
+    for attempt in (1..=ATTEMPTS).map(Attempt) {
+        if let Some(decided) = decide(attempt).await? {
+            return Ok(decided);
+        }
+    }
+    let message = "what this was decided on kept changing; try again";
+    Err(status::aborted("CONTENTION", message).into())
+}
 
 /// Whether waiting would not make us know more.
 fn is_fresh(progress: &Progress) -> bool {
@@ -117,10 +144,10 @@ impl IssuerRpc {
         guards: &[Guard],
         has_role: bool,
         before: &str,
-        attempt: usize,
+        attempt: Attempt,
     ) -> Result<Option<String>, Status> {
         let revision = self.still_at(guards).await?;
-        let settled = has_role || attempt == ATTEMPTS;
+        let settled = has_role || attempt.is_last();
         Ok(revision.filter(|revision| settled || revision == before))
     }
 

@@ -18,15 +18,15 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::IssuerRpc;
+use super::admission::busy;
+use super::current::until_steady;
 use super::refusals::Denied;
 use crate::domain::service_account_token::{self, Grant, Question, Refusal};
+use crate::jobs_on_record;
 use crate::keys::ring::signs;
-use crate::live_tokens;
 use crate::signing::TokenType;
 use crate::wire;
 
-/// How often a request is decided before giving up. Each time something that it leans on changed meanwhile.
-const ATTEMPTS: usize = 10;
 const ACCOUNT: &str = "service_account_id";
 const TOKEN: &str = "subject_token";
 /// Of a credential: for which job it was issued.
@@ -106,9 +106,9 @@ impl TokenService for IssuerRpc {
 impl IssuerRpc {
     /// Exchanges a token. A refusal says why, here and in the log.
     pub(crate) async fn exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
-        let peer = asked.peer;
-        let outcome = self.try_to_exchange(asked).await;
+        let outcome = self.try_to_exchange(&asked).await;
         if let Err(refusal) = &outcome {
+            let peer = asked.peer;
             let (code, why) = (refusal.code(), refusal.message());
             tracing::info!(?peer, ?code, why, "token not exchanged");
         }
@@ -121,19 +121,19 @@ impl IssuerRpc {
         counted.map_err(status::rate_limited)
     }
 
-    async fn try_to_exchange(&self, asked: Asked<'_>) -> Result<Exchanged, Status> {
-        let reference = named(&asked)?;
+    async fn try_to_exchange(&self, asked: &Asked<'_>) -> Result<Exchanged, Status> {
+        let reference = &named(asked)?;
         // Before the account is looked for: what is no token is refused alike, whether the account is there or not.
         authentication::named_issuer(asked.token)?;
         let _admitted = self.admission.exchange()?;
-        for _ in 0..ATTEMPTS {
+        until_steady(|_| async move {
             self.current().await?;
-            let mut account = self.trusting(&reference, asked.account).await?;
-            let verified = self.verify(&account, &asked).await?;
+            let mut account = self.trusting(reference, asked.account).await?;
+            let verified = self.verify(&account, asked).await?;
             // Only now, for the issuer may have taken long to give its keys. What the account was found to be before is
             // among the guards: if it is otherwise now, it is looked at again.
             let since = self.current().await?;
-            let mut grant = service_account_token::decide(&Question {
+            let question = Question {
                 account: account.id,
                 policies: account
                     .policies
@@ -146,7 +146,12 @@ impl IssuerRpc {
                 claims: verified.claims.clone(),
                 valid_until: verified.expires,
                 now: clock::now(),
-            })?;
+            };
+            // Policies may ask for patterns that take long to be looked for.
+            let decide = move || service_account_token::decide(&question);
+            let group = account.place.top().to_string();
+            let decided = self.admission.compute(&group, decide).await;
+            let mut grant = decided.ok_or_else(busy)??;
             let mut job_token_kid = String::new();
             if verified.issuer == self.shared.issuer {
                 let credential = self.still_granted(&verified, &account.place).await?;
@@ -157,19 +162,17 @@ impl IssuerRpc {
             account.guards.extend(verified.leans_on.clone());
             if let Some(revision) = self.still_at(&account.guards).await? {
                 let exchanged = self
-                    .sign_and_record(&asked, account, &verified, &grant, job_token_kid, revision)
+                    .sign_and_record(asked, account, &verified, &grant, job_token_kid, revision)
                     .await?;
                 if let Some(exchanged) = exchanged {
                     self.refuse_if_late(since)?;
-                    return Ok(exchanged);
+                    return Ok(Some(exchanged));
                 }
             }
             self.look_for_keys().await?;
-        }
-        Err(status::aborted(
-            "CONTENTION",
-            "what the token depends on kept changing; try again",
-        ))
+            Ok(None)
+        })
+        .await
     }
 
     /// The service account and what it trusts. Who asks is not told whether it is not there or trusts nobody.
@@ -211,12 +214,10 @@ impl IssuerRpc {
 
     /// Verifies the token, if the service account trusts its issuer: nobody else's keys are ever fetched.
     async fn verify(&self, account: &Account, asked: &Asked<'_>) -> Result<Verified, Status> {
-        // Administrators make the groups at the top, so nobody has more of them than they are given.
         let groups = account.place.nodes.iter().skip(1);
         let groups: Vec<_> = groups.map(|group| group.id.to_string()).collect();
         let groups: Vec<_> = groups.iter().map(String::as_str).collect();
-        let highest = groups.last().copied().unwrap_or_default();
-        let _verifying = self.admission.verification(highest)?;
+        let _verifying = self.admission.verification(&groups)?;
         let trusted = &self.shared.trusted;
         let verified = trusted.verify(asked.token, &account.policies, &groups);
         let verified = verified.await;
@@ -296,7 +297,7 @@ impl IssuerRpc {
         let token_id = verified.token_id.as_deref().unwrap_or_default();
         let skew = self.shared.keys.policy().clock_skew;
         let log = self.shared.commands.log();
-        let credential = live_tokens::credential(log, job, token_id, issued, skew).await;
+        let credential = jobs_on_record::credential(log, job, token_id, issued, skew).await;
         let credential = credential.map_err(|error| status::log(&error))?;
         let kid = credential.ok_or_else(not_on_record)?.job_token_kid;
         if kid.is_empty() {

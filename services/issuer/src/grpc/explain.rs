@@ -14,10 +14,11 @@ use tonic::Status;
 use uuid::Uuid;
 
 use super::IssuerRpc;
-use super::credentials::{ATTEMPTS, contention, reason};
-use super::ground::{IDENTITY, NOT_AN_IDENTITY, Subject, View, identity_named};
+use super::credentials::reason;
+use super::current::{Attempt, until_steady};
+use super::ground::{self, IDENTITY, NOT_AN_IDENTITY, Subject, View, Weighed, identity_named};
 use super::jobs::workspace_deleted;
-use crate::domain::credential::{Check, findings};
+use crate::domain::credential::{Check, Question, findings};
 use crate::domain::job::{DEFAULT_HEARTBEAT_TIMEOUT, Job, Life, Module};
 use crate::wire::{self, module};
 
@@ -27,18 +28,75 @@ enum Asker {
     Anybody(Principal, Stage, Option<Module>),
 }
 
+/// What is told of what was weighed.
+struct Explained {
+    subject: Subject,
+    /// The identity's name, for the caller.
+    identity: String,
+    /// Whether the caller may know of the identity's rules and name.
+    shown: bool,
+    /// Whether there is no job whose life counts.
+    hypothetical: bool,
+    revision: String,
+}
+
+impl Explained {
+    fn told(
+        self,
+        question: Question,
+        verdicts: Vec<(AccessRuleId, RuleType, Verdict)>,
+    ) -> pb::ExplainCredentialResponse {
+        let question = Question {
+            now: clock::now(),
+            ..question
+        };
+        let findings: Vec<_> = findings(&question)
+            .into_iter()
+            .filter(|(check, _)| !self.hypothetical || *check != Check::Job)
+            // It is out of the workspace's reach, for which it is refused whatever its rules say.
+            .filter(|(check, _)| self.shown || *check != Check::Rules)
+            .map(|(check, refusal)| pb::Finding {
+                check: wire_check(check).into(),
+                holds: refusal.is_none(),
+                description: refusal.as_ref().map_or_else(
+                    || holds(check, &self.subject, &self.identity),
+                    ToString::to_string,
+                ),
+                reason: refusal.map_or_else(String::new, |refusal| reason(&refusal).to_owned()),
+            })
+            .collect();
+        let rules = verdicts.into_iter().filter(|_| self.shown);
+        pb::ExplainCredentialResponse {
+            allowed: findings.iter().all(|finding| finding.holds),
+            findings,
+            principal: self.subject.job.principal.to_string(),
+            stage: wire::job::wire_stage(self.subject.job.stage).into(),
+            revision: self.revision,
+            rules: rules.map(rule_verdict).collect(),
+        }
+    }
+}
+
+/// There is nobody who would ask.
+fn no_subject(call: &Call, message: &pb::ExplainCredentialRequest) -> Status {
+    match message.job_id.as_str() {
+        "" => status::not_found(&message.workspace_id),
+        // It was by the job that its workspace was found.
+        _ if call.place.is_none() => workspace_deleted(),
+        _ if !message.revision.is_empty() => {
+            status::not_found("the job's workspace, at that revision,")
+        }
+        job => status::not_found(job),
+    }
+}
+
 impl IssuerRpc {
     pub(super) async fn explain(
         &self,
         call: &Call,
         message: &pb::ExplainCredentialRequest,
     ) -> Result<pb::ExplainCredentialResponse, Status> {
-        for attempt in 1..=ATTEMPTS {
-            if let Some(explained) = self.try_to_explain(call, message, attempt).await? {
-                return Ok(explained);
-            }
-        }
-        Err(contention())
+        until_steady(|attempt| self.try_to_explain(call, message, attempt)).await
     }
 
     /// `None` if something of it has changed meanwhile.
@@ -46,7 +104,7 @@ impl IssuerRpc {
         &self,
         call: &Call,
         message: &pb::ExplainCredentialRequest,
-        attempt: usize,
+        attempt: Attempt,
     ) -> Result<Option<pb::ExplainCredentialResponse>, Status> {
         let before = self.revision_now().await?;
         let workspace = self.workspace_of(call, message).await?;
@@ -56,13 +114,14 @@ impl IssuerRpc {
             View {
                 log: &past.log,
                 hierarchy: &past.hierarchy,
+                admission: &self.admission,
             }
         } else {
             self.refuse_on_stale_replica()?;
             self.present()
         };
         let named = message.managed_identity_id.as_str();
-        let not_found = |named: &str| status::not_found(named);
+        let not_found = || status::not_found(named);
         // Before the identity: what is wrong with the rest must not tell whether it is there.
         let subject = match asker {
             Asker::Job(id) => self.job_in(view, workspace, id).await?,
@@ -71,29 +130,26 @@ impl IssuerRpc {
                     .await?
             }
         };
-        let subject = subject.ok_or_else(|| match message.job_id.as_str() {
-            "" => not_found(&message.workspace_id),
-            // It was by the job that its workspace was found.
-            _ if call.place.is_none() => workspace_deleted(),
-            _ if past.is_some() => not_found("the job's workspace, at that revision,"),
-            job => not_found(job),
-        })?;
+        let subject = subject.ok_or_else(|| no_subject(call, message))?;
         if past.is_some() && !self.may_know_of_then(call, &subject.place).await? {
-            return Err(not_found(&message.workspace_id));
+            return Err(status::not_found(&message.workspace_id));
         }
         let identity_place = authorization::find(view.hierarchy, &reference, &call.caller).await?;
-        let identity_place = identity_place.ok_or_else(|| not_found(named))?;
+        let identity_place = identity_place.ok_or_else(not_found)?;
         let identity = ManagedIdentityId::try_from(identity_place.id())
             .map_err(|_| Violations::of(IDENTITY, NOT_AN_IDENTITY).into_status())?;
         let source = view.source(identity).await?;
-        let source = source.ok_or_else(|| not_found(named))?;
-        let asked = super::ground::Asked {
+        let source = source.ok_or_else(not_found)?;
+        let asked = ground::Asked {
             identity,
             place: &identity_place,
             source: &source,
         };
-        let weighed = view.weigh(&subject, asked).await?;
-        let (mut question, verdicts) = (weighed.question, weighed.verdicts);
+        let Weighed {
+            question,
+            verdicts,
+            guards,
+        } = view.weigh(&subject, asked).await?;
         // What the workspace does not inherit, who sees the workspace may not even know of. Of what it has, the id alone, by
         // which it is named then.
         let shown = self.is_shown(call, &identity_place).await?;
@@ -103,18 +159,12 @@ impl IssuerRpc {
             shown || question.assigned && named == identity.to_string()
         };
         if !is_known {
-            return Err(not_found(named));
+            return Err(not_found());
         }
-        let identity_name = if shown {
-            identity_place.path()
-        } else {
-            identity.to_string()
-        };
-        let workspace_name = subject.place.path();
         let revision = if past.is_some() {
             message.revision.clone()
         } else {
-            let guards = [subject.guards(), identity_place.guards(), weighed.guards].concat();
+            let guards = [subject.guards(), identity_place.guards(), guards].concat();
             let has_role = subject.without_role().is_none();
             let at = self.found_at(&guards, has_role, &before, attempt);
             let Some(revision) = at.await? else {
@@ -122,36 +172,19 @@ impl IssuerRpc {
             };
             revision
         };
-        question.now = clock::now();
-        // Nobody knows at what time a revision was, and so whether the job was alive.
-        let hypothetical = message.job_id.is_empty() || past.is_some();
-        let findings: Vec<_> = findings(&question)
-            .into_iter()
-            .filter(|(check, _)| !hypothetical || *check != Check::Job)
-            // It is out of the workspace's reach, for which it is refused whatever its rules say.
-            .filter(|(check, _)| shown || *check != Check::Rules)
-            .map(|(check, refusal)| pb::Finding {
-                check: wire_check(check).into(),
-                holds: refusal.is_none(),
-                description: refusal.as_ref().map_or_else(
-                    || holds(check, &subject, &workspace_name, &identity_name),
-                    ToString::to_string,
-                ),
-                reason: refusal.map_or_else(String::new, |refusal| reason(&refusal).to_owned()),
-            })
-            .collect();
-        Ok(Some(pb::ExplainCredentialResponse {
-            allowed: findings.iter().all(|finding| finding.holds),
-            findings,
-            principal: subject.job.principal.to_string(),
-            stage: wire::job::wire_stage(subject.job.stage).into(),
+        let explained = Explained {
+            subject,
+            identity: if shown {
+                identity_place.path()
+            } else {
+                identity.to_string()
+            },
+            shown,
+            // Nobody knows at what time a revision was, and so whether the job was alive.
+            hypothetical: message.job_id.is_empty() || past.is_some(),
             revision,
-            rules: verdicts
-                .into_iter()
-                .filter(|_| shown)
-                .map(rule_verdict)
-                .collect(),
-        }))
+        };
+        Ok(Some(explained.told(question, verdicts)))
     }
 
     /// Whether the caller may know now of an identity that was found, be it in the past: where it has a role, or where the
@@ -366,7 +399,8 @@ fn wire_check(check: Check) -> pb::Check {
     }
 }
 
-fn holds(check: Check, subject: &Subject, workspace: &str, identity: &str) -> String {
+fn holds(check: Check, subject: &Subject, identity: &str) -> String {
+    let workspace = subject.place.path();
     match check {
         Check::Job => format!("the job lives until {} at most", subject.life.expires),
         Check::Role => {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use edge::access_rules;
 use edge::aliases::{self, Source};
-use edge::attestation::Envelope;
+use edge::attestation::{Envelope, InvalidEnvelope};
 use edge::caller::Caller;
 use edge::hierarchy::{
     Hierarchy, Place, assignment_key, identity_audience_key, identity_type_key, node_key,
@@ -21,7 +21,7 @@ use edge::violations::Violations;
 use edge::{authorization, status};
 use eventlog::{EventLog, Facts, Guard};
 use model::access_rule::{AccessRule, InvalidAccessRule, RuleType, Run, Verdict, refusing};
-use model::attestation::{Attested, PublicKey};
+use model::attestation::{Attested, ModuleDigest, PublicKey};
 use model::token_settings::InvalidTokenSettings;
 use model::{
     AccessRuleId, InvalidReference, InvalidReferenceTo, JobId, Kind, ManagedIdentityId, Principal,
@@ -31,6 +31,7 @@ use time::OffsetDateTime;
 use tonic::Status;
 
 use super::IssuerRpc;
+use super::admission::Admission;
 use super::jobs::workspace_deleted;
 use super::refusals::{About, Denied, IDENTITY_NOT_FOUND, Refused, WORKSPACE_DELETED};
 use crate::domain::credential::{Party, Question};
@@ -74,6 +75,8 @@ fn still(facts: &Facts, keys: impl IntoIterator<Item = String>) -> Vec<Guard> {
 pub(super) struct View<'a> {
     pub(super) log: &'a EventLog,
     pub(super) hierarchy: &'a Hierarchy,
+    /// For what of them takes long to be computed.
+    pub(super) admission: &'a Admission,
 }
 
 /// What is asked for.
@@ -163,6 +166,7 @@ impl IssuerRpc {
         View {
             log: self.shared.commands.log(),
             hierarchy: &self.shared.hierarchy,
+            admission: &self.admission,
         }
     }
 
@@ -346,23 +350,11 @@ impl View<'_> {
             None => (None, vec![]),
         };
         let (ids, rules): (Vec<AccessRuleId>, Vec<AccessRule>) = rules.into_iter().unzip();
-        let (mut parties, mut of_parties) = (vec![], vec![]);
-        for party in std::iter::once(&job.principal).chain(job.opener.as_deref()) {
-            if party != &job.principal && !rules.is_empty() {
-                let (vouched, guards) = self.is_vouched_for(party, source.id).await?;
-                of_parties.extend(guards);
-                if vouched {
-                    continue;
-                }
-            }
-            let (principals, guards) = self.run_as(party, &rules).await?;
-            parties.push(principals);
-            of_parties.extend(guards);
-        }
+        let (parties, of_parties) = self.parties(job, source.id, &rules).await?;
         let run = Run {
             stage: job.stage,
             parties: &parties,
-            attestations: &attested(job.module.as_ref(), &rules)?,
+            attestations: &self.attested(subject, &rules).await?,
         };
         let verdicts = ids.into_iter().zip(&rules);
         let verdicts =
@@ -396,6 +388,31 @@ impl View<'_> {
             question,
             guards,
         })
+    }
+
+    /// As whom a job runs whom rules are for: its principal, and who opened it on that one's behalf; and what says so.
+    async fn parties(
+        &self,
+        job: &Job,
+        identity: ManagedIdentityId,
+        rules: &[AccessRule],
+    ) -> Result<(Vec<Vec<Principal>>, Vec<Guard>), Status> {
+        let (mut parties, mut guards) = (vec![], vec![]);
+        let (principals, of_principal) = self.run_as(&job.principal, rules).await?;
+        parties.push(principals);
+        guards.extend(of_principal);
+        let opener = job.opener.as_deref();
+        if let Some(opener) = opener.filter(|opener| **opener != job.principal && !rules.is_empty())
+        {
+            let (vouched, of_opener) = self.is_vouched_for(opener, identity).await?;
+            guards.extend(of_opener);
+            if !vouched {
+                let (principals, of_opener) = self.run_as(opener, rules).await?;
+                parties.push(principals);
+                guards.extend(of_opener);
+            }
+        }
+        Ok((parties, guards))
     }
 
     /// Whether the rules of an identity are not for who opens jobs for others, and what says so: for a service account of
@@ -470,29 +487,51 @@ impl View<'_> {
             .collect::<Result<_, _>>()
             .map_err(|error: InvalidAccessRule| status::internal(&error))
     }
+
+    /// The attestations of what a job runs, as far as the rules for its stage ask.
+    async fn attested(
+        &self,
+        subject: &Subject,
+        rules: &[AccessRule],
+    ) -> Result<Vec<Attested>, Status> {
+        let Subject { job, place, .. } = subject;
+        let rules = rules.iter().filter(|rule| rule.stages.contains(&job.stage));
+        let keys: BTreeSet<PublicKey> = rules.flat_map(AccessRule::public_keys).cloned().collect();
+        let Some(Module {
+            digest: Some(digest),
+            attestations,
+            ..
+        }) = job.module.clone().filter(|_| !keys.is_empty())
+        else {
+            return Ok(vec![]);
+        };
+        let group = place.top().to_string();
+        let verify = move || verified(&attestations, &digest, &keys);
+        let verified = self.admission.compute(&group, verify).await;
+        let verified = verified.ok_or_else(|| {
+            let message = "the issuer is busy verifying attestations; try again";
+            status::unavailable("ATTESTATION_BUSY", message)
+        })?;
+        verified.map_err(|error| status::internal(&error))
+    }
 }
 
-/// The attestations of what a job runs, as far as the rules ask.
-fn attested(module: Option<&Module>, rules: &[AccessRule]) -> Result<Vec<Attested>, Status> {
-    let keys: BTreeSet<&PublicKey> = rules.iter().flat_map(AccessRule::public_keys).collect();
-    let Some(Module {
-        digest: Some(digest),
-        attestations,
-        ..
-    }) = module.filter(|_| !keys.is_empty())
-    else {
-        return Ok(vec![]);
-    };
-    let mut attested = Vec::new();
+/// Those of these attestations that are about a module, each with those of the keys that have signed it.
+fn verified(
+    attestations: &[Vec<u8>],
+    digest: &ModuleDigest,
+    keys: &BTreeSet<PublicKey>,
+) -> Result<Vec<Attested>, InvalidEnvelope> {
+    let mut verified = Vec::new();
     for json in attestations {
-        let envelope = Envelope::read(json).map_err(|error| status::internal(&error))?;
+        let envelope = Envelope::read(json)?;
         if envelope.is_about(digest) {
             let signed_by = keys.iter().filter(|key| envelope.is_signed_by(key));
-            attested.push(Attested {
-                signed_by: signed_by.map(|key| (*key).clone()).collect(),
+            verified.push(Attested {
+                signed_by: signed_by.cloned().collect(),
                 predicate_type: envelope.predicate_type().clone(),
             });
         }
     }
-    Ok(attested)
+    Ok(verified)
 }

@@ -2,7 +2,7 @@
 
 use edge::hierarchy::{identity_configuration_key, read_configuration};
 use edge::layer::Call;
-use edge::{authorization, clock, status};
+use edge::{authorization, status};
 use futures::future::try_join_all;
 use model::Principal;
 use proto::issuer::v1 as pb;
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::IssuerRpc;
 use super::jobs::workspace_deleted;
-use crate::domain::credential::Refusal;
+use super::refusals::Denied;
 
 impl IssuerRpc {
     /// What the workspace of the calling job has, by path.
@@ -22,13 +22,11 @@ impl IssuerRpc {
             return Err(status::permission_denied(call.permission, "this service"));
         };
         let log = self.shared.commands.log();
-        let not_found = || status::not_found(&job.to_string());
-        let known = self.known_job(job).await?.ok_or_else(not_found)?;
+        // Who gets nothing more may not know either what there would be.
+        let known = self.refuse_whole_job(job).await;
+        let known = known.map_err(Denied::into_status)?;
         let job_place = self.place_of_job(&known.job).await?;
         let job_place = job_place.ok_or_else(workspace_deleted)?;
-        if let Some(over) = known.life.over(clock::now()) {
-            return Err(Refusal::JobOver(over).into());
-        }
         let assigned = self.assigned(known.job.workspace).await?;
         let assigned = try_join_all(assigned.into_iter().map(async |id| {
             let source = self.present().source(id).await?;

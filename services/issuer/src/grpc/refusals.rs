@@ -78,6 +78,16 @@ pub(super) enum Denied {
     Failed(Status),
 }
 
+impl Denied {
+    /// What to answer, where it is not put on the record.
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::Refused(refused) => refused.status,
+            Self::Failed(status) => status,
+        }
+    }
+}
+
 impl From<Status> for Denied {
     fn from(status: Status) -> Self {
         Self::Failed(status)

@@ -23,8 +23,8 @@ use crate::domain::signing_key::{Command, Event, Fresh, KeyRing, Rejection, deci
 use crate::keys::ring::Recorded;
 use crate::keys::vault::Vault;
 use crate::keys::{KeyError, ring};
-use crate::live_tokens;
 use crate::wire::signing_key::message;
+use crate::{jobs_on_record, live_tokens};
 
 /// Rows of a page, if the request does not say.
 const DEFAULT_PAGE: i32 = 50;
@@ -344,7 +344,7 @@ impl IssuerRpc {
     async fn living_jobs(&self, kid: &str) -> Result<Vec<Job>, Status> {
         let skew = self.shared.keys.policy().clock_skew;
         let log = self.shared.commands.log();
-        let opened = live_tokens::jobs(log, kid, skew).await;
+        let opened = jobs_on_record::opened_with(log, kid, skew).await;
         let mut living = vec![];
         for id in opened.map_err(|error| status::log(&error))? {
             let known = self.known_job(id).await?;

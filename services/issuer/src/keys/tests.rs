@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use bed::{Database, eventually};
 use edge::authentication::revoked_key;
-use eventlog::{Guard, StreamAppend};
+use edge::health::Health;
+use eventlog::{Append, Guard, Metadata, StreamAppend};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use time::Duration as Span;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
+use super::upkeep::{CLOCK, CONDITION, OPEN};
 use super::*;
+use crate::domain::signing_key::{Command, Event, decide};
 
 /// Keys that live fast.
 const FAST: Policy = Policy {

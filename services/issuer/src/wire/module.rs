@@ -11,6 +11,8 @@ use crate::domain::job::Module;
 /// Bytes of what it is called.
 const MAX_SOURCE: usize = 512;
 const MAX_ATTESTATIONS: usize = 10;
+/// Signatures of all of them: each may be verified with each key that a rule names.
+const MAX_SIGNATURES: usize = 10;
 /// Bytes of its attestations together: they are in an event, which has to fit into a message.
 const MAX_BYTES: usize = 64 << 10;
 
@@ -45,9 +47,15 @@ pub(crate) fn wanted(module: &pb::Module) -> Result<Module, Violations> {
         violations.add("attestations", wrong);
     } else {
         let given = module.attestations.iter().take(MAX_ATTESTATIONS);
+        let mut signatures = 0;
         for (index, json) in given.enumerate() {
             let read = attestation(json, digest.as_ref().and_then(Option::as_ref));
-            violations.check(&format!("attestations[{index}]"), read);
+            let read = violations.check(&format!("attestations[{index}]"), read);
+            signatures += read.map_or(0, |envelope| envelope.signatures());
+        }
+        if signatures > MAX_SIGNATURES {
+            let wrong = format!("must have at most {MAX_SIGNATURES} signatures together");
+            violations.add("attestations", wrong);
         }
     }
     violations.finish(|| {
@@ -59,10 +67,10 @@ pub(crate) fn wanted(module: &pb::Module) -> Result<Module, Violations> {
     })
 }
 
-fn attestation(json: &[u8], digest: Option<&ModuleDigest>) -> Result<(), InvalidAttestation> {
+fn attestation(json: &[u8], digest: Option<&ModuleDigest>) -> Result<Envelope, InvalidAttestation> {
     let envelope = Envelope::read(json)?;
     if digest.is_none_or(|digest| envelope.is_about(digest)) {
-        Ok(())
+        Ok(envelope)
     } else {
         Err(InvalidAttestation::OtherModule)
     }

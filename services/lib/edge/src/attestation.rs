@@ -178,6 +178,12 @@ impl Envelope {
         &self.predicate_type
     }
 
+    /// How many signatures it has.
+    #[must_use]
+    pub fn signatures(&self) -> usize {
+        self.signatures.len()
+    }
+
     /// Whether the module of this digest is one of its subjects.
     #[must_use]
     pub fn is_about(&self, module: &ModuleDigest) -> bool {

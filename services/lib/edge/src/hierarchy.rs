@@ -96,6 +96,12 @@ impl Place {
         self.nodes.get(1).map(|node| node.id)
     }
 
+    /// What is above everything else here: the top-level group.
+    #[must_use]
+    pub fn top(&self) -> ResourceId {
+        self.nodes[self.nodes.len() - 1].id
+    }
+
     /// The place right above, with the role that the principal has here.
     #[must_use]
     pub fn above(&self) -> Option<Self> {
