@@ -16,6 +16,8 @@ use tonic::transport::server::Connected;
 
 /// Bytes of data from which on h2 does not copy a frame; a quarter of it on connections that take several buffers at once.
 const CHAINED: usize = 1 << 10;
+/// Bytes of the largest frame that h2 copies.
+pub(crate) const COPIED: usize = CHAINED - 1;
 /// Bytes of data that are worth a write of their own.
 const LARGE: usize = 8 << 10;
 
@@ -53,7 +55,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for SmallFrames<B> {
                 _ => return Poll::Ready(frame),
             }
         }
-        let length = self.rest.len().min(CHAINED - 1);
+        let length = self.rest.len().min(COPIED);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 

@@ -10,12 +10,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Extensions;
 use http::request::Parts;
 use http_body_util::{BodyExt as _, Full, Limited};
 use model::{Permission, Requirement, ResourceId};
 use prost_reflect::DynamicMessage;
+use tokio::time::timeout;
 use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
 use tower::{Layer, Service};
 
@@ -23,16 +24,35 @@ use crate::authentication::Authenticator;
 use crate::authorization::{InvalidContract, Rule, field, is_set, rules};
 use crate::caller::Caller;
 use crate::consistency::{self, DEFAULT_WAIT, Positions};
+use crate::guests::Guests;
 use crate::hierarchy::{Hierarchy, Place};
-use crate::rate::{PeerRates, Rates};
+use crate::rate::{self, PeerRates, Rates};
 use crate::violations::Violations;
 use crate::{command, rpc, status, texts};
 
-/// Bytes of a request.
-const MAX_REQUEST: usize = 1 << 20;
+/// What is taken of those who have shown a token.
+const WITH_TOKEN: Size = Size {
+    bytes: 1 << 20,
+    patience: rpc::MAX_DURATION,
+};
+/// What is taken of others: the largest token to exchange, and what else there is in its request.
+const WITHOUT_TOKEN: Size = Size {
+    bytes: 32 << 10,
+    patience: Duration::from_secs(10),
+};
+/// Requests of others at once, until they are read.
+const GUESTS: usize = 1_024;
 const TOKEN_FIELD: &str = "consistency_token";
 const REQUEST_ID_FIELD: &str = "request_id";
 const VALIDATE_ONLY_FIELD: &str = "validate_only";
+
+/// Of a request.
+#[derive(Clone, Copy)]
+struct Size {
+    bytes: usize,
+    /// How long it may take to arrive.
+    patience: Duration,
+}
 
 /// What the layer found out about a request.
 #[derive(Clone, Debug)]
@@ -93,6 +113,7 @@ struct Gate {
     positions: Positions,
     rates: Option<Rates>,
     peer_rates: PeerRates,
+    guests: Guests,
 }
 
 impl AccessLayer {
@@ -112,6 +133,7 @@ impl AccessLayer {
                 positions,
                 rates,
                 peer_rates,
+                guests: Guests::new(GUESTS),
             }),
         })
     }
@@ -176,8 +198,10 @@ impl Gate {
             .get(&path)
             .ok_or_else(|| status::not_served(&path))?;
         if rule.permission.requirement() == Requirement::Nothing {
-            self.count_peer(&request)?;
-            let (parts, body, _) = self.read(rule, request).await?;
+            self.count_peer(request.extensions())?;
+            let stay = self.guests.welcome(request.extensions());
+            let read = self.read(rule, request, WITHOUT_TOKEN);
+            let (parts, body, _) = stay.during(read).await??;
             return Ok(whole(parts, body));
         }
         let caller = self
@@ -186,7 +210,7 @@ impl Gate {
             .await
             .map_err(Status::from)?;
         self.count(&caller)?;
-        let (mut parts, body, message) = self.read(rule, request).await?;
+        let (mut parts, body, message) = self.read(rule, request, WITH_TOKEN).await?;
         let validate_only = is_set(&message, VALIDATE_ONLY_FIELD);
         let (place, refusal) = match rule.authorize(&caller, &self.hierarchy, &message).await {
             Ok(place) => (place, None),
@@ -211,19 +235,15 @@ impl Gate {
         &self,
         rule: &Rule,
         request: http::Request<Body>,
+        most: Size,
     ) -> Result<(Parts, Bytes, DynamicMessage), Status> {
         let patience = patience(request.headers());
         consistency::visibility_wait(request.headers())?;
         let (parts, body) = request.into_parts();
-        let body = Limited::new(body, MAX_REQUEST)
-            .collect()
+        let body = timeout(most.patience, Limited::new(body, most.bytes).collect())
             .await
-            .map_err(|_| {
-                status::resource_exhausted(
-                    "REQUEST_TOO_LARGE",
-                    "the request exceeds 1 MiB or broke off",
-                )
-            })?
+            .map_err(|_| most.exceeded_in_time())?
+            .map_err(|_| most.exceeded())?
             .to_bytes();
         let encoded = unframed(&body)?;
         let message = DynamicMessage::decode(rule.input.clone(), encoded.clone())
@@ -246,10 +266,9 @@ impl Gate {
     }
 
     /// Who asks without a token is counted before anything is read of them, or waited for.
-    fn count_peer(&self, request: &http::Request<Body>) -> Result<(), Status> {
-        let peer = request.extensions().get::<TcpConnectInfo>();
-        let peer = peer.and_then(TcpConnectInfo::remote_addr);
-        let counted = peer.map_or(Ok(()), |peer| self.peer_rates.count(peer.ip()));
+    fn count_peer(&self, request: &Extensions) -> Result<(), Status> {
+        let peer = rate::peer_of(request);
+        let counted = peer.map_or(Ok(()), |peer| self.peer_rates.count(peer));
         counted.map_err(status::rate_limited)
     }
 
@@ -277,6 +296,20 @@ impl Gate {
             .parse()
             .map_err(|error| Violations::of(TOKEN_FIELD, error).into_status())?;
         Ok(self.positions.reach(&token, patience).await?)
+    }
+}
+
+impl Size {
+    fn exceeded(self) -> Status {
+        let kib = self.bytes >> 10;
+        let message = format!("the request exceeds {kib} KiB or broke off");
+        status::resource_exhausted("REQUEST_TOO_LARGE", &message)
+    }
+
+    fn exceeded_in_time(self) -> Status {
+        let seconds = self.patience.as_secs();
+        let message = format!("the request did not arrive within {seconds} s");
+        status::deadline_exceeded("DEADLINE_EXCEEDED", &message)
     }
 }
 
@@ -329,7 +362,7 @@ fn patience(headers: &http::HeaderMap) -> Duration {
 mod tests {
     use std::num::NonZeroU32;
 
-    use futures::{FutureExt as _, stream};
+    use futures::{FutureExt as _, StreamExt as _, stream};
     use prost_reflect::{DescriptorPool, Kind};
     use sqlx::PgPool;
     use tokio::net::{TcpListener, TcpStream};
@@ -350,33 +383,76 @@ mod tests {
         assert_eq!(with("1x"), DEFAULT_WAIT);
     }
 
-    #[tokio::test]
-    async fn who_has_no_token_is_counted_before_anything_is_read() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let peer = TcpStream::connect(address).await.expect("connected");
+    fn gate(peer_rates: PeerRates) -> Gate {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a pool");
         let nobody = Authenticator::new(vec![], [].into(), [].into());
-        let gate = Gate {
+        Gate {
             rules: rules().expect("the contract is enforceable"),
             authenticator: nobody.expect("an authenticator"),
             hierarchy: Hierarchy::new(pool),
             positions: Positions::new(None, vec![]),
             rates: None,
-            peer_rates: PeerRates::new(Some(NonZeroU32::MIN)),
-        };
-        // Its body never comes.
+            peer_rates,
+            guests: Guests::new(2),
+        }
+    }
+
+    /// Of somebody without a token: of its body this comes, and no end.
+    fn beginning(body: &'static [u8]) -> http::Request<Body> {
+        let body = stream::iter([Ok::<_, Infallible>(body)]).chain(stream::pending());
+        let body = Body::new(axum::body::Body::from_stream(body));
+        let request = http::Request::post("/tharsis.issuer.v1.TokenService/ExchangeToken");
+        request.body(body).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn who_has_no_token_is_counted_before_anything_is_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let peer = TcpStream::connect(address).await.expect("connected");
+        let gate = gate(PeerRates::new(Some(NonZeroU32::MIN)));
         let asks = || {
-            let body = stream::pending::<Result<Bytes, Infallible>>();
-            let request = http::Request::post("/tharsis.issuer.v1.TokenService/ExchangeToken")
-                .extension(peer.connect_info())
-                .body(Body::new(axum::body::Body::from_stream(body)));
-            let request = request.expect("a request");
+            let mut request = beginning(b"");
+            request.extensions_mut().insert(peer.connect_info());
             gate.admit(request).now_or_never()
         };
         assert!(asks().is_none() && asks().is_none());
         let refused = asks().expect("an answer").expect_err("too many");
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[tokio::test]
+    async fn of_those_without_a_token_little_is_kept_and_not_for_long() {
+        let gate = gate(PeerRates::new(None));
+        let fits = gate.admit(beginning(&[0; WITHOUT_TOKEN.bytes]));
+        assert!(fits.now_or_never().is_none());
+        let larger = gate.admit(beginning(&[0; WITHOUT_TOKEN.bytes + 1]));
+        let refused = larger.now_or_never().expect("an answer");
+        let refused = refused.expect_err("too large");
+        assert_eq!(status::reason(&refused), "REQUEST_TOO_LARGE");
+        let rule = &gate.rules["/tharsis.issuer.v1.TokenService/ExchangeToken"];
+        let at_once = Size {
+            patience: Duration::ZERO,
+            ..WITHOUT_TOKEN
+        };
+        let late = gate.read(rule, beginning(b"\0"), at_once).await;
+        let late = late.expect_err("too late");
+        assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn of_those_without_a_token_few_are_read_at_once() {
+        let gate = gate(PeerRates::new(None));
+        let mut reading: Vec<_> = (0..3)
+            .map(|_| Box::pin(gate.admit(beginning(b"\0"))))
+            .collect();
+        for reading in &mut reading {
+            assert!(reading.now_or_never().is_none());
+        }
+        let first = (&mut reading[0]).now_or_never().expect("an answer");
+        let first = first.expect_err("it made room");
+        assert_eq!(first.code(), tonic::Code::Unavailable);
+        assert!((&mut reading[1]).now_or_never().is_none());
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod command;
 pub mod consistency;
 mod files;
 mod frames;
+mod guests;
 pub mod health;
 pub mod hierarchy;
 pub mod holder;

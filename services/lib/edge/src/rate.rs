@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
+use http::Extensions;
 use model::Principal;
+use tonic::transport::server::TcpConnectInfo;
 
 /// After so many requests, callers who have been quiet are forgotten.
 const SWEEP: u32 = 10_000;
@@ -65,8 +67,14 @@ impl PeerRates {
     }
 }
 
+/// Where a request comes from.
+pub(crate) fn peer_of(request: &Extensions) -> Option<IpAddr> {
+    let peer = request.get::<TcpConnectInfo>()?;
+    peer.remote_addr().map(|address| address.ip())
+}
+
 /// Whoever has one IPv6 address has all of its /64 (RFC 4291, 2.5.4).
-fn counted(peer: IpAddr) -> IpAddr {
+pub(crate) fn counted(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 @ IpAddr::V4(_) => v4,

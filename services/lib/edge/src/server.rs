@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 use self::connections::{Limits, Places};
 use self::served::Served;
 use crate::frames::OneBuffer;
+use crate::guests::{Guests, Open};
 use crate::health::Health;
 use crate::rpc::{MAX_DURATION, RpcLayer};
 
@@ -34,8 +35,12 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Room for the largest token that is taken, so that a larger one is refused with a reason.
 const MAX_HEADERS: u32 = 64 << 10;
-/// Bytes of a request to health and reflection. The access layer limits all others.
-const MAX_REQUEST: usize = 64 << 10;
+/// Bytes of a request to health and reflection, which repeats it in its answer: names. The access layer limits all others.
+const MAX_REQUEST: usize = 4 << 10;
+/// Rpcs of reflection at once, of which each may hold a few answers as large as the contract's largest file.
+const REFLECTIONS: usize = 64;
+/// Rpcs of health at once: a client may watch on each connection.
+const HEALTH_RPCS: usize = 4_096;
 
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: [&str; 2] = [
@@ -99,12 +104,17 @@ impl Services {
                 tonic_reflection::server::Builder::with_service_name,
             )
         };
-        let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        let health = health.service().max_decoding_message_size(MAX_REQUEST);
+        let v1 = reflection().build_v1()?;
+        let v1 = v1.max_decoding_message_size(MAX_REQUEST);
+        let v1alpha = reflection().build_v1alpha()?;
+        let v1alpha = v1alpha.max_decoding_message_size(MAX_REQUEST);
+        let reflecting = Guests::new(REFLECTIONS);
         Ok(self
             .routes
-            .add_service(health.service().max_decoding_message_size(MAX_REQUEST))
-            .add_service(v1.max_decoding_message_size(MAX_REQUEST))
-            .add_service(v1alpha.max_decoding_message_size(MAX_REQUEST)))
+            .add_service(Open::new(Guests::new(HEALTH_RPCS), health))
+            .add_service(Open::new(reflecting.clone(), v1))
+            .add_service(Open::new(reflecting, v1alpha)))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, stream};
+use prost_reflect::DescriptorPool;
 use proto::eventlog::v1::consistency_service_client::ConsistencyServiceClient;
 use proto::eventlog::v1::consistency_service_server::{
     ConsistencyService, ConsistencyServiceServer,
@@ -12,10 +14,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use tower::layer::util::Identity;
 
 use super::*;
@@ -231,6 +236,61 @@ async fn reflection_lists_what_is_served_here() {
     }
     assert_eq!(listed!(v1), expected);
     assert_eq!(listed!(v1alpha), expected);
+}
+
+/// One that asks this, and never ends.
+async fn reflected(
+    channel: Channel,
+    request: ServerReflectionRequest,
+) -> Streaming<ServerReflectionResponse> {
+    let requests = stream::iter([request]).chain(stream::pending());
+    let answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(requests)
+        .await;
+    answers.expect("reflection").into_inner()
+}
+
+fn lists_services() -> ServerReflectionRequest {
+    ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    }
+}
+
+#[tokio::test]
+async fn few_reflections_are_held_at_once() {
+    let running = running().await;
+    let mut held = vec![];
+    for _ in 0..=REFLECTIONS {
+        held.push(reflected(running.channel.clone(), lists_services()).await);
+    }
+    let whole = async {
+        while held[0].message().await?.is_some() {}
+        Ok(())
+    };
+    let whole = tokio::time::timeout(Duration::from_secs(30), whole).await;
+    let made_room: Status = whole.expect("an end").expect_err("it made room");
+    assert_eq!(made_room.code(), Code::Unavailable);
+    let answer = held[1].message().await.expect("an answer");
+    assert!(answer.is_some());
+    drop(held);
+    assert_eq!(status(&running.channel, "").await, ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn what_reflection_repeats_is_short() {
+    let running = running().await;
+    let mut request = lists_services();
+    request.host = "x".repeat(5 << 10);
+    let mut answers = reflected(running.channel.clone(), request).await;
+    let answer = answers.message().await;
+    assert!(!matches!(answer, Ok(Some(_))), "{answer:?}");
+    for file in DescriptorPool::decode(proto::DESCRIPTORS)
+        .expect("the descriptors")
+        .files()
+    {
+        assert!(file.name().len() < 512, "{}", file.name());
+    }
 }
 
 #[tokio::test]
