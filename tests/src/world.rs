@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use async_nats::jetstream;
-use bed::{Database, NatsServer, eventually, shared_nats_url, unique_name};
+use bed::{Database, NatsServer, eventually, free_port, shared_nats_url, unique_name};
 use edge::settings::{self, Environment};
 use sqlx::Row as _;
 use tokio::net::TcpListener;
@@ -223,11 +223,17 @@ pub struct World {
 pub struct Sibling {
     /// Where it serves discovery.
     pub url: String,
+    metrics: String,
     channels: Arc<BTreeMap<Service, Channel>>,
     running: Running,
 }
 
 impl Sibling {
+    /// What its metrics say.
+    pub async fn metrics(&self) -> reqwest::Result<String> {
+        reqwest::get(&self.metrics).await?.text().await
+    }
+
     /// The same caller, who talks to this issuer.
     #[must_use]
     pub fn for_user(&self, user: &User) -> User {
@@ -334,7 +340,11 @@ impl World {
         let (listener, http) = tokio::join!(listener(), listener());
         let port = listener.local_addr().expect("it is bound").port();
         let url = format!("http://{}", http.local_addr().expect("it is bound"));
-        let lookup = |variable: &str| self.setting(Service::Issuer, variable);
+        let metrics = format!("127.0.0.1:{}", free_port());
+        let lookup = |variable: &str| match variable {
+            "THARSIS_METRICS_LISTEN" => Some(metrics.clone()),
+            _ => self.setting(Service::Issuer, variable),
+        };
         let config = read(&lookup, issuer::Config::read);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -355,6 +365,7 @@ impl World {
         channels.insert(Service::Issuer, channel);
         Sibling {
             url,
+            metrics: format!("http://{metrics}/metrics"),
             channels: Arc::new(channels),
             running: Running { stop, ended },
         }

@@ -13,6 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::load::Load;
 use crate::main_job::holds_what_the_log_holds;
+use crate::revocations::Scene;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nats_dies_and_loses_its_disk_under_load() {
@@ -187,4 +188,23 @@ async fn who_follows_a_log_that_was_swapped_stands_still_and_says_so() {
         .asks(get)
         .await
         .expect("the namespace service itself is well");
+}
+
+/// The alarm on a relay that is behind its log looks at any one process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_process_tells_where_the_log_ends_whichever_made_it_grow() {
+    let mut world = Setup::default().own_nats().start().await;
+    let sibling = world.runs_another_issuer().await;
+    let admin = world.admin();
+    let scene = Scene::set(&admin, "acme").await;
+    world.nats().kill();
+    admin.in_a_hurry().opens_job(&scene.workspace.id).await;
+    let end = world.log(Service::Issuer).await.len();
+    eventually(async || {
+        let metrics = sibling.metrics().await.map_err(|error| error.to_string())?;
+        let line = format!(r#"tharsis_log_position{{log="issuer"}} {end}"#);
+        let told = metrics.lines().any(|told| told == line);
+        told.then_some(()).ok_or(metrics)
+    })
+    .await;
 }

@@ -239,3 +239,69 @@ async fn what_could_not_be_decided_at_once_is_decided_by_the_rights_of_then() {
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_workspace_that_is_gone_nothing_is_waited_for() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let team = admin.creates_group("acme/team").await;
+    let aws = admin.creates_identity("acme/aws").await;
+    let mut request = workspace_with("acme/web", &[&aws.id]);
+    request.request_id = unique_id().to_string();
+    let made = admin.asks(request.clone()).await.expect("made");
+    assert_eq!(outcomes(&made), [(&*aws.id, Assigned, aws.id.clone())]);
+    admin
+        .asks(namespace::DeleteWorkspaceRequest {
+            id: id(&made),
+            ..Default::default()
+        })
+        .await
+        .expect("deleted");
+    // One that goes with its group, before anything is decided.
+    world.stops(Service::Identity).await;
+    let hasty = admin.in_a_hurry();
+    let mut with_group = workspace_with("acme/team/web", &[&aws.id]);
+    with_group.request_id = unique_id().to_string();
+    let made = hasty.asks(with_group.clone()).await.expect("made");
+    assert_eq!(outcomes(&made), [(&*aws.id, Pending, String::new())]);
+    hasty.deletes_group(&team.id).await;
+    for request in [request, with_group] {
+        let made = hasty.asks(request).await.expect("it was made");
+        let gone = "RESOURCE_NOT_FOUND".to_owned();
+        assert_eq!(outcomes(&made), [(&*aws.id, Refused, gone)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workspace_that_is_made_is_answered_whatever_can_be_read_of_it() {
+    let mut world = World::start().await;
+    let admin = world.admin();
+    admin.creates_group("acme").await;
+    let aws = admin.creates_identity("acme/aws").await;
+    world.stops(Service::Identity).await;
+    let before = world.log(Service::Namespace).await.len();
+    let made = tokio::spawn({
+        let (admin, request) = (admin.clone(), workspace_with("acme/web", &[&aws.id]));
+        async move { admin.calls(Service::Namespace, request).await }
+    });
+    eventually(async || match world.log(Service::Namespace).await.len() {
+        end if end > before => Ok(()),
+        end => Err(format!("the log ends at {end}")),
+    })
+    .await;
+    sqlx::raw_sql("ALTER TABLE checkpoints RENAME TO elsewhere")
+        .execute(world.database(Service::Namespace).pool())
+        .await
+        .expect("it is there");
+    let made = made.await.expect("it does not panic").expect("it was made");
+    let visible = made.metadata().get("tharsis-visible");
+    assert_eq!(
+        visible.and_then(|visible| visible.to_str().ok()),
+        Some("false")
+    );
+    assert_eq!(
+        outcomes(made.get_ref()),
+        [(&*aws.id, Pending, String::new())]
+    );
+}

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::authentication::AuthenticationError;
 use crate::caller::Caller;
-use crate::consistency::{Visibility, response};
+use crate::consistency::{Visibility, response, visibility_wait};
 use crate::layer::Call;
 use crate::violations::Violations;
 use crate::{request, status};
@@ -194,20 +194,24 @@ impl Commands {
         Ok(response(reply, visible))
     }
 
-    /// The same answer, once the others see besides what this service has seen of the followed logs by now.
+    /// The same answer, once the others see besides what this service has seen of the followed logs by now. It never
+    /// fails: what was answered is durable, and how far that is, if it can't be read, the others don't see.
     pub async fn and_what_followed<R>(
         &self,
         answered: Response<R>,
         token: impl Fn(&mut R) -> &mut String,
         metadata: &MetadataMap,
-    ) -> Result<Response<R>, Status> {
+    ) -> Response<R> {
         let mut reply = answered.into_inner();
+        let Ok(mut reached) = self.leaned_on().await else {
+            let wait = visibility_wait(metadata.as_ref()).unwrap_or_default();
+            return response(reply, wait.map(|_| false));
+        };
         let token = token(&mut reply);
-        let mut reached = self.leaned_on().await?;
         reached.merge(token.parse().unwrap_or_default());
         *token = reached.to_string();
         let visible = self.visibility.wait(token, metadata).await;
-        Ok(response(reply, visible))
+        response(reply, visible)
     }
 
     /// How far the followed logs had come in what was decided on, or a little further.

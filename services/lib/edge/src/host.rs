@@ -51,6 +51,8 @@ const NO_COMPILING: [(&str, &str); 1] = [("jit", "off")];
 /// So long a follower may fail to apply what is there until the service is not well. A deletion of millions of groups and
 /// workspaces takes minutes.
 const HELD_UP_FOR_LONG: Duration = Duration::from_mins(5);
+/// How often the log's end is looked at for the metrics: any process may make it grow.
+const LOOK: Duration = Duration::from_secs(1);
 /// Between attempts to reach the database at the start.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -380,11 +382,16 @@ impl Host {
             return Ok(());
         };
         let log = self.log.as_ref().zip(self.relay.clone());
+        let log = log.map(|(log, relay)| {
+            let (end, looked_at) = watch::channel(*log.watch().borrow());
+            self.beside(look_at_end(log.clone(), end));
+            (log.name(), looked_at, relay)
+        });
         let sources = Sources {
             rpcs: rpcs.0.clone(),
             health: self.health.clone(),
             pool: self.pool.clone(),
-            log: log.map(|(log, relay)| (log.name(), log.watch(), relay)),
+            log,
             followed: self.followed.clone(),
         };
         let listener = TcpListener::bind(address).await;
@@ -392,6 +399,16 @@ impl Host {
         self.tasks
             .spawn(metrics::serve(listener, sources, self.stop.clone()));
         Ok(())
+    }
+}
+
+/// Tells where the log ends, whichever process has made it grow, and however NATS is.
+async fn look_at_end(log: EventLog, end: watch::Sender<u64>) {
+    loop {
+        if let Ok(head) = log.head().await {
+            end.send_replace(head.position);
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

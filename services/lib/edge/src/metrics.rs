@@ -76,7 +76,7 @@ pub(crate) struct Sources {
     pub(crate) rpcs: RpcDurations,
     pub(crate) health: Health,
     pub(crate) pool: PgPool,
-    /// The service's own log: its name, its end as far as this process knows, and the relay.
+    /// The service's own log: its name, its end as it was looked at last, and the relay.
     pub(crate) log: Option<(
         &'static str,
         watch::Receiver<u64>,
@@ -123,10 +123,12 @@ impl Sources {
             family
         };
         let relay = relay.borrow().clone();
+        // What was published since the last look is in the log.
+        let end = relay.published.max(*head.borrow());
         registry.register(
             "log_position",
             "Of the last event of the service's own log",
-            gauge(head.borrow().cast_signed()),
+            gauge(end.cast_signed()),
         );
         registry.register(
             "relay_position",

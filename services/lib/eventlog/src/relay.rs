@@ -5,6 +5,10 @@
 //! were something else stored in place of a position, the position behind it would still have the right sequence before
 //! it, and would hide the hole. For the same reason each read of the log, or of what was appended here just now, begins
 //! at the last event published.
+//!
+//! Servers before 2.15 know the last message's id after a restart only where the message is younger than the stream's
+//! duplicate window, and refuse then whatever names one. Once the tail is seen to be what the log holds there, the first
+//! message behind it goes without.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,7 +57,7 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct RelayState {
     /// The last position known to be in the stream.
     pub published: u64,
-    /// Why it stands still, or what the stream lacks that it goes on with.
+    /// Why it stands still, until it is seen to go on; or what the stream lacks that it goes on with.
     pub problem: Option<String>,
     /// What it found in the stream that the log, of the same epoch, does not hold: it stands until the stream is seen to
     /// agree, whatever else is a problem meanwhile.
@@ -148,6 +152,12 @@ impl RelayError {
     fn is_wrong_last_sequence(&self) -> bool {
         matches!(self, Self::Publish(error) if error.kind() == PublishErrorKind::WrongLastSequence)
     }
+
+    /// Whether the last message, of the right sequence, has another id than what was published, or one that the server
+    /// does not remember.
+    fn is_wrong_last_message(&self) -> bool {
+        matches!(self, Self::Publish(error) if error.kind() == PublishErrorKind::WrongLastMessageId)
+    }
 }
 
 impl Relay {
@@ -168,11 +178,19 @@ impl Relay {
     }
 
     /// Publishes until told to stop. On any error it begins again from the stream's tail, and at once where another relay
-    /// was quicker.
+    /// was quicker, or the server may not remember the last message's id.
     pub async fn run(self, stop: CancellationToken) {
         let session = async {
+            // The position behind which that was so: refused there again, it is something else.
+            let mut forgotten = None;
             loop {
-                let Err(error) = self.publish_from_tail().await;
+                let Err(error) = self.publish_from_tail(forgotten).await;
+                if error.is_wrong_last_message() {
+                    let last = Some(self.state.borrow().published);
+                    if std::mem::replace(&mut forgotten, last) != last {
+                        continue;
+                    }
+                }
                 if error.is_wrong_last_sequence() && self.is_overtaken().await.unwrap_or(false) {
                     continue;
                 }
@@ -186,8 +204,7 @@ impl Relay {
     fn report(&self, error: &RelayError) {
         let problem = chain(error);
         self.state.send_if_modified(|state| {
-            let new = state.problem.as_ref() != Some(&problem);
-            if !new {
+            if state.problem.as_ref() == Some(&problem) {
                 return false;
             }
             if error.is_contradiction() {
@@ -205,6 +222,18 @@ impl Relay {
     async fn is_overtaken(&self) -> Result<bool, RelayError> {
         let stream = self.stream(&self.bus.jetstream()?).await?;
         Ok(stream.cached_info().state.last_sequence > self.state.borrow().published)
+    }
+
+    /// The stream agrees with the log. Whether it can be published to is not known yet: a problem of another kind stands
+    /// until it is, so that one that stays is told once.
+    fn agrees(&self, published: u64) {
+        self.state.send_if_modified(|state| {
+            let contradicted = state.contradiction.take().is_some();
+            if contradicted {
+                state.problem = None;
+            }
+            std::mem::replace(&mut state.published, published) != published || contradicted
+        });
     }
 
     /// It publishes, also where the stream lacks something before its end: that no relay brings back, and followers have
@@ -228,19 +257,25 @@ impl Relay {
         });
     }
 
-    async fn publish_from_tail(&self) -> Result<std::convert::Infallible, RelayError> {
+    /// The first message names the one before it, unless that is at the position whose id is `forgotten`.
+    async fn publish_from_tail(
+        &self,
+        forgotten: Option<u64>,
+    ) -> Result<std::convert::Infallible, RelayError> {
         let context = self.bus.jetstream()?;
         let stream = self.stream(&context).await?;
         let Tail {
             sequence: tail,
             event_id,
-            incomplete,
+            mut incomplete,
         } = self.tail(&stream).await?;
         self.put_right(&context, &stream.cached_info().config)
             .await?;
-        self.goes_on(tail, incomplete.as_ref());
+        self.agrees(tail);
         let (pages, mut messages) = mpsc::channel(AHEAD);
-        let reader = read(self.log.clone(), self.bus.clone(), tail, event_id, pages);
+        let named = event_id.filter(|_| forgotten != Some(tail));
+        let (log, bus) = (self.log.clone(), self.bus.clone());
+        let reader = read(log, bus, tail, event_id, named, pages);
         let reader = AbortOnDropHandle::new(tokio::spawn(reader));
         let publisher = async {
             let mut acknowledgements = FuturesOrdered::new();
@@ -256,7 +291,7 @@ impl Relay {
                         while let Some(Some(acknowledged)) = acknowledgements.next().now_or_never() {
                             published = acknowledged?;
                         }
-                        self.state.send_modify(|state| state.published = published);
+                        self.goes_on(published, incomplete.as_ref());
                     }
                     page = messages.recv(), if acknowledgements.len() < IN_FLIGHT => {
                         for Outgoing { position, subject, message } in page.ok_or(RelayError::HalfGone)? {
@@ -272,11 +307,12 @@ impl Relay {
                         }
                     }
                     _ = look.tick(), if acknowledgements.is_empty() => {
-                        let Tail { sequence: tail, incomplete, .. } =
-                            self.tail(&self.stream(&context).await?).await?;
+                        let now = self.tail(&self.stream(&context).await?).await?;
+                        let tail = now.sequence;
                         if tail < published {
                             return Err(RelayError::TailLost { published, tail });
                         }
+                        incomplete = now.incomplete;
                         self.goes_on(published, incomplete.as_ref());
                     }
                 }
@@ -394,12 +430,14 @@ struct Outgoing {
 }
 
 /// Sends on what stands behind a position, page by page, as it comes, while what was read before is published: from
-/// memory where it was appended here just now, or from the log. Ends only with an error.
+/// memory where it was appended here just now, or from the log. `known` is the event's id there, if it is known, and `named`
+/// the one that the next message names. Ends only with an error.
 async fn read(
     log: EventLog,
     bus: Bus,
     mut after: u64,
     mut known: Option<Uuid>,
+    mut named: Option<Uuid>,
     pages: mpsc::Sender<Vec<Outgoing>>,
 ) -> Result<std::convert::Infallible, RelayError> {
     let mut head = log.watch();
@@ -428,8 +466,8 @@ async fn read(
         let is_empty = page.is_empty();
         if !is_empty {
             let messages = page.into_iter().map(|event| {
-                after = event.position;
-                outgoing(&log, &bus, &event, known.replace(event.id))
+                (after, known) = (event.position, Some(event.id));
+                outgoing(&log, &bus, &event, named.replace(event.id))
             });
             // Memory holds more than a page, and while one is sent no acknowledgement is looked at.
             let mut messages = messages.peekable();

@@ -5,7 +5,9 @@ use std::time::Duration;
 use edge::hierarchy::wire_principal;
 use edge::initial_assignments::{decided_key, read};
 use edge::layer::Call;
+use edge::status;
 use edge::violations::Violations;
+use model::id::InvalidId;
 use model::{InvalidReference, InvalidReferenceTo, Kind, Reference};
 use proto::identity::v1 as identity;
 use proto::namespace::v1 as pb;
@@ -47,14 +49,27 @@ pub(super) fn requested(
 }
 
 impl NamespaceRpc {
-    /// What came of it, as soon as it is known, for this long at most.
+    /// What came of it, as soon as it is known, for this long at most. It never fails: the workspace is made, and what
+    /// can't be read is not known yet.
     pub(super) async fn initial_assignments(
         &self,
         workspace: &str,
         named: &[String],
         patience: Duration,
-    ) -> Result<Vec<pb::InitialAssignment>, Status> {
+    ) -> Vec<pb::InitialAssignment> {
+        let each = match self.outcome(workspace, patience).await {
+            Ok(Outcome::Decided(outcomes)) => return outcomes.into_iter().map(told).collect(),
+            Ok(Outcome::Gone) => gone,
+            Ok(Outcome::Pending) | Err(_) => pending,
+        };
+        named.iter().map(|named| each(named)).collect()
+    }
+
+    async fn outcome(&self, workspace: &str, patience: Duration) -> Result<Outcome, Status> {
         let deadline = Instant::now() + patience;
+        let id = workspace
+            .parse()
+            .map_err(|error: InvalidId| status::internal(&error))?;
         let mut identity = self.identity.clone();
         loop {
             if let Some(followed) = &mut identity {
@@ -64,17 +79,29 @@ impl NamespaceRpc {
             let facts = self.facts(std::slice::from_ref(&key)).await?;
             let decided = facts.get(&key).and_then(read);
             if let Some(identity::InitialAssignmentsDecided { outcomes, .. }) = decided {
-                return Ok(outcomes.into_iter().map(told).collect());
+                return Ok(Outcome::Decided(outcomes));
+            }
+            let there = self.hierarchy.way_up(id).await;
+            if there.map_err(|error| status::database(&error))?.is_none() {
+                return Ok(Outcome::Gone);
             }
             let more = match &mut identity {
                 Some(followed) => timeout_at(deadline, followed.changed()).await.is_ok(),
                 None => false,
             };
             if !more {
-                return Ok(named.iter().map(|named| pending(named)).collect());
+                return Ok(Outcome::Pending);
             }
         }
     }
+}
+
+/// What came of those of a workspace.
+enum Outcome {
+    Pending,
+    Decided(Vec<identity::InitialAssignmentOutcome>),
+    /// The workspace is deleted, and what was decided may be forgotten with it.
+    Gone,
 }
 
 fn told(outcome: identity::InitialAssignmentOutcome) -> pb::InitialAssignment {
@@ -96,6 +123,18 @@ fn pending(named: &str) -> pb::InitialAssignment {
     pb::InitialAssignment {
         managed_identity: named.to_owned(),
         state: pb::InitialAssignmentState::Pending.into(),
+        ..Default::default()
+    }
+}
+
+/// As `AssignManagedIdentity` says it by now.
+fn gone(named: &str) -> pb::InitialAssignment {
+    let refusal = status::not_found("the workspace");
+    pb::InitialAssignment {
+        managed_identity: named.to_owned(),
+        state: pb::InitialAssignmentState::Refused.into(),
+        reason: status::reason(&refusal),
+        message: refusal.message().to_owned(),
         ..Default::default()
     }
 }

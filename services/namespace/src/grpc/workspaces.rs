@@ -85,10 +85,11 @@ impl WorkspaceService for NamespaceRpc {
         let workspace = reply.workspace.clone().unwrap_or_default();
         reply.initial_assignments = self
             .initial_assignments(&workspace.id, named, patience)
-            .await?;
-        self.commands
+            .await;
+        Ok(self
+            .commands
             .and_what_followed(made, token, &metadata)
-            .await
+            .await)
     }
 
     async fn get_workspace(

@@ -8,7 +8,7 @@ use async_nats::jetstream::{self, message::StreamMessage};
 use bed::{NatsServer, eventually, shared_nats_url, unique_name};
 use eventlog::bus::{Bus, Settings};
 use eventlog::{Append, EventLog, Expected, Metadata, RecordedEvent, Relay, RelayState};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use percent_encoding::percent_decode_str;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -115,17 +115,28 @@ impl Subscriber {
 
     /// Publishes one of its messages to another's stream.
     pub(crate) async fn hands_on(&self, sequence: u64, to: &Self) {
-        let message = eventually(async || {
+        let message = self.message(sequence).await;
+        to.stores(message).await;
+    }
+
+    async fn message(&self, sequence: u64) -> StreamMessage {
+        eventually(async || {
             let stream = self.context.get_stream(self.stream()).await;
             let stream = stream.map_err(|error| error.to_string())?;
             let message = stream.get_raw_message(sequence).await;
             message.map_err(|error| error.to_string())
         })
-        .await;
-        let subject = message.subject.replacen(&self.prefix, &to.prefix, 1);
-        let published = to
-            .context
-            .publish_with_headers(subject, message.headers, message.payload);
+        .await
+    }
+
+    /// Publishes another's message to its own stream.
+    async fn stores(&self, message: StreamMessage) {
+        let (_, behind) = message.subject.split_once('.').expect("it has a prefix");
+        let published = self.context.publish_with_headers(
+            format!("{}.{behind}", self.prefix),
+            message.headers,
+            message.payload,
+        );
         let acknowledged = published.await.expect("the server runs").await;
         acknowledged.expect("the stream takes it");
     }
@@ -568,6 +579,68 @@ async fn what_others_publish_into_the_stream_is_reported_and_nothing_follows_it(
     grow(&log, "a", 5).await;
     relay.problem("holds a log of epoch none").await;
     assert_eq!(subscriber.last_sequence().await, Ok(6));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_remember_the_last_messages_id_takes_the_next_ones() {
+    let (database, url) = (database().await, shared_nats_url());
+    let (prefix, complete) = (unique_name(), unique_name());
+    let log = open(&database).await;
+    grow(&log, "a", 2).await;
+    let _complete = Running::start(&log, &url, &complete).await;
+    let complete = Subscriber::at(&url, &complete).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    subscriber.create_stream().await;
+    complete.hands_on(1, &subscriber).await;
+    let mut last = complete.message(2).await;
+    // As after a restart of an older one: what is stored is right, what is remembered of it is not.
+    last.headers.insert("Nats-Msg-Id", "another");
+    subscriber.stores(last).await;
+
+    let relay = Running::start(&log, &url, &prefix).await;
+    relay.published(2).await;
+    let mut state = relay.state.clone();
+    let refused = AbortOnDropHandle::new(tokio::spawn(async move {
+        let refused = |state: &RelayState| {
+            let problem = state.problem.as_ref();
+            problem.is_some_and(|problem| problem.contains("wrong last msg"))
+        };
+        state.wait_for(refused).await.map(|state| state.clone())
+    }));
+    grow(&log, "a", 2).await;
+    relay.published(4).await;
+    assert!(!refused.is_finished(), "{:?}", refused.await);
+    let names = async |sequence| {
+        let headers = subscriber.message(sequence).await.headers;
+        let previous = headers.get("Nats-Expected-Last-Msg-Id");
+        previous.map(ToString::to_string)
+    };
+    assert_eq!(names(3).await, None);
+    assert_eq!(names(4).await, Some(whole(&log).await[2].id.to_string()));
+}
+
+#[tokio::test]
+async fn a_problem_that_stays_is_reported_once() {
+    let (database, prefix, url) = (database().await, unique_name(), shared_nats_url());
+    let log = open(&database).await;
+    let subscriber = Subscriber::at(&url, &prefix).await;
+    let client = async_nats::connect(&url).await.expect("the server runs");
+    let looked_at = format!("$JS.API.STREAM.INFO.{}", subscriber.stream());
+    let mut begins = client.subscribe(looked_at).await.expect("it may");
+    client.flush().await.expect("the server runs");
+    grow(&log, "a", 1).await;
+    // More than a server takes.
+    let too_much = to(stream("b"), Expected::Any, vec![event(vec![0; 2_000_000])]);
+    log.append(too_much).await.unwrap();
+    let mut relay = Running::start(&log, &url, &prefix).await;
+    relay.problem("payload").await;
+    relay.published(1).await;
+    relay.state.mark_unchanged();
+    while begins.next().now_or_never().is_some() {}
+    for _ in 0..3 {
+        begins.next().await.expect("it begins again");
+    }
+    assert!(!relay.state.has_changed().unwrap(), "{:?}", relay.state);
 }
 
 #[tokio::test]
