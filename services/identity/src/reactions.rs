@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::grpc::{IdentityRpc, assigned_to_prefix};
 
-/// Commands at a time, of each resource that is taken up: they share the appender's batches, and leave connections to rpcs.
+/// Commands at a time, of each resource that is taken up: they share the appender's batches.
 const AT_ONCE: usize = 8;
 
 /// What follows here from events of `namespace` and of our own.

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::grpc::{NamespaceRpc, membership_of};
 
-/// Commands at a time, of each resource that is taken up: they share the appender's batches, and leave connections to rpcs.
+/// Commands at a time, of each resource that is taken up: they share the appender's batches.
 const AT_ONCE: usize = 8;
 
 /// What follows here from events of `identity` and of our own.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::scene::{database, event, open, stream, to};
 
 /// More resources than are taken up at the same time.
-const MANY: usize = 20;
+const MANY: i64 = 20;
 
 /// Of each event follows something for the resource that its payload names: for `long`, it takes until it is let
 /// through; for `failing`, it fails until then.
@@ -162,7 +162,7 @@ async fn what_takes_long_or_fails_does_not_hold_up_the_rest() {
     process.work.has_begun("long", 1).await;
     happens(&log, ["short"]).await;
     process.work.has_begun("short", 1).await;
-    wait(&database, 1 + 20).await;
+    wait(&database, 1 + MANY).await;
     for resource in &failing {
         process.work.has_begun(resource, 2).await;
     }
