@@ -62,7 +62,7 @@ pub async fn run(
     let namespace = host
         .follow(Peer::Namespace, Readiness::OnceBegun, noting)
         .await?;
-    host.beside(Reactions::new(log, namespace, dependants).run());
+    host.react(Reactions::new(log, namespace, dependants));
     host.serve(
         listener,
         Services::default()

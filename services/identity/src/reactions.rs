@@ -5,15 +5,15 @@ use edge::hierarchy::{ASSIGNMENTS, IDENTITY_NAMES, SERVICE_ACCOUNT_NAMES};
 use edge::masks::MASKS;
 use edge::{aliases, status};
 use eventlog::{Noted, React, ReactError, RecordedEvent};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use model::{ManagedIdentityId, ResourceId, WorkspaceId};
 use proto::EventError;
 use tonic::Status;
 
 use crate::grpc::{IdentityRpc, assigned_to_prefix};
 
-/// Commands at a time: they share the appender's batches.
-const AT_ONCE: usize = 32;
+/// Commands at a time, of each resource that is taken up: they share the appender's batches.
+const AT_ONCE: usize = 8;
 
 /// What follows here from events of `namespace` and of our own.
 ///
@@ -44,8 +44,9 @@ impl React for Dependants {
     async fn follow_up(&self, noted: &Noted) -> Result<(), ReactError> {
         let dependants = self.dependants(noted.resource.parse()?).await?;
         let ended = stream::iter(dependants).map(|dependant| self.end(noted, dependant));
-        let () = ended.buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(())
+        // One that fails does not hold up the rest.
+        let ended: Vec<_> = ended.buffer_unordered(AT_ONCE).collect().await;
+        Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 }
 

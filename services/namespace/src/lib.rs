@@ -66,7 +66,7 @@ pub async fn run(
     let identity = host
         .follow(Peer::Identity, Readiness::OnceBegun, noting)
         .await?;
-    host.beside(Reactions::new(log, identity.clone(), memberships).run());
+    host.react(Reactions::new(log, identity.clone(), memberships));
     let rpc = rpc.following(identity);
     let services = Services::default()
         .with(GroupServiceServer::new(rpc.clone()))

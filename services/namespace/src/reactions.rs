@@ -4,15 +4,15 @@
 use edge::hierarchy::MEMBERS;
 use edge::status;
 use eventlog::{Noted, React, ReactError, RecordedEvent};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use model::{MembershipId, Principal, ResourceId};
 use proto::EventError;
 use tonic::Status;
 
 use crate::grpc::{NamespaceRpc, membership_of};
 
-/// Commands at a time: they share the appender's batches.
-const AT_ONCE: usize = 32;
+/// Commands at a time, of each resource that is taken up: they share the appender's batches.
+const AT_ONCE: usize = 8;
 
 /// What follows here from events of `identity` and of our own.
 pub(crate) struct Memberships(pub(crate) NamespaceRpc);
@@ -36,8 +36,9 @@ impl React for Memberships {
                 .react(noted.event, &id.to_string(), None, decide)
                 .await
         });
-        let () = ended.buffer_unordered(AT_ONCE).try_collect().await?;
-        Ok(())
+        // One that fails does not hold up the rest.
+        let ended: Vec<_> = ended.buffer_unordered(AT_ONCE).collect().await;
+        Ok(ended.into_iter().collect::<Result<_, _>>()?)
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use eventlog::bus::{self, Bus, BusError};
 use eventlog::{
-    EventLog, EventLogRpc, Fold, Follower, LogError, Owner, Progress, Relay, RelayState,
+    EventLog, EventLogRpc, Fold, Follower, LogError, Owner, Progress, React, Reactions, Relay,
+    RelayState,
 };
 use proto::eventlog::v1::consistency_service_server::ConsistencyServiceServer;
 use proto::eventlog::v1::event_log_service_server::EventLogServiceServer;
@@ -68,6 +69,7 @@ pub struct Host {
     log: Option<EventLog>,
     relay: Option<watch::Receiver<RelayState>>,
     followed: Vec<(&'static str, watch::Receiver<Progress>)>,
+    reactions_waiting: Option<watch::Receiver<u64>>,
     own_keys: Option<OwnKeys>,
     peer_rates: PeerRates,
 }
@@ -221,6 +223,7 @@ impl Host {
             log: None,
             relay: None,
             followed: vec![],
+            reactions_waiting: None,
             own_keys: None,
             peer_rates,
         })
@@ -287,6 +290,12 @@ impl Host {
         });
         self.followed.push((log, progress.clone()));
         Ok(progress)
+    }
+
+    /// Carries out what follows from events until told to stop.
+    pub fn react<R: React>(&mut self, reactions: Reactions<R>) {
+        self.reactions_waiting = Some(reactions.waiting());
+        self.beside(reactions.run());
     }
 
     /// Runs a task of the service's own until it is told to stop.
@@ -393,6 +402,7 @@ impl Host {
             pool: self.pool.clone(),
             log,
             followed: self.followed.clone(),
+            reactions_waiting: self.reactions_waiting.clone(),
         };
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| HostError::Metrics(address, error))?;

@@ -83,6 +83,8 @@ pub(crate) struct Sources {
         watch::Receiver<RelayState>,
     )>,
     pub(crate) followed: Vec<(&'static str, watch::Receiver<Progress>)>,
+    /// If something follows from events in this service.
+    pub(crate) reactions_waiting: Option<watch::Receiver<u64>>,
 }
 
 impl Sources {
@@ -96,6 +98,7 @@ impl Sources {
         );
         self.own_log(&mut registry);
         self.followers(&mut registry);
+        self.reactions(&mut registry);
         self.conditions(&mut registry).await;
         let connections = Family::<Connections, Gauge>::default();
         let (all, idle) = (u64::from(self.pool.size()), self.pool.num_idle() as u64);
@@ -177,6 +180,19 @@ impl Sources {
         );
     }
 
+    fn reactions(&self, registry: &mut Registry) {
+        let Some(waiting) = &self.reactions_waiting else {
+            return;
+        };
+        let gauge: Gauge = Gauge::default();
+        gauge.set(waiting.borrow().cast_signed());
+        registry.register(
+            "reactions_waiting",
+            "Events from which something follows that is not done yet",
+            gauge,
+        );
+    }
+
     async fn conditions(&self, registry: &mut Registry) {
         let conditions = Family::<Condition, Gauge>::default();
         for (condition, holds) in self.health.conditions().await {
@@ -229,6 +245,7 @@ mod tests {
             problem: Some("nobody answers".to_owned()),
             ..RelayState::default()
         });
+        let (_, waiting) = watch::channel(5);
         let (_, progress) = watch::channel(Progress {
             position: 41,
             ..Progress::default()
@@ -239,6 +256,7 @@ mod tests {
             pool: PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").expect("a pool"),
             log: Some(("identity", head, relay)),
             followed: vec![("namespace", progress)],
+            reactions_waiting: Some(waiting),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!(
@@ -258,6 +276,7 @@ mod tests {
             r#"tharsis_follower_position{log="namespace"} 41"#,
             r#"tharsis_follower_halted{log="namespace"} 0"#,
             r#"tharsis_follower_age_seconds{log="namespace"} inf"#,
+            "tharsis_reactions_waiting 5",
             r#"tharsis_condition{condition="follower:identity"} 1"#,
             r#"tharsis_condition{condition="follower:namespace"} 0"#,
             r#"tharsis_database_connections{state="used"} 0"#,

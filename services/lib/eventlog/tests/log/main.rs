@@ -6,6 +6,7 @@ mod lost_answer;
 mod model;
 mod oracle;
 mod property;
+mod reactions;
 mod relay;
 mod scene;
 
