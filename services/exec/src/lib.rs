@@ -44,16 +44,20 @@ use crate::token::Token;
 
 /// Does what the arguments ask for; answers with the command's own exit code, or with one of those in `--help`.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let for_a_shell = arguments::are_for_exports(&arguments);
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // What can't be said on a closed output is not said.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                failure::USAGE
-            } else {
-                0
-            });
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            if for_a_shell {
+                print_failure(failure::USAGE);
+            }
+            return ExitCode::from(failure::USAGE);
         }
     };
     if arguments.to_the_front {
@@ -62,7 +66,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(signal) = arguments.end_by {
         return end::die_of(signal);
     }
-    let for_a_shell = arguments.print_exports();
     let done = match arguments.run_by {
         Some(parent) => arguments
             .action()
@@ -81,8 +84,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let end = done.unwrap_or_else(|failure| {
         say(&failure.to_string());
         if for_a_shell {
-            // A shell takes it for done where there is nothing to evaluate.
-            let _ = print(&format!("(exit {})\n", failure.code()));
+            print_failure(failure.code());
         }
         failure.end()
     });
@@ -243,6 +245,11 @@ async fn print_token(issuer: &Issuer<'_>, identity: &str) -> Result<(), Failure>
     let reference = issuer::reference(identity);
     let token = issuer.token(&reference, identity).await?;
     print(&format!("{}\n", token.text()))
+}
+
+/// A shell takes it for done where there is nothing to evaluate.
+fn print_failure(code: u8) {
+    let _ = print(&format!("(exit {code})\n"));
 }
 
 fn print(text: &str) -> Result<(), Failure> {
