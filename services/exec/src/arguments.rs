@@ -45,8 +45,8 @@ which for SIGHUP, SIGINT, SIGQUIT and SIGTERM ends tharsis-exec as well, so that
 /// Runs a command with the credentials of its job's managed identities.
 ///
 /// Each identity's token lies in a file that only this user reads, in a folder that is gone when the command ends. It is
-/// renewed when two thirds of its life are over. Signals are passed on to the command; if this is killed, the command is asked
-/// to end (SIGTERM; on Linux), and the files stay.
+/// renewed when two thirds of its life are over (Azure's: a third, for its SDKs go on with what they have read). Signals
+/// are passed on to the command; if this is killed, the command is asked to end (SIGTERM; on Linux), and the files stay.
 #[derive(Debug, Parser)]
 #[command(
     name = "tharsis-exec",
@@ -86,7 +86,7 @@ pub(crate) struct Asking {
         value_parser = seconds
     )]
     pub(crate) patience: Duration,
-    /// Renews each token after so many seconds, where that is sooner than after two thirds of its life.
+    /// Renews each token after so many seconds, where that is sooner than it would be.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) renew_after: Option<Duration>,
     /// Goes on without the identities that the job does not get, and says which.

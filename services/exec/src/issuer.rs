@@ -137,7 +137,7 @@ impl<'a> Issuer<'a> {
                 answer.await.map_err(|status| self.failure(name, &status))
             })
             .await?;
-        let token = Token::read(issued.into_inner().token);
+        let token = Token::read(issued.into_inner().token, Instant::now());
         token.map_err(|error| self.unavailable(&error.to_string()))
     }
 

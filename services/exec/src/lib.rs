@@ -188,14 +188,17 @@ async fn prepare(
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     // All of them first: the files of before are as they were if one can't be had.
     let (mut tokens, mut refused) = (Vec::new(), Vec::new());
-    for identity in identities {
-        match issuer.token(&identity.id, &identity.path).await {
-            Ok(token) => tokens.push((identity, token)),
-            Err(refusal @ Failure::Refused { .. }) if asking.skip_refused => {
-                say(&format!("going on without it: {refusal}"));
-                refused.push(identity);
-            }
-            Err(failure) => return Err(failure),
+    let ask = async |identity: &Identity| match issuer.token(&identity.id, &identity.path).await {
+        Err(refusal @ Failure::Refused { .. }) if asking.skip_refused => {
+            say(&format!("going on without it: {refusal}"));
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    };
+    for (identity, token) in fresh::begin(identities, ask).await? {
+        match token {
+            Some(token) => tokens.push((identity, token)),
+            None => refused.push(identity),
         }
     }
     for identity in tokens.iter().map(|(identity, _)| identity).chain(&refused) {
@@ -229,12 +232,12 @@ async fn print_exports(
     environment.keep("THARSIS_JOB_TOKEN_FILE");
     environment.set("THARSIS_EXEC_FOLDER", folder.path().display().to_string());
     provider::note(&|name| std::env::var(name).ok(), &mut environment);
-    let life = tokens.iter().map(|(_, token)| token.life().as_secs()).min();
+    let left = tokens.iter().map(|(_, token)| token.left().as_secs()).min();
     let text = format!(
         "{}# The tokens hold for {} s. To renew them: eval \"$(tharsis-exec env)\"\n\
          # To be rid of them: rm -r \"$THARSIS_EXEC_FOLDER\"\n",
         environment.exports(),
-        life.unwrap_or_default()
+        left.unwrap_or_default()
     );
     print(&text)?;
     folder.leave();
