@@ -19,9 +19,11 @@ die() {
   exit 1
 }
 
-# last_lines FILE [COUNT]: the end of a log, set apart from what the launcher says itself.
+# last_lines FILE [COUNT]: the end of a log, set apart from what the launcher says itself. Of a service's backtrace, where
+# one is asked for (RUST_BACKTRACE), the frames are left out: the reason stands above them.
 last_lines() {
   [[ -s $1 ]] || { say "  ${dim}(nothing in $1)${plain}"; return 0; }
   say "  ${dim}the end of $1:${plain}"
-  tail -n "${2:-15}" "$1" | sed 's/^/    /' >&2
+  awk '/^[Ss]tack backtrace:/ { frames = 1; next } frames && /^ +([0-9]+: |at )/ { next } { frames = 0; print }' "$1" |
+    tail -n "${2:-15}" | sed 's/^/    /' >&2
 }

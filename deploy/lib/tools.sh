@@ -209,7 +209,7 @@ need_sdks() {
 
 # need_cargo: cargo on the PATH, a C compiler for what links and make for what is C, and room for what is built; sets target.
 need_cargo() {
-  local home=${CARGO_HOME:-$HOME/.cargo}
+  local home=${CARGO_HOME:-~/.cargo}
   command -v cargo >/dev/null || PATH=$home/bin:$PATH
   command -v cargo >/dev/null || die 'cargo is missing' 'install Rust with rustup (https://rustup.rs): it takes the version that rust-toolchain.toml names'
   { command -v cc && command -v make; } >/dev/null || apt_install gcc libc6-dev make ||

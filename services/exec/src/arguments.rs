@@ -45,8 +45,8 @@ which for SIGHUP, SIGINT, SIGQUIT and SIGTERM ends tharsis-exec as well, so that
 /// Runs a command with the credentials of its job's managed identities.
 ///
 /// Each identity's token lies in a file that only this user reads, in a folder that is gone when the command ends. It is
-/// renewed when two thirds of its life are over. Signals are passed on to the command; if this is killed, the command is asked
-/// to end (SIGTERM; on Linux), and the files stay.
+/// renewed when two thirds of its life are over (Azure's: a third, for its SDKs go on with what they have read). Signals
+/// are passed on to the command; if this is killed, the command is asked to end (SIGTERM; on Linux), and the files stay.
 #[derive(Debug, Parser)]
 #[command(
     name = "tharsis-exec",
@@ -86,7 +86,7 @@ pub(crate) struct Asking {
         value_parser = seconds
     )]
     pub(crate) patience: Duration,
-    /// Renews each token after so many seconds, where that is sooner than after two thirds of its life.
+    /// Renews each token after so many seconds, where that is sooner than it would be.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) renew_after: Option<Duration>,
     /// Goes on without the identities that the job does not get, and says which.
@@ -129,11 +129,6 @@ pub(crate) enum Action {
 }
 
 impl Arguments {
-    /// Whether what is printed is for a shell to evaluate.
-    pub(crate) fn print_exports(&self) -> bool {
-        matches!(self.subcommand, Some(Printing::Env))
-    }
-
     pub(crate) fn action(self) -> Result<Action, Failure> {
         match (self.subcommand, self.command) {
             (None, command) if !command.is_empty() => Ok(Action::Run(command)),
@@ -151,6 +146,13 @@ impl Arguments {
             ])),
         }
     }
+}
+
+/// Whether what is printed is for a shell to evaluate, also where something is wrong with the rest of the arguments.
+pub(crate) fn are_for_exports(arguments: &[OsString]) -> bool {
+    let mut ours = arguments.iter().skip(1).take_while(|part| *part != "--");
+    ours.find(|part| *part == "env" || *part == "token")
+        .is_some_and(|subcommand| subcommand == "env")
 }
 
 /// A day at most: none of our tokens holds longer.
@@ -171,6 +173,23 @@ mod tests {
     fn parsed(arguments: &[&str]) -> Option<Action> {
         let arguments = ["tharsis-exec"].iter().chain(arguments);
         Arguments::try_parse_from(arguments).ok()?.action().ok()
+    }
+
+    #[test]
+    fn what_is_for_a_shell_is_known_of_wrong_arguments_too() {
+        for (arguments, are) in [
+            (&["env"][..], true),
+            (&["--patience", "0", "env"], true),
+            (&["env", "--nope"], true),
+            (&["env", "--", "true"], true),
+            (&["--", "env"], false),
+            (&["token", "env", "--nope"], false),
+            (&["--nope"], false),
+        ] {
+            let all = ["tharsis-exec"].iter().chain(arguments);
+            let all: Vec<_> = all.map(OsString::from).collect();
+            assert_eq!(are_for_exports(&all), are, "{arguments:?}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus};
+use std::path::PathBuf;
+use std::process::{self, Command, ExitCode, ExitStatus};
 
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -56,11 +56,11 @@ impl End {
     }
 }
 
-/// This program, also where another was installed meanwhile.
-fn ourselves() -> io::Result<PathBuf> {
-    let ours = Path::new("/proc/self/exe");
+/// This program, also where another was installed meanwhile; whoever runs it.
+pub(crate) fn ourselves() -> io::Result<PathBuf> {
+    let ours = PathBuf::from(format!("/proc/{}/exe", process::id()));
     if ours.exists() {
-        return Ok(ours.to_owned());
+        return Ok(ours);
     }
     std::env::current_exe()
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::future::{join_all, pending};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::failure::Failure;
 use crate::folder::Folder;
@@ -16,6 +16,26 @@ use crate::token::Token;
 /// Between two tries that failed, at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Asks for a token of each; `None` is one that is not had. For the last ones the issuer may have been waited for until the
+/// first are due, or over: those are asked for once more, as a process that runs has what is in its environment for good.
+pub(crate) async fn begin(
+    identities: Vec<Identity>,
+    ask: impl AsyncFn(&Identity) -> Result<Option<Token>, Failure>,
+) -> Result<Vec<(Identity, Option<Token>)>, Failure> {
+    let mut asked = Vec::new();
+    for identity in identities {
+        let token = ask(&identity).await?;
+        asked.push((identity, token));
+    }
+    for (identity, token) in &mut asked {
+        let is_due = |token: &Token| due(identity, token, None) <= Instant::now();
+        if token.as_ref().is_some_and(is_due) {
+            *token = ask(identity).await?;
+        }
+    }
+    Ok(asked)
+}
 
 /// Renews each token when it is due, and goes on as long as it is asked to.
 pub(crate) async fn keep(
@@ -38,29 +58,28 @@ async fn keep_one(
     mut token: Token,
     renew_after: Option<Duration>,
 ) {
-    let mut due = token.due();
-    let mut ends = Instant::now() + token.life();
+    let mut wait = due(&identity, &token, renew_after);
     loop {
-        sleep(sooner(due, renew_after)).await;
-        let Some(next) = next(issuer, &identity, ends).await else {
+        sleep_until(wait).await;
+        let Some(next) = next(issuer, &identity, token.over()).await else {
             return;
         };
-        due = next.due();
+        wait = due(&identity, &next, renew_after);
         // Where both end with the job, or tokens are shorter now, the one there is as good.
         if next.outlives(&token) {
-            let begun = Instant::now();
-            if timeout(due, writes(folder, &identity, &next)).await.is_ok() {
+            let latest = due(&identity, &next, None);
+            let writes = writes(folder, &identity, &next);
+            if timeout_at(latest, writes).await.is_ok() {
                 token = next;
-                ends = begun + token.life();
             }
-            due = due.saturating_sub(begun.elapsed());
         }
     }
 }
 
-/// When to renew a token that is due then: who wants it later would have one that has ended.
-fn sooner(due: Duration, wanted: Option<Duration>) -> Duration {
-    wanted.map_or(due, |wanted| wanted.min(due))
+/// When to renew a token: who wants it later would have one that has ended.
+fn due(identity: &Identity, token: &Token, renew_after: Option<Duration>) -> Instant {
+    let due = token.due(provider::thirds(identity));
+    renew_after.map_or(due, |wanted| token.aged(wanted).min(due))
 }
 
 /// Writes a token as soon as it can be: a disk may be full for a moment.
@@ -112,8 +131,12 @@ async fn next(issuer: &Issuer<'_>, identity: &Identity, ends: Instant) -> Option
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use proto::identity::v1::AzureConfiguration;
+    use proto::identity::v1::configuration::Type;
     use proto::issuer::v1 as pb;
     use proto::issuer::v1::credential_service_server::{
         CredentialService, CredentialServiceServer,
@@ -206,11 +229,38 @@ mod tests {
 
     #[test]
     fn no_token_is_left_until_it_has_ended() {
-        let seconds = Duration::from_secs;
+        let (seconds, now) = (Duration::from_secs, Instant::now());
+        let azure = Identity {
+            configuration: Some(Type::Azure(AzureConfiguration::default())),
+            ..identity()
+        };
+        let token = Token::read(TOKEN.to_owned(), now).expect("a token");
         for (wanted, after) in [(None, 600), (Some(1), 1), (Some(86_400), 600)] {
             let wanted = wanted.map(seconds);
-            assert_eq!(sooner(seconds(600), wanted), seconds(after), "{wanted:?}");
+            let due = due(&identity(), &token, wanted);
+            assert_eq!(due, now + seconds(after), "{wanted:?}");
         }
+        // What is read then and kept for ten minutes holds as long.
+        assert_eq!(due(&azure, &token, None), now + seconds(300));
+    }
+
+    #[tokio::test]
+    async fn what_is_due_once_the_last_is_there_is_asked_for_again() {
+        let now = Instant::now();
+        let began = now - Duration::from_mins(10);
+        // The issuer was away before the second came.
+        let received = Mutex::new(VecDeque::from([began, now, now]));
+        let ask = async |_: &Identity| {
+            let received = received.lock().expect("free").pop_front();
+            let received = received.expect("no more are asked for");
+            Ok(Token::read(TOKEN.to_owned(), received).ok())
+        };
+        let asked = begin(vec![identity(), identity()], ask).await;
+        for (_, token) in asked.expect("all are there") {
+            let token = token.expect("it was given");
+            assert!(token.left() > Duration::from_mins(14), "{token:?}");
+        }
+        assert!(received.lock().expect("free").is_empty());
     }
 
     #[tokio::test]
@@ -219,7 +269,7 @@ mod tests {
         let aside = folder.path().with_extension("aside");
         std::fs::rename(folder.path(), &aside).expect("moved");
         let identity = identity();
-        let token = Token::read(TOKEN.to_owned()).expect("a token");
+        let token = Token::read(TOKEN.to_owned(), Instant::now()).expect("a token");
         // The first try comes before that.
         let back = async { std::fs::rename(&aside, folder.path()).expect("moved back") };
         join!(writes(&folder, &identity, &token), back);

@@ -1,5 +1,7 @@
 //! Asking the issuer, with the job token.
 
+use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
 
 use proto::identity::v1::configuration::Type;
@@ -77,7 +79,12 @@ impl<'a> Issuer<'a> {
         if settings.issuer.scheme_str() == Some("https") {
             let tls = ClientTlsConfig::new().with_enabled_roots();
             endpoint = endpoint.tls_config(tls).map_err(|error| {
-                Failure::Usage(vec![format!("no TLS with {}: {error}", settings.issuer)])
+                Failure::Usage(vec![format!(
+                    "no TLS with {}: {}; where this machine has no root certificates, install them \
+                     (ca-certificates), or name a file that has them: SSL_CERT_FILE",
+                    settings.issuer,
+                    chain(&error)
+                )])
             })?;
         }
         Ok(Self {
@@ -130,7 +137,7 @@ impl<'a> Issuer<'a> {
                 answer.await.map_err(|status| self.failure(name, &status))
             })
             .await?;
-        let token = Token::read(issued.into_inner().token);
+        let token = Token::read(issued.into_inner().token, Instant::now());
         token.map_err(|error| self.unavailable(&error.to_string()))
     }
 
@@ -209,6 +216,13 @@ impl<'a> Issuer<'a> {
         let issuer = &self.settings.issuer;
         Failure::Unavailable(format!("the issuer at {issuer} does not answer: {message}"))
     }
+}
+
+/// An error with what has caused it.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = successors(Some(error), |error| (**error).source());
+    let causes: Vec<_> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
 }
 
 #[cfg(test)]

@@ -44,16 +44,20 @@ use crate::token::Token;
 
 /// Does what the arguments ask for; answers with the command's own exit code, or with one of those in `--help`.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let for_a_shell = arguments::are_for_exports(&arguments);
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // What can't be said on a closed output is not said.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() {
-                failure::USAGE
-            } else {
-                0
-            });
+            if !error.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            if for_a_shell {
+                print_failure(failure::USAGE);
+            }
+            return ExitCode::from(failure::USAGE);
         }
     };
     if arguments.to_the_front {
@@ -62,7 +66,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(signal) = arguments.end_by {
         return end::die_of(signal);
     }
-    let for_a_shell = arguments.print_exports();
     let done = match arguments.run_by {
         Some(parent) => arguments
             .action()
@@ -81,8 +84,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let end = done.unwrap_or_else(|failure| {
         say(&failure.to_string());
         if for_a_shell {
-            // A shell takes it for done where there is nothing to evaluate.
-            let _ = print(&format!("(exit {})\n", failure.code()));
+            print_failure(failure.code());
         }
         failure.end()
     });
@@ -186,14 +188,17 @@ async fn prepare(
     environment.unset("THARSIS_JOB_TOKEN_FILE");
     // All of them first: the files of before are as they were if one can't be had.
     let (mut tokens, mut refused) = (Vec::new(), Vec::new());
-    for identity in identities {
-        match issuer.token(&identity.id, &identity.path).await {
-            Ok(token) => tokens.push((identity, token)),
-            Err(refusal @ Failure::Refused { .. }) if asking.skip_refused => {
-                say(&format!("going on without it: {refusal}"));
-                refused.push(identity);
-            }
-            Err(failure) => return Err(failure),
+    let ask = async |identity: &Identity| match issuer.token(&identity.id, &identity.path).await {
+        Err(refusal @ Failure::Refused { .. }) if asking.skip_refused => {
+            say(&format!("going on without it: {refusal}"));
+            Ok(None)
+        }
+        answer => answer.map(Some),
+    };
+    for (identity, token) in fresh::begin(identities, ask).await? {
+        match token {
+            Some(token) => tokens.push((identity, token)),
+            None => refused.push(identity),
         }
     }
     for identity in tokens.iter().map(|(identity, _)| identity).chain(&refused) {
@@ -227,12 +232,12 @@ async fn print_exports(
     environment.keep("THARSIS_JOB_TOKEN_FILE");
     environment.set("THARSIS_EXEC_FOLDER", folder.path().display().to_string());
     provider::note(&|name| std::env::var(name).ok(), &mut environment);
-    let life = tokens.iter().map(|(_, token)| token.life().as_secs()).min();
+    let left = tokens.iter().map(|(_, token)| token.left().as_secs()).min();
     let text = format!(
         "{}# The tokens hold for {} s. To renew them: eval \"$(tharsis-exec env)\"\n\
          # To be rid of them: rm -r \"$THARSIS_EXEC_FOLDER\"\n",
         environment.exports(),
-        life.unwrap_or_default()
+        left.unwrap_or_default()
     );
     print(&text)?;
     folder.leave();
@@ -243,6 +248,11 @@ async fn print_token(issuer: &Issuer<'_>, identity: &str) -> Result<(), Failure>
     let reference = issuer::reference(identity);
     let token = issuer.token(&reference, identity).await?;
     print(&format!("{}\n", token.text()))
+}
+
+/// A shell takes it for done where there is nothing to evaluate.
+fn print_failure(code: u8) {
+    let _ = print(&format!("(exit {code})\n"));
 }
 
 fn print(text: &str) -> Result<(), Failure> {

@@ -44,6 +44,15 @@ pub(crate) struct Place<'a> {
     pub(crate) endpoint: Option<&'a Endpoint>,
 }
 
+/// After how many thirds of its life a token is renewed: what is left of it is for an issuer that is away, and for clients
+/// that go on with what they have read.
+pub(crate) fn thirds(identity: &Identity) -> u32 {
+    match identity.configuration {
+        Some(Type::Azure(_)) => azure::THIRDS,
+        _ => 2,
+    }
+}
+
 /// Takes out every credential of an identity's type. So no client goes on as somebody else: not as whom it would take
 /// before the identity, and not as whom it would take without one that is refused.
 pub(crate) fn withhold(identity: &Identity, environment: &mut Environment) {
@@ -201,6 +210,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use proto::identity::v1 as pb;
     use serde_json::Value;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -215,7 +225,7 @@ mod tests {
 
     fn token() -> Token {
         let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":1,"exp":901}"#);
-        Token::read(format!("e30.{claims}.c2ln")).expect("a token")
+        Token::read(format!("e30.{claims}.c2ln"), Instant::now()).expect("a token")
     }
 
     fn identity(configuration: Type) -> Identity {

@@ -10,6 +10,7 @@ use std::process::Command;
 use rustix::process::{Pid, getpgrp, getsid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
+use crate::end::ourselves;
 use crate::messages::say;
 
 pub(crate) struct Terminal {
@@ -51,16 +52,19 @@ impl Terminal {
             return;
         }
         // Who does it from behind is stopped for it, unless it is deaf to that; a shell makes a process so without `unsafe`.
-        let front = std::env::current_exe().and_then(|program| {
+        let front = ourselves().and_then(|program| {
             Command::new("sh")
                 .args(["-c", "trap '' TTOU; exec \"$@\"", "sh"])
                 .arg(program)
                 .arg("--to-the-front")
                 .status()
         });
-        if let Err(error) = front {
-            say(&format!("the terminal is not given back: {error}"));
-        }
+        let why = match front {
+            Ok(status) if status.success() => return,
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        say(&format!("the terminal is not given back: {why}"));
     }
 
     fn front(&self) -> Option<Pid> {

@@ -6,12 +6,15 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 /// A signed token, with the times that it says.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Token {
     text: String,
     times: Times,
+    /// From when its life is counted, so that a clock that differs from the issuer's does no harm.
+    received: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -33,18 +36,22 @@ impl fmt::Debug for Token {
 
 impl Token {
     /// Reads the times; whether it is signed well is for the cloud to see.
-    pub(crate) fn read(text: String) -> Result<Self, Malformed> {
+    pub(crate) fn read(text: String, received: Instant) -> Result<Self, Malformed> {
         let claims = text.split('.').nth(1).ok_or(Malformed)?;
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Malformed)?;
         let times = serde_json::from_slice(&claims).map_err(|_| Malformed)?;
-        Ok(Self { text, times })
+        Ok(Self {
+            text,
+            times,
+            received,
+        })
     }
 
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// From its issue to its end. Of the token alone, so that a clock that differs from the issuer's does no harm.
+    /// From its issue to its end.
     pub(crate) fn life(&self) -> Duration {
         Duration::from_secs(self.times.exp.saturating_sub(self.times.iat))
     }
@@ -54,10 +61,25 @@ impl Token {
         self.times.exp
     }
 
-    /// How long after its issue the next one is due: a third of its life is left for an issuer that is away meanwhile.
-    /// Tokens that live shorter and shorter, as they do at the end of a job, are not asked for without pause.
-    pub(crate) fn due(&self) -> Duration {
-        (self.life() * 2 / 3).max(Duration::from_secs(5))
+    /// When it is no good any more.
+    pub(crate) fn over(&self) -> Instant {
+        self.received + self.life()
+    }
+
+    /// How long it holds from now on.
+    pub(crate) fn left(&self) -> Duration {
+        self.over().saturating_duration_since(Instant::now())
+    }
+
+    /// When the next one is due: so many thirds of its life after it came. Tokens that live shorter and shorter, as they do
+    /// at the end of a job, are not asked for without pause.
+    pub(crate) fn due(&self, thirds: u32) -> Instant {
+        self.received + (self.life() * thirds / 3).max(Duration::from_secs(5))
+    }
+
+    /// When it has been there for so long.
+    pub(crate) fn aged(&self, time: Duration) -> Instant {
+        self.received + time
     }
 
     /// Whether it holds longer than the other.
@@ -72,13 +94,20 @@ mod tests {
 
     fn token(iat: u64, exp: u64) -> Token {
         let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"sub":"mi_1","iat":{iat},"exp":{exp}}}"#));
-        Token::read(format!("e30.{claims}.c2ln")).expect("a token")
+        Token::read(format!("e30.{claims}.c2ln"), Instant::now()).expect("a token")
     }
 
     #[test]
-    fn it_is_renewed_when_two_thirds_of_its_life_are_over() {
-        assert_eq!(token(1_000, 1_900).due(), Duration::from_mins(10));
-        assert_eq!(token(1_000, 1_001).due(), Duration::from_secs(5));
+    fn its_life_is_counted_from_when_it_came() {
+        for (exp, thirds, due) in [(1_900, 2, 600), (1_900, 1, 300), (1_001, 2, 5)] {
+            let token = token(1_000, exp);
+            let due = token.received + Duration::from_secs(due);
+            assert_eq!(token.due(thirds), due, "{exp} {thirds}");
+        }
+        let mut old = token(1_000, 1_900);
+        old.received -= Duration::from_mins(10);
+        assert!(old.left() <= Duration::from_mins(5));
+        assert!(old.due(2) <= Instant::now());
         assert!(token(1_600, 2_500).outlives(&token(1_000, 1_900)));
         assert!(!token(1_600, 1_900).outlives(&token(1_000, 1_900)));
     }
@@ -88,7 +117,8 @@ mod tests {
         let token = token(1, 2);
         assert!(!format!("{token:?}").contains(token.text()));
         for bad in ["", "a.b", "a.!.c", "e30.e30.e30"] {
-            assert!(Token::read(bad.to_owned()).is_err(), "{bad}");
+            let read = Token::read(bad.to_owned(), Instant::now());
+            assert!(read.is_err(), "{bad}");
         }
     }
 }

@@ -47,7 +47,8 @@ async fn review(State(clouds): State<Clouds>, headers: HeaderMap) -> Response {
     }
 }
 
-/// The name to bind roles to: the issuer and the subject. A cluster does not say why it does not know a user.
+/// The name to bind roles to: the subject, with the prefix that `GetSetupInstructions` has the cluster put before it. A
+/// cluster does not say why it does not know a user.
 async fn user(clouds: &Clouds, headers: &HeaderMap) -> Option<String> {
     let token = bearer(headers)?;
     let said = unverified(token).ok()?;
@@ -60,7 +61,7 @@ async fn user(clouds: &Clouds, headers: &HeaderMap) -> Option<String> {
     );
     let claims = verified.await.ok()?;
     let known = claims.aud.names(&cluster.audience);
-    known.then(|| format!("{}#{}", claims.iss, claims.sub))
+    known.then(|| format!("tharsis:{}", claims.sub))
 }
 
 fn unauthorized() -> Response {

@@ -90,7 +90,7 @@ async fn each_gets_what_its_cloud_gives_and_is_refused_as_its_cloud_refuses() {
         "arn:aws:sts::123456789012:assumed-role/deployer/{}",
         scene.job.job.id
     );
-    let user = format!("{}#{}", scene.world.issuer_url(), scene.kubernetes.id);
+    let user = format!("tharsis:{}", scene.kubernetes.id);
     for (client, wanted) in [
         ("boto3_environment", assumed.as_str()),
         ("boto3_profile", &assumed),

@@ -557,3 +557,43 @@ async fn what_was_brought_to_the_front_reads_from_the_terminal() {
         assert!(scene.folders().is_empty(), "{when}");
     }
 }
+
+/// In a terminal, runs a script of which the command and the rest read, and installs the program anew meanwhile.
+#[cfg(target_os = "linux")]
+const READS_ON: &str = r#"
+import os, pty, shutil, signal, sys
+ours, program = sys.argv[1:]
+shutil.copy(program, ours)
+script = f"{ours} -- sh -c 'echo ready; read x; echo got=$x.'; read y; echo then=$y."
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("bash", ["bash", "-c", script])
+signal.alarm(30)
+out = ""
+def until(words):
+    global out
+    while words not in out:
+        out += os.read(terminal, 1024).decode()
+until("ready")
+shutil.copy(program, ours + ".new")
+os.rename(ours + ".new", ours)
+os.write(terminal, b"yes\n")
+until("got=yes.")
+os.write(terminal, b"too\n")
+until("then=too.")
+os.waitpid(child, 0)
+print("it was read")
+"#;
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_terminal_is_given_back_also_where_another_was_installed_meanwhile() {
+    let scene = Scene::set().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ours = folder.path().join("tharsis-exec");
+    let mut python = scene.program("python3");
+    python.args(["-c", READS_ON]).arg(ours).arg(EXEC);
+    let ran = runs(python).await;
+    assert_eq!(ran.out, "it was read\n", "{}", ran.said);
+    assert!(scene.folders().is_empty());
+}

@@ -167,6 +167,15 @@ async fn files_that_may_not_grow_are_an_error_and_leave_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_root_certificates_it_says_so() {
+    let scene = Scene::set().await;
+    let mut exec = scene.exec(&SPEAKS);
+    exec.env("THARSIS_ISSUER_GRPC_URL", "https://127.0.0.1")
+        .env("SSL_CERT_FILE", "/nowhere");
+    failed(&runs(exec).await, 64, "no root certificates");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exit_code_is_the_same_where_nobody_hears_why() {
     let scene = Scene::set().await;
     let (nobody, told) = std::io::pipe().expect("a pipe");

@@ -121,6 +121,16 @@ async fn what_a_shell_evaluates_fails_as_we_do() {
         .env("THARSIS_JOB_TOKEN", "hunter2");
     let ran = runs(shell).await;
     assert_eq!(ran.out, "77\n", "{}", ran.said);
+    for wrong in ["env --nope", "--patience 0 env", "env -- true", "env more"] {
+        let mut shell = scene.program("sh");
+        let script = format!(r#"eval "$("$EXEC" {wrong})"; echo "$?""#);
+        shell.args(["-c", &script]).env("EXEC", EXEC);
+        let ran = runs(shell).await;
+        assert_eq!(ran.out, "64\n", "{wrong}: {}", ran.said);
+    }
+    let helps = runs(scene.exec(&["env", "--help"])).await;
+    assert_eq!(helps.code, Some(0));
+    assert!(!helps.out.contains("\n(exit"), "{}", helps.out);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -197,32 +197,38 @@ fn cluster_role_binding(subject: &str) -> String {
 
 pub(super) fn tharsis(account_path: &str, expected: &Expected) -> String {
     let (group, name) = account_path.rsplit_once('/').unwrap_or(("", account_path));
-    let sub = match expected.subjects.as_slice() {
-        [subject] => subject.clone(),
-        _ => expected.any_stage(),
-    };
-    format!(
-        r#"# One for each service account: where it is managed already, add the policy to its list.
-resource "tharsis_service_account" "{subject}" {{
-  group_path = {group}
-  name       = {name}
-
-  oidc_trust_policies = [
-    {{
+    // The provider's claims are compared as they are: a policy for each subject.
+    let policy = |subject: &String| {
+        format!(
+            r"    {{
       issuer       = {issuer}
       bound_claims = {{
         aud = {audience}
         sub = {sub}
       }}
-    }}
+    }}",
+            issuer = quoted(&expected.issuer_url),
+            audience = quoted(&expected.audience),
+            sub = quoted(subject),
+        )
+    };
+    let policies: Vec<String> = expected.subjects.iter().map(policy).collect();
+    format!(
+        r#"# One for each service account: where it is managed already, add what is in the list to its own.
+resource "tharsis_service_account" "{subject}" {{
+  group_path  = {group}
+  name        = {name}
+  description = {description}
+
+  oidc_trust_policies = [
+{policies}
   ]
 }}
 "#,
         subject = expected.name,
-        sub = quoted(&sub),
         group = quoted(group),
         name = quoted(name),
-        issuer = quoted(&expected.issuer_url),
-        audience = quoted(&expected.audience),
+        description = quoted(&format!("Trusts {}.", expected.name)),
+        policies = policies.join(",\n"),
     )
 }
