@@ -235,8 +235,8 @@ impl IssuerRpc {
         let recorded = ring::load(self.shared.commands.log()).await?;
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
-        let others = recorded.ring.places_but(algorithm);
         let policy = *self.shared.keys.policy();
+        let others = recorded.ring.others(algorithm, &policy);
         let rotate = Command::Rotate {
             now,
             others,

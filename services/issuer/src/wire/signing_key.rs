@@ -150,7 +150,7 @@ pub(crate) fn message(key: &Key) -> pb::SigningKey {
             .revoked
             .as_ref()
             .map_or_else(String::new, |(_, reason)| reason.clone()),
-        rotation_requested: key.rotation_requested,
+        rotation_requested: key.rotation_requested.is_some(),
     }
 }
 
