@@ -51,8 +51,8 @@ pub struct Key {
     pub published: Option<(OffsetDateTime, OffsetDateTime)>,
     /// Since when it has been signing.
     pub activated: Option<OffsetDateTime>,
-    /// Whether another key is to take its place as soon as one may.
-    pub rotation_requested: bool,
+    /// Since when another key is asked to take its place as soon as one may.
+    pub rotation_requested: Option<OffsetDateTime>,
     /// Since when it has not been signing any more.
     pub retired: Option<OffsetDateTime>,
     /// Since when it has not been in the key set any more.
@@ -84,6 +84,16 @@ pub struct KeyRing {
     keys: BTreeMap<SigningKeyId, Key>,
 }
 
+/// What the keys of other algorithms have in the key set, in which there is room for so many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Their places.
+    pub places: usize,
+    /// From when on one of them is to be replaced, the first of all algorithms. What has waited for longest comes first:
+    /// otherwise an algorithm that rotates fast would take each place that becomes free.
+    pub due: Option<OffsetDateTime>,
+}
+
 /// What may be asked of the keys.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -95,8 +105,8 @@ pub enum Command {
         policy: Policy,
         /// Whether nobody has ever read a key set: then the first key need not wait until it is known.
         unread: bool,
-        /// Places in the key set that are the keys' of other algorithms.
-        others: usize,
+        /// What the keys of other algorithms have.
+        others: Others,
         /// A key that nobody has used, if one is wanted.
         fresh: Option<Fresh>,
         /// When the last token of a retired key expires or has expired. A key that is not in here stays.
@@ -106,8 +116,8 @@ pub enum Command {
     Rotate {
         /// The time.
         now: OffsetDateTime,
-        /// Places in the key set that are the keys' of other algorithms.
-        others: usize,
+        /// What the keys of other algorithms have.
+        others: Others,
         /// How the keys are to live.
         policy: Policy,
     },
@@ -326,17 +336,29 @@ impl KeyRing {
         self.keys().filter(|key| key.is_published()).count()
     }
 
-    /// How many places in the key set are the keys' of all algorithms but one.
+    /// What the keys of all algorithms but one have.
     #[must_use]
-    pub fn places_but(&self, algorithm: SigningAlgorithm) -> usize {
+    pub fn others(&self, algorithm: SigningAlgorithm, policy: &Policy) -> Others {
         let others = SigningAlgorithm::ALL.into_iter();
         let others = others.filter(|other| *other != algorithm);
-        others.map(|other| self.only(other).places()).sum()
+        let rings: Vec<Self> = others.map(|other| self.only(other)).collect();
+        Others {
+            places: rings.iter().map(Self::places).sum(),
+            due: rings.iter().filter_map(|ring| ring.due(policy)).min(),
+        }
+    }
+
+    /// From when on the key that signs is to be replaced.
+    fn due(&self, policy: &Policy) -> Option<OffsetDateTime> {
+        let active = self.active()?;
+        let signs = active.activated;
+        let aged = signs.and_then(|since| since.checked_add(policy.rotation));
+        let requested = active.rotation_requested;
+        requested.into_iter().chain(aged).min()
     }
 
     /// How many places in the key set are theirs: also those of one that signs and of a next one that are not there yet.
-    #[must_use]
-    pub fn places(&self) -> usize {
+    fn places(&self) -> usize {
         let next = self.next().filter(|key| key.is_published());
         let missing = [self.active(), next];
         self.published() + missing.iter().filter(|key| key.is_none()).count()
@@ -356,7 +378,7 @@ pub fn decide(ring: &KeyRing, command: Command) -> Result<Vec<Event>, Rejection>
         } => {
             let mut draft = Draft::of(ring);
             draft.remove_spent(now, &policy, &last_expiry);
-            draft.bring_next((now, unread), &policy, others, fresh);
+            draft.bring_next((now, unread), &policy, others.places, fresh);
             draft.replace_if_due(now, &policy, others);
             Ok(draft.events)
         }
@@ -440,18 +462,15 @@ impl Draft {
     }
 
     /// Has the next key sign, if the active one has signed for long enough.
-    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy, others: usize) {
-        let due = self.ring.active().is_none_or(|active| {
-            let age = active.activated.map(|since| now - since);
-            active.rotation_requested || age.is_some_and(|age| age >= policy.rotation)
-        });
-        if due {
+    fn replace_if_due(&mut self, now: OffsetDateTime, policy: &Policy, others: Others) {
+        let due = self.ring.due(policy);
+        if self.ring.active().is_none() || due.is_some_and(|due| due <= now) {
             self.replace((now, policy), others);
         }
     }
 
     /// The next key takes the place of the active one, if it may by now. Answers whether it did.
-    fn replace(&mut self, (now, policy): (OffsetDateTime, &Policy), others: usize) -> bool {
+    fn replace(&mut self, (now, policy): (OffsetDateTime, &Policy), others: Others) -> bool {
         let ready = |key: &&Key| {
             let published = key.published;
             published.is_some_and(|published| policy.ready(published) <= now)
@@ -460,8 +479,11 @@ impl Draft {
             return false;
         };
         if let Some(active) = self.ring.active().map(|key| key.made.id) {
+            let due = self.ring.due(policy).map_or(now, |due| due.min(now));
+            let theirs_first = others.due.is_some_and(|theirs| theirs < due);
+            let taken = others.places + usize::from(theirs_first);
             // Without a place for another next one, a revocation would find none that relying parties know.
-            if self.ring.published() + others >= MAX_PUBLISHED {
+            if self.ring.published() + taken >= MAX_PUBLISHED {
                 return false;
             }
             self.add(Event::Retired(active, now));
@@ -474,11 +496,11 @@ impl Draft {
 fn rotate(
     ring: &KeyRing,
     (now, policy): (OffsetDateTime, &Policy),
-    others: usize,
+    others: Others,
 ) -> Result<Vec<Event>, Rejection> {
     let active = ring.active().ok_or(Rejection::Missing)?;
     let mut draft = Draft::of(ring);
-    if !draft.replace((now, policy), others) && !active.rotation_requested {
+    if !draft.replace((now, policy), others) && active.rotation_requested.is_none() {
         draft.add(Event::RotationRequested(active.made.id, now));
     }
     Ok(draft.events)
@@ -548,7 +570,7 @@ pub fn evolve(ring: &mut KeyRing, event: &Event) {
             created: *at,
             published: None,
             activated: None,
-            rotation_requested: false,
+            rotation_requested: None,
             retired: None,
             removed: None,
             revoked: None,
@@ -561,9 +583,9 @@ pub fn evolve(ring: &mut KeyRing, event: &Event) {
     match event {
         Event::Created(..) => {}
         Event::Published { at, ready, .. } => key.published = Some((*at, *ready)),
-        Event::RotationRequested(..) => key.rotation_requested = true,
+        Event::RotationRequested(_, at) => key.rotation_requested = Some(*at),
         Event::Activated(_, at) => key.activated = Some(*at),
-        Event::Retired(_, at) => (key.retired, key.rotation_requested) = (Some(*at), false),
+        Event::Retired(_, at) => (key.retired, key.rotation_requested) = (Some(*at), None),
         Event::Removed(_, at) => key.removed = Some(*at),
         Event::Revoked { at, reason, .. } => key.revoked = Some((*at, reason.clone())),
     }
@@ -580,6 +602,11 @@ mod tests {
         rotation: Duration::days(30),
     };
     const NOON: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    /// One that signs and a next one.
+    const TWO: Others = Others {
+        places: 2,
+        due: None,
+    };
 
     fn id(number: u128) -> SigningKeyId {
         SigningKeyId::from_uuid(Uuid::from_u128(number))
@@ -599,7 +626,7 @@ mod tests {
     struct Life {
         ring: KeyRing,
         made: u128,
-        others: usize,
+        others: Others,
         last_expiry: BTreeMap<SigningKeyId, OffsetDateTime>,
     }
 
@@ -652,6 +679,21 @@ mod tests {
             })
         }
 
+        /// As the keys of another algorithm see these.
+        fn as_others(&self) -> Others {
+            Others {
+                places: self.ring.places(),
+                due: self.ring.due(&POLICY),
+            }
+        }
+
+        /// Tokens live for so long.
+        fn issues(&mut self, lifetime: Duration) {
+            let retired = self.ring.keys();
+            let retired = retired.filter_map(|key| Some((key.made.id, key.retired? + lifetime)));
+            self.last_expiry.extend(retired);
+        }
+
         fn stages(&self) -> Vec<Stage> {
             self.ring.keys().map(Key::stage).collect()
         }
@@ -680,7 +722,7 @@ mod tests {
             now,
             policy: POLICY,
             unread: false,
-            others: 2,
+            others: TWO,
             fresh,
             last_expiry: BTreeMap::new(),
         };
@@ -753,7 +795,7 @@ mod tests {
         };
         let rotate = |now, policy| Command::Rotate {
             now,
-            others: 2,
+            others: TWO,
             policy,
         };
         for (published_by, activated_by) in [(POLICY, longer), (longer, POLICY)] {
@@ -763,7 +805,7 @@ mod tests {
                     now: NOON,
                     policy: published_by,
                     unread: number == 1,
-                    others: 2,
+                    others: TWO,
                     fresh: Some(fresh(number)),
                     last_expiry: BTreeMap::new(),
                 })
@@ -781,14 +823,14 @@ mod tests {
     #[test]
     fn the_key_set_never_holds_more_than_a_handful() {
         let mut life = begun();
-        life.others = 2;
+        life.others = TWO;
         let mut now = NOON;
         for _ in 0..50 {
             now += Duration::minutes(10);
             life.rotates(now);
             life.comes_to(now);
             life.comes_to(now);
-            assert!(life.ring.published() + life.others <= MAX_PUBLISHED);
+            assert!(life.ring.published() + life.others.places <= MAX_PUBLISHED);
         }
         // Full: who is asked to go stays until another one has left, for the next one that would be made could not be
         // published.
@@ -802,7 +844,9 @@ mod tests {
             ]
         );
         assert_eq!(
-            life.ring.active().map(|key| key.rotation_requested),
+            life.ring
+                .active()
+                .map(|key| key.rotation_requested.is_some()),
             Some(true)
         );
         // A revocation finds one that is known.
@@ -831,7 +875,7 @@ mod tests {
         for step in 0..500_u32 {
             now += Duration::minutes(1);
             for turn in [0, 1] {
-                let others = lives[1 - turn].ring.places();
+                let others = lives[1 - turn].as_others();
                 let life = &mut lives[turn];
                 life.others = others;
                 life.comes_to(now);
@@ -848,19 +892,45 @@ mod tests {
                     })
                     .expect("a next one is there");
                 }
-                // Tokens live for an hour.
-                for key in life.ring.keys() {
-                    let retired = key.retired.map(|at| at + Duration::hours(1));
-                    life.last_expiry
-                        .extend(retired.map(|last| (key.made.id, last)));
-                }
-                assert!(life.ring.places() + life.others <= MAX_PUBLISHED);
+                life.issues(Duration::hours(1));
+                assert!(life.ring.places() + life.others.places <= MAX_PUBLISHED);
             }
         }
         assert!(
             lives.iter().all(|life| life.made > 10),
             "they rotate all the time"
         );
+    }
+
+    #[test]
+    fn a_rotation_that_was_asked_for_waits_for_none_that_was_due_later() {
+        let mut lives = [begun(), begun()];
+        let asked = NOON + POLICY.rotation / 2;
+        let mut now = asked;
+        // The first ones rotate all the time, and faster than their tokens expire.
+        for step in 0..200 {
+            now += Duration::minutes(10);
+            for turn in [0, 1] {
+                let others = lives[1 - turn].as_others();
+                let life = &mut lives[turn];
+                life.others = others;
+                life.comes_to(now);
+                if turn == 0 || step == 50 {
+                    life.rotates(now);
+                }
+                life.issues(Duration::hours(1));
+                assert!(life.ring.places() + life.others.places <= MAX_PUBLISHED);
+            }
+            let [_, other] = &lives;
+            let waits = other.ring.active().and_then(|key| key.rotation_requested);
+            assert!(
+                waits.is_none_or(|since| now - since <= Duration::hours(1)),
+                "the next place was not its own"
+            );
+        }
+        let [often, once] = &lives;
+        assert!(often.made > 40, "{} were made", often.made);
+        assert_eq!(once.ring.active().map(|key| key.made.id), Some(id(2)));
     }
 
     #[test]
@@ -943,7 +1013,7 @@ mod tests {
             now,
             policy: POLICY,
             unread: false,
-            others: 2,
+            others: TWO,
             fresh: Some(fresh(1)),
             last_expiry: BTreeMap::new(),
         })

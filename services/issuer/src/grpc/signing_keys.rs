@@ -235,8 +235,8 @@ impl IssuerRpc {
         let recorded = ring::load(self.shared.commands.log()).await?;
         let ring = recorded.ring.only(algorithm);
         let now = self.shared.keys.time().await?;
-        let others = recorded.ring.places_but(algorithm);
         let policy = *self.shared.keys.policy();
+        let others = recorded.ring.others(algorithm, &policy);
         let rotate = Command::Rotate {
             now,
             others,
@@ -340,7 +340,7 @@ impl IssuerRpc {
         Ok(())
     }
 
-    /// The first of the jobs that were opened with a token which a key has signed and that live.
+    /// The first of the jobs that were opened, or asked for again, with a token which a key has signed and that live.
     async fn living_jobs(&self, kid: &str) -> Result<Vec<Job>, Status> {
         let skew = self.shared.keys.policy().clock_skew;
         let log = self.shared.commands.log();

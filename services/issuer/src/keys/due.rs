@@ -136,7 +136,7 @@ impl Due {
                 now,
                 policy: *policy,
                 unread: recorded.ring.is_unread(),
-                others: all.places_but(algorithm),
+                others: all.others(algorithm, policy),
                 fresh: due.make(vault, algorithm, ring.wants_key()).await?,
                 last_expiry: last_expiry.clone(),
             };

@@ -63,6 +63,7 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
                 reason: event.reason,
             },
             Event::JobOpened(_)
+            | Event::JobTokenRepeated(_)
             | Event::JobHeartbeatReceived(_)
             | Event::JobFinished(_)
             | Event::JobCancelled(_)
@@ -150,7 +151,7 @@ pub(crate) fn message(key: &Key) -> pb::SigningKey {
             .revoked
             .as_ref()
             .map_or_else(String::new, |(_, reason)| reason.clone()),
-        rotation_requested: key.rotation_requested,
+        rotation_requested: key.rotation_requested.is_some(),
     }
 }
 
