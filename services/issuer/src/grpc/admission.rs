@@ -194,7 +194,7 @@ mod tests {
             async move {
                 let work = move || {
                     begins.send(()).expect("it is waited for");
-                    waits.recv().expect("it goes on")
+                    waits.recv().expect("it goes on");
                 };
                 admission.compute("acme", work).await
             }

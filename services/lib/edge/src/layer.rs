@@ -398,8 +398,8 @@ mod tests {
     }
 
     /// Of somebody without a token: of its body this comes, and no end.
-    fn beginning(body: &'static [u8]) -> http::Request<Body> {
-        let body = stream::iter([Ok::<_, Infallible>(body)]).chain(stream::pending());
+    fn beginning(body: Vec<u8>) -> http::Request<Body> {
+        let body = stream::iter([Ok::<_, Infallible>(Bytes::from(body))]).chain(stream::pending());
         let body = Body::new(axum::body::Body::from_stream(body));
         let request = http::Request::post("/tharsis.issuer.v1.TokenService/ExchangeToken");
         request.body(body).expect("a request")
@@ -412,7 +412,7 @@ mod tests {
         let peer = TcpStream::connect(address).await.expect("connected");
         let gate = gate(PeerRates::new(Some(NonZeroU32::MIN)));
         let asks = || {
-            let mut request = beginning(b"");
+            let mut request = beginning(vec![]);
             request.extensions_mut().insert(peer.connect_info());
             gate.admit(request).now_or_never()
         };
@@ -424,9 +424,9 @@ mod tests {
     #[tokio::test]
     async fn of_those_without_a_token_little_is_kept_and_not_for_long() {
         let gate = gate(PeerRates::new(None));
-        let fits = gate.admit(beginning(&[0; WITHOUT_TOKEN.bytes]));
+        let fits = gate.admit(beginning(vec![0; WITHOUT_TOKEN.bytes]));
         assert!(fits.now_or_never().is_none());
-        let larger = gate.admit(beginning(&[0; WITHOUT_TOKEN.bytes + 1]));
+        let larger = gate.admit(beginning(vec![0; WITHOUT_TOKEN.bytes + 1]));
         let refused = larger.now_or_never().expect("an answer");
         let refused = refused.expect_err("too large");
         assert_eq!(status::reason(&refused), "REQUEST_TOO_LARGE");
@@ -435,7 +435,7 @@ mod tests {
             patience: Duration::ZERO,
             ..WITHOUT_TOKEN
         };
-        let late = gate.read(rule, beginning(b"\0"), at_once).await;
+        let late = gate.read(rule, beginning(vec![0]), at_once).await;
         let late = late.expect_err("too late");
         assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
     }
@@ -444,7 +444,7 @@ mod tests {
     async fn of_those_without_a_token_few_are_read_at_once() {
         let gate = gate(PeerRates::new(None));
         let mut reading: Vec<_> = (0..3)
-            .map(|_| Box::pin(gate.admit(beginning(b"\0"))))
+            .map(|_| Box::pin(gate.admit(beginning(vec![0]))))
             .collect();
         for reading in &mut reading {
             assert!(reading.now_or_never().is_none());
