@@ -1,5 +1,7 @@
 //! What the log has of jobs: which were opened with a token of a key, and what one of them got.
 
+use std::collections::BTreeSet;
+
 use eventlog::{EventLog, LogError, StreamId};
 use futures::TryStreamExt as _;
 use model::{JobDuration, JobId};
@@ -9,13 +11,19 @@ use time::{Duration, OffsetDateTime};
 /// How long it takes at most, from a credential's `iat`, until it is on record: it would not have left otherwise.
 const TO_RECORD: Duration = Duration::MINUTE;
 
-/// The jobs that were opened with a token which a key has signed, in the order of their opening. None of them is older than
-/// a job can get, but they may be over.
+/// How the keys of the facts begin that a job's token was asked for again with a token which a key has signed and the job
+/// was not opened with; the job's id follows.
+pub(crate) fn repeated_with(kid: &str) -> String {
+    format!("job-repeated/{kid}/")
+}
+
+/// The jobs that were opened, or asked for again, with a token which a key has signed, in the order of their opening. They
+/// may be over.
 pub(crate) async fn opened_with(
     log: &EventLog,
     kid: &str,
     clock_skew: Duration,
-) -> Result<Vec<JobId>, LogError> {
+) -> Result<BTreeSet<JobId>, LogError> {
     let longest = Duration::seconds(JobDuration::LONGEST.seconds());
     let alive = log.now().await? - clock_skew - longest;
     let mut opened = sqlx::query!(
@@ -25,7 +33,8 @@ pub(crate) async fn opened_with(
         alive
     )
     .fetch(log.pool());
-    let mut jobs = vec![];
+    // Their ids tell when they were opened.
+    let mut jobs = BTreeSet::new();
     while let Some(recorded) = opened.try_next().await? {
         let event = Event::decode(&recorded.event_type, &recorded.payload).ok();
         if let Some(Event::JobOpened(opened)) = event
@@ -34,6 +43,10 @@ pub(crate) async fn opened_with(
             jobs.extend(opened.job_id.parse::<JobId>().ok());
         }
     }
+    let prefix = repeated_with(kid);
+    let repeated = log.fact_keys(&prefix).await?;
+    let repeated = repeated.iter().filter_map(|key| key.strip_prefix(&prefix));
+    jobs.extend(repeated.filter_map(|id| id.parse::<JobId>().ok()));
     Ok(jobs)
 }
 

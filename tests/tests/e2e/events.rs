@@ -8,7 +8,7 @@ use e2e::foreign::{ForeignIssuer, trusting};
 use e2e::user::{User, unassignment};
 use e2e::world::{KeyTimes, Setup};
 use proto::access::v1::Role;
-use proto::{identity, issuer, namespace};
+use proto::{access, identity, issuer, namespace};
 
 use crate::golden;
 
@@ -219,6 +219,7 @@ async fn make_each_happen(admin: &User, bob: &User, issuer: &str) {
         ..Default::default()
     };
     admin.asks(cancel).await.expect("cancelled");
+    job_token_is_repeated(admin, &web.id).await;
     admin
         .asks(unassignment(&deployer.id, &web.id))
         .await
@@ -353,6 +354,43 @@ async fn make_service_accounts_happen(admin: &User) {
     };
     admin.asks(delete).await.expect("deleted");
     admin.deletes_group(&group.id).await;
+}
+
+/// With a token of another key than the one that the job was opened with.
+async fn job_token_is_repeated(admin: &User, workspace: &str) {
+    let ci = ForeignIssuer::start().await;
+    let made = admin.asks(ci.trusted_by("acme/team/dispatcher", "repo:*"));
+    let account = made.await.expect("made").service_account.expect("it").id;
+    let mut member = e2e::user::membership("", Role::Deployer, workspace);
+    member.membership.get_or_insert_default().principal = Some(access::v1::Principal {
+        kind: Some(access::v1::principal::Kind::ServiceAccount(account.clone())),
+    });
+    admin.asks(member).await.expect("a member");
+    let exchanged = async || {
+        let exchange = issuer::v1::ExchangeTokenRequest {
+            service_account_id: account.clone(),
+            subject_token: ci.token("repo:acme/web"),
+            ..Default::default()
+        };
+        admin.asks(exchange).await.expect("exchanged").token
+    };
+    let request = issuer::v1::OpenJobRequest {
+        request_id: bed::unique_id().to_string(),
+        ..e2e::user::job(workspace)
+    };
+    let first = exchanged().await;
+    let opened = admin.with_token(&first).asks(request.clone()).await;
+    opened.expect("opened");
+    let rotate = issuer::v1::RotateSigningKeyRequest::default();
+    admin.asks(rotate).await.expect("asked for");
+    // The header names the key.
+    let next = bed::eventually(async || {
+        let token = exchanged().await;
+        let is_next = token.split('.').next() != first.split('.').next();
+        is_next.then_some(token).ok_or("the first key still signs")
+    });
+    let again = admin.with_token(&next.await).asks(request).await;
+    again.expect("it lives");
 }
 
 /// Of our own.

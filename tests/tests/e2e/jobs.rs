@@ -688,3 +688,85 @@ async fn what_is_remembered_for_all_does_not_outlive_membership_or_workspace() {
     let finished = admin.with_token(&of_admin).asks(finish).await;
     finished.expect("finished");
 }
+
+/// A repeated request gets a token as long as a new one would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_gets_no_token_for_what_may_not_be_done_any_more() {
+    let world = World::start().await;
+    let admin = world.admin();
+    let (_, web) = workspace(&admin).await;
+    let worker = world.user("worker");
+    let works = admin.grants(&worker, Role::Deployer, &web).await.id;
+    let with_id = |request| issuer::OpenJobRequest {
+        request_id: unique_id().to_string(),
+        ..request
+    };
+    let of_worker = with_id(on_behalf(&web, "user:dev/worker"));
+    let requests = [
+        &of_worker,
+        &with_id(job(&web)),
+        &with_id(job(&web)),
+        &with_id(job(&web)),
+    ];
+    let mut jobs = vec![];
+    for request in requests {
+        let opened = opens(&admin, request.clone()).await.expect("opened");
+        let again = opens(&admin, request.clone()).await.expect("it lives");
+        assert_eq!(again.job, opened.job);
+        jobs.push(opened);
+    }
+    let delete = namespace::DeleteMembershipRequest {
+        id: works,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    let finish = issuer::FinishJobRequest::default();
+    let finished = admin.with_token(&jobs[1].token).asks(finish).await;
+    finished.expect("finished");
+    admin.asks(cancellation(&jobs[2])).await.expect("cancelled");
+    let reasons = ["PRINCIPAL_NOT_MEMBER", "JOB_FINISHED", "JOB_CANCELLED"];
+    for (request, reason) in requests.into_iter().zip(reasons) {
+        for validate_only in [false, true] {
+            let again = issuer::OpenJobRequest {
+                consistency_token: deleted.consistency_token.clone(),
+                validate_only,
+                ..request.clone()
+            };
+            refused(admin.asks(again).await, Code::FailedPrecondition, reason);
+        }
+    }
+    opens(&admin, requests[3].clone()).await.expect("it lives");
+    let delete = namespace::DeleteWorkspaceRequest {
+        id: web,
+        ..Default::default()
+    };
+    let deleted = admin.asks(delete).await.expect("deleted");
+    let again = issuer::OpenJobRequest {
+        consistency_token: deleted.consistency_token,
+        ..requests[3].clone()
+    };
+    not_found(admin.asks(again).await);
+}
+
+/// Where another workspace has its place by now, it is still the workspace of the job that counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_request_gets_no_token_for_a_workspace_that_was_moved_out_of_reach() {
+    let world = World::start().await;
+    let (admin, alice) = (world.admin(), world.user("alice"));
+    let (_, web) = workspace(&admin).await;
+    admin.creates_group("other").await;
+    admin.grants(&alice, Role::Deployer, "trn:group:acme").await;
+    let request = issuer::OpenJobRequest {
+        request_id: unique_id().to_string(),
+        ..job("trn:workspace:acme/web")
+    };
+    opens(&alice, request.clone()).await.expect("opened");
+    admin.moves_workspace(&web, "trn:group:other").await;
+    let request_workspace = e2e::user::workspace("acme/web");
+    let made = admin.asks(request_workspace).await.expect("made");
+    let again = issuer::OpenJobRequest {
+        consistency_token: made.consistency_token,
+        ..request
+    };
+    not_found(alice.asks(again).await);
+}

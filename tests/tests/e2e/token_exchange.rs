@@ -9,7 +9,7 @@ use e2e::foreign::{Document, ForeignIssuer, KEYS, claims, trusting};
 use e2e::issuer::key;
 use e2e::refusal::{invalid, not_found, refused};
 use e2e::user::{self, credential, membership, trust};
-use e2e::world::Setup;
+use e2e::world::{KeyTimes, Setup};
 use e2e::{Service, User, World, relying_party};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -1015,4 +1015,109 @@ async fn what_a_revoked_key_has_signed_is_listed_and_refused() {
             .await;
         outcome.expect("a token of the next key");
     }
+}
+
+/// A job may be given its token again for a token of another key than the one that it was opened with: whoever has that
+/// key may have the job's token too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_were_asked_for_again_with_a_token_of_a_revoked_key_are_listed() {
+    // The next key signs as soon as that is asked for.
+    let keys = KeyTimes {
+        max_age: 1,
+        clock_skew: 1,
+        rotation: 3_600,
+    };
+    let (world, ci) = tokio::join!(Setup::default().keys(keys).start(), ForeignIssuer::start());
+    let admin = world.admin();
+    let acme = admin.creates_group("acme").await;
+    let web = admin.creates_workspace("acme/web").await;
+    let account = makes(&admin, ci.trusted_by("acme/ci", "repo:acme/*")).await;
+    gives(&admin, &account, Role::Deployer, &acme.id).await;
+    let as_ci = async || {
+        let answer = exchanges(&world, &account.id, &ci.token(SUBJECT)).await;
+        let token = answer.token();
+        let kid = part(&token, 0)["kid"].as_str().map(str::to_owned);
+        (world.stranger().with_token(&token), kid.expect("a kid"))
+    };
+    let rotates = async |before: &str| {
+        let rotate = issuer::RotateSigningKeyRequest::default();
+        admin.asks(rotate).await.expect("asked for");
+        bed::eventually(async || {
+            let (user, kid) = as_ci().await;
+            if kid == before {
+                Err("it signs still")
+            } else {
+                Ok((user, kid))
+            }
+        })
+        .await
+    };
+    let revokes = async |kid: &str, validate_only| {
+        let keys = admin.asks(issuer::ListSigningKeysRequest::default()).await;
+        let keys = keys.expect("keys").signing_keys;
+        let key = keys.into_iter().find(|key| key.kid == kid);
+        let revoke = issuer::RevokeSigningKeyRequest {
+            id: key.expect("its key").id,
+            reason: "leaked".to_owned(),
+            validate_only,
+            ..Default::default()
+        };
+        admin.asks(revoke).await.expect("revoked")
+    };
+    let request = issuer::OpenJobRequest {
+        request_id: bed::unique_id().to_string(),
+        ..user::job(&web.id)
+    };
+    let (first, first_kid) = as_ci().await;
+    let opened = first.asks(request.clone()).await.expect("opened");
+    first.asks(request.clone()).await.expect("of the same key");
+    let id = opened.job.clone().expect("the job").id;
+    let (second, second_kid) = rotates(&first_kid).await;
+    assert_eq!(
+        revokes(&second_kid, true).await.job_ids,
+        <[&str; 0]>::default()
+    );
+    let tried = issuer::OpenJobRequest {
+        validate_only: true,
+        ..request.clone()
+    };
+    let tried = second.asks(tried).await.expect("it may be done");
+    let planned: Vec<_> = tried
+        .planned_events
+        .iter()
+        .map(|any| &any.type_url)
+        .collect();
+    assert_eq!(
+        planned,
+        ["type.googleapis.com/tharsis.issuer.v1.JobTokenRepeated"]
+    );
+    let repeats = (0..5).map(|_| second.asks(request.clone()));
+    for again in futures::future::join_all(repeats).await {
+        assert_eq!(again.expect("it lives").job, opened.job);
+    }
+    second.asks(request.clone()).await.expect("it lives");
+    let log = world.log(Service::Issuer).await;
+    let repeated = log.iter().filter_map(|event| {
+        let is_repeated = event.event_type.ends_with(".JobTokenRepeated");
+        is_repeated.then(|| issuer::JobTokenRepeated::decode(event.payload.as_slice()))
+    });
+    let [repeated] = <[_; 1]>::try_from(repeated.collect::<Vec<_>>()).expect("once");
+    let repeated = repeated.expect("an event");
+    assert_eq!(
+        [
+            &repeated.job_id,
+            &repeated.workspace_id,
+            &repeated.opener_token_kid
+        ],
+        [&id, &web.id, &second_kid]
+    );
+    let (_, third_kid) = rotates(&second_kid).await;
+    assert_eq!(revokes(&second_kid, false).await.job_ids, [id.as_str()]);
+    assert_eq!(revokes(&first_kid, false).await.job_ids, [id.as_str()]);
+    assert_eq!(
+        revokes(&third_kid, true).await.job_ids,
+        <[&str; 0]>::default()
+    );
+    let status = second.asks(request).await;
+    refused(status, Code::Unauthenticated, "TOKEN_KEY_UNKNOWN");
 }

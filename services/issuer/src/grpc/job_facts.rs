@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::IssuerRpc;
 use crate::domain::job::{End, Job, Life, Module, State};
+use crate::jobs_on_record;
 use crate::wire::module;
 
 /// The key of a job's stage and end: `<stage>/<unix time of its end>`.
@@ -35,6 +36,11 @@ fn module_key(id: impl fmt::Display) -> String {
 /// The key of who opened a job on somebody else's behalf, where that one has to be eligible too.
 fn opener_key(id: impl fmt::Display) -> String {
     format!("job-opener/{id}")
+}
+
+/// The key of which signing key's token a job was opened with, where that was a token of ours.
+fn opener_token_key(id: impl fmt::Display) -> String {
+    format!("job-opener-token/{id}")
 }
 
 /// A job by its facts.
@@ -90,7 +96,42 @@ pub(super) fn sets(state: &State) -> Vec<Guard> {
     sets.collect()
 }
 
+/// The fact that a job was opened with a token of this signing key.
+pub(super) fn opened_with(id: JobId, kid: &str) -> Guard {
+    Guard::Set {
+        key: opener_token_key(id),
+        value: Some(kid.to_owned()),
+    }
+}
+
 impl IssuerRpc {
+    /// That a job's token is asked for again with a token of this signing key, and that the job's record has not had the key
+    /// before. `None` if it has.
+    pub(super) async fn repeats_with(
+        &self,
+        id: JobId,
+        kid: &str,
+    ) -> Result<Option<[Guard; 2]>, Status> {
+        let opener = opener_token_key(id);
+        let repeated = format!("{}{id}", jobs_on_record::repeated_with(kid));
+        let keys = [opener, repeated];
+        let facts = self.shared.commands.log().facts(&keys).await;
+        let facts = facts.map_err(|error| status::log(&error))?;
+        let [opener, key] = keys;
+        if facts.get(&opener) == Some(kid) || facts.get(&key).is_some() {
+            return Ok(None);
+        }
+        let first = Guard::Expect {
+            key: key.clone(),
+            value: None,
+        };
+        let repeated = Guard::Set {
+            key,
+            value: Some(String::new()),
+        };
+        Ok(Some([first, repeated]))
+    }
+
     /// The job, if it was ever opened.
     pub(super) async fn known_job(&self, id: JobId) -> Result<Option<Known>, Status> {
         let keys = [

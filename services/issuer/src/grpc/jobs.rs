@@ -10,9 +10,11 @@ use edge::violations::Violations;
 use edge::{aggregate, clock, request, status};
 use eventlog::{Expected, Guard, StreamAppend, StreamId};
 use model::{JobDuration, JobId, Principal, WorkspaceId};
+use prost_types::Any;
 use proto::issuer::v1::job_service_server::JobService;
 use proto::issuer::v1::{self as pb, Event};
 use time::{Duration, OffsetDateTime};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::ground::may_open;
@@ -85,14 +87,17 @@ impl JobService for IssuerRpc {
                 answer,
             )
             .await?;
+        let reply = response.get_mut();
+        let job = reply.job.as_ref();
+        let opened = job.filter(|job| job.id == id.to_string()).map(|_| now);
+        if opened.is_none() {
+            reply.planned_events = self.repeat(&call, &metadata, job).await?;
+        }
         if call.validate_only {
             return Ok(response);
         }
         // Another issuer may just have revoked the key that we sign with.
         self.look_for_keys().await?;
-        let reply = response.get_mut();
-        let job = reply.job.as_ref();
-        let opened = job.filter(|job| job.id == id.to_string()).map(|_| now);
         self.refuse_on_wrong_end(job, opened, wanted.duration)?;
         // Not part of what the log keeps as the reply: a token is never written down.
         reply.job_token = self.job_token(job)?;
@@ -332,6 +337,7 @@ impl IssuerRpc {
             .for_each(|event| job::evolve(&mut state, event));
         guards.extend(job_facts::sets(&state));
         let kid = call.caller.leans_on.as_ref().and_then(leaned_on);
+        guards.extend(kid.map(|kid| job_facts::opened_with(job.id, kid)));
         let events = events
             .iter()
             .map(|event| match wire::job::write(&job, event) {
@@ -357,6 +363,73 @@ impl IssuerRpc {
             streams: streams.into_iter().collect(),
             guards,
             reply,
+        })
+    }
+
+    /// The token of a job that was opened before is given only to who could open it now, and while it lives; and whose
+    /// token it was asked for with is on record before. Answers with what is only planned.
+    async fn repeat(
+        &self,
+        call: &Call,
+        metadata: &MetadataMap,
+        job: Option<&pb::Job>,
+    ) -> Result<Vec<Any>, Status> {
+        let id = job.and_then(|job| job.id.parse().ok());
+        let id = id.ok_or(Rejection::Missing)?;
+        let decide = || self.decide_repeat(call, id);
+        // As a rule there is nothing to record, and so nothing that anybody would have to see first.
+        if decide().await?.streams.is_empty() {
+            return Ok(vec![]);
+        }
+        // The request's own id stands for the opening.
+        let mutation = Mutation {
+            call,
+            metadata,
+            request_id: String::new(),
+            content: vec![],
+        };
+        let commands = &self.shared.commands;
+        let recorded = commands
+            .carry_out(
+                mutation,
+                decide,
+                |reply| &mut reply.consistency_token,
+                |_, _| {},
+            )
+            .await?;
+        Ok(recorded.into_inner().planned_events)
+    }
+
+    async fn decide_repeat(
+        &self,
+        call: &Call,
+        id: JobId,
+    ) -> Result<Decision<pb::OpenJobResponse>, Status> {
+        let known = self.known_job(id).await?.ok_or(Rejection::Missing)?;
+        if let Some(over) = known.life.over(clock::now()) {
+            return Err(Refusal::JobOver(over).into());
+        }
+        let (job, present) = (&known.job, self.present());
+        // What the request names may be another workspace by now.
+        let place = self.place_for(present, job.workspace.into(), &call.caller.principal);
+        let place = place.await?.filter(may_open);
+        let place = place.ok_or_else(|| status::not_found("the workspace"))?;
+        let mut guards: Vec<Guard> = known.guards().collect();
+        guards.extend(place.guards());
+        guards.extend(self.on_behalf(call, job).await?);
+        let mut event = None;
+        if let Some(kid) = call.caller.leans_on.as_ref().and_then(leaned_on)
+            && let Some(facts) = self.repeats_with(id, kid).await?
+        {
+            guards.extend(facts);
+            let repeated = wire::job::repeated(job, kid, clock::now());
+            event = Some((repeated.event_type(), repeated.encode()));
+        }
+        let streams = aggregate::append(stream(id), Expected::Any, event);
+        Ok(Decision {
+            streams: streams.into_iter().collect(),
+            guards,
+            reply: pb::OpenJobResponse::default(),
         })
     }
 

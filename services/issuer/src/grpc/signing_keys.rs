@@ -340,7 +340,7 @@ impl IssuerRpc {
         Ok(())
     }
 
-    /// The first of the jobs that were opened with a token which a key has signed and that live.
+    /// The first of the jobs that were opened, or asked for again, with a token which a key has signed and that live.
     async fn living_jobs(&self, kid: &str) -> Result<Vec<Job>, Status> {
         let skew = self.shared.keys.policy().clock_skew;
         let log = self.shared.commands.log();

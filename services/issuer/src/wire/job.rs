@@ -65,6 +65,16 @@ pub(crate) fn write(job: &Job, event: &job::Event) -> Event {
     }
 }
 
+/// That a job's token was asked for again with a token of this signing key.
+pub(crate) fn repeated(job: &Job, opener_token_kid: &str, at: OffsetDateTime) -> Event {
+    Event::JobTokenRepeated(pb::JobTokenRepeated {
+        job_id: job.id.to_string(),
+        workspace_id: job.workspace.to_string(),
+        opener_token_kid: opener_token_kid.to_owned(),
+        repeat_time: Some(request::timestamp(at)),
+    })
+}
+
 /// What a request says of a job to be opened.
 pub(crate) struct Wanted {
     pub(crate) stage: Stage,

@@ -63,6 +63,7 @@ pub(crate) fn read(recorded: &RecordedEvent) -> Result<Option<signing_key::Event
                 reason: event.reason,
             },
             Event::JobOpened(_)
+            | Event::JobTokenRepeated(_)
             | Event::JobHeartbeatReceived(_)
             | Event::JobFinished(_)
             | Event::JobCancelled(_)

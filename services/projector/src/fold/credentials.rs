@@ -89,7 +89,8 @@ pub(super) async fn apply(
                     requested_identity: String::new(),
                 });
             }
-            Event::JobHeartbeatReceived(_)
+            Event::JobTokenRepeated(_)
+            | Event::JobHeartbeatReceived(_)
             | Event::JobFinished(_)
             | Event::JobCancelled(_)
             | Event::SigningKeyCreated(_)
