@@ -1096,8 +1096,8 @@ async fn jobs_that_were_asked_for_again_with_a_token_of_a_revoked_key_are_listed
         assert_eq!(again.expect("it lives").job, opened.job);
     }
     second.asks(request.clone()).await.expect("it lives");
-    let repeated: Vec<_> = world.log(Service::Issuer).await;
-    let repeated = repeated.iter().filter_map(|event| {
+    let log = world.log(Service::Issuer).await;
+    let repeated = log.iter().filter_map(|event| {
         let is_repeated = event.event_type.ends_with(".JobTokenRepeated");
         is_repeated.then(|| issuer::JobTokenRepeated::decode(event.payload.as_slice()))
     });
