@@ -24,7 +24,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it is waited that it is the issuer's turn to be asked, where there are no usable ones.
 const TURN_PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long a fetch waits for its turn. It never takes as long, unless groups that wait for each other's turns have changed
 /// places meanwhile.
 const LONGEST_QUEUED: Duration = Duration::from_mins(5);
